@@ -123,7 +123,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         return out::exit_code(data::run(name, matches, &resolved));
     }
     if ["serve", "dev"].contains(&name) {
-        let keys = sign::prepare(&mut resolved.config.trust, name == "dev");
+        let keys = sign::prepare(&mut resolved.config, name == "dev");
         if let Some(problem) = keys.or_else(|| misconfigured(&resolved.config)) {
             notice(&problem);
             return ExitCode::from(EX_USAGE);
@@ -238,7 +238,7 @@ fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
     match config::resolve(&[machine, (Origin::Otel, otel), file, environment, flags]) {
         Ok(mut resolved) => {
             problems.extend(code_cache::misplaced(&resolved.config));
-            resolved.config.program.file = read.map(|path| path.canonicalize().unwrap_or(path));
+            resolved.config.program.file = read.map(|path| std::path::absolute(&path).unwrap_or(path));
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }
         Err(more) => {

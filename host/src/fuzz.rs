@@ -148,9 +148,9 @@ fn signature(bytes: &[u8]) {
     let keys = PublicKey::read(bytes).unwrap_or_default();
     assert!(keys.len() <= bytes.len());
     let _ = SigningKey::read(bytes);
-    if let Signature::Bytes(signature) = Signature::read(bytes) {
-        assert!(signature.len() <= bytes.len());
-        assert!(!keys.iter().any(|key| key.verifies(bytes, &signature)));
+    if let Signature::Bytes(signatures) = Signature::read(bytes) {
+        assert!(signatures.iter().map(Vec::len).sum::<usize>() <= bytes.len());
+        assert!(!keys.iter().any(|key| signatures.iter().any(|signature| key.verifies(bytes, signature))));
     }
 }
 

@@ -22,6 +22,7 @@ use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
+use crate::guests::trust;
 use crate::listener::accept::{Listeners, accept};
 use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
@@ -98,7 +99,7 @@ impl Host {
                 format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`")
             });
         }
-        if let Some(problem) = code_cache::misplaced(&config) {
+        if let Some(problem) = code_cache::misplaced(&config).or_else(|| trust::misconfigured(&config)) {
             return Err(problem);
         }
         let directory = path_and_identity(directory);
@@ -286,6 +287,7 @@ fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>,
         Some(file) => tracing::info!("settings are those of {}, variables LODGE_* and flags", file.display()),
         None => tracing::info!("no lodge.toml was read: settings are defaults, variables LODGE_* and flags"),
     }
+    tracing::info!("{}", trust::described(&config.trust));
     if is_empty(&config.guests) {
         let guests = config.guests.display();
         tracing::warn!(

@@ -11,6 +11,7 @@ use super::contract::ActionResult;
 use super::{Admin, report};
 use crate::guests::service_files::{FileError, ServiceFiles};
 use lodge_base::telemetry::logs::CHANGE;
+use lodge_manifest::digest::Digest;
 
 /// The longest wait for the host to notice that a version is disabled, before its files are removed anyway.
 const DISABLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,12 +57,12 @@ pub(super) async fn act(admin: &Arc<Admin>, version: &str, action: VersionAction
         let why = format!("the host withdrew it: {why}; `lodge promote --force` promotes it anyway");
         return problem(StatusCode::CONFLICT, "withdrawn", &why);
     }
-    let (service, label) = (service.to_owned(), label.to_owned());
+    let (service, label, served) = (service.to_owned(), label.to_owned(), target.deployment().spec.digest);
     drop(snapshot);
     // Finishes also if the client disconnects.
     let work = tokio::task::spawn_blocking({
         let (admin, service) = (Arc::clone(admin), service.clone());
-        move || change(&admin, &service, &label, action)
+        move || change(&admin, (&service, &label, served), action)
     });
     let conflict = |why: &str| problem(StatusCode::CONFLICT, "files", why);
     match work.await {
@@ -87,13 +88,17 @@ pub(super) async fn act(admin: &Arc<Admin>, version: &str, action: VersionAction
     json(&ActionResult { service, state: state.into() })
 }
 
-fn change(admin: &Admin, service: &str, label: &str, action: VersionAction) -> Result<(), ActionError> {
+fn change(
+    admin: &Admin,
+    (service, label, served): (&str, &str, Digest),
+    action: VersionAction,
+) -> Result<(), ActionError> {
     let config = &admin.config;
     let files = ServiceFiles::new(&config.guests, service, config.engine.max_file as u64);
     let files = files.ok_or(ActionError::NoComponent)?;
     let Some(_lock) = files.try_lock()? else { return Err(ActionError::Locked) };
     match action {
-        VersionAction::Promote => files.promote(label, config)?.map(drop).ok_or(ActionError::NoComponent),
+        VersionAction::Promote => files.promote(label, config, Some(served))?.map(drop).ok_or(ActionError::NoComponent),
         VersionAction::Rollback => {
             files.disable_version(label)?;
             let (start, version) = (Instant::now(), format!("{service}@{label}"));

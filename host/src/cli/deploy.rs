@@ -20,8 +20,8 @@ use super::sign;
 use crate::guests::deployer::Deployer;
 use crate::guests::scan::{is_component, pinned};
 use crate::guests::service_files::{FileError, ServiceFiles, failed};
-use crate::guests::trust::signature::{self, Signature};
-use crate::guests::trust::{self, LiveKeys};
+use crate::guests::trust;
+use crate::guests::trust::signature;
 use lodge_base::config::Config;
 use lodge_base::config::key::nearest;
 use lodge_base::files as disk;
@@ -74,9 +74,10 @@ impl DeployCommand<'_> {
             }
             let manifest = files.manifest(self.config)?;
             files.check_replaceable(&manifest)?;
-            let CheckedComponent { content, signature, digest } = self.check((file, key), name, manifest)?;
+            let place = files.component(None);
+            let CheckedComponent { content, signature, digest } = self.check((file, key), &place, name, manifest)?;
             files.keep_previous(&content)?;
-            files.place(&content, signature.as_deref(), &files.component(None))?;
+            files.place(&content, signature.as_deref(), &place)?;
             return confirm(self.client, name, &digest);
         };
         if !is_name(label) {
@@ -91,11 +92,12 @@ impl DeployCommand<'_> {
         let served = format!("{name}@{label}");
         let version = files.manifest(self.config)?.version(&text, self.config.engine.max_memory);
         let version = version.map_err(|problems| CliError::new(format!("{served}: {}", problems.join("; "))))?;
-        let CheckedComponent { content, signature, digest } = self.check((file, key), &served, version)?;
+        let place = files.component(Some(label));
+        let CheckedComponent { content, signature, digest } = self.check((file, key), &place, &served, version)?;
         let before = files.version(label)?;
         let existed = before.iter().any(Option::is_some);
         files.write(text.as_bytes(), &files.manifest_of(label))?;
-        files.place(&content, signature.as_deref(), &files.component(Some(label)))?;
+        files.place(&content, signature.as_deref(), &place)?;
         if existed {
             verdict::wait_for_rescan();
         }
@@ -122,7 +124,10 @@ impl DeployCommand<'_> {
             let way_out = format!("`lodge rollback {name}` removes it, --force promotes it anyway");
             return Err(CliError::new(format!("the host withdrew {trial}: {why}; {way_out}")));
         }
-        let digest = files.promote(label, self.config)?.ok_or_else(missing)?;
+        if let Some(why) = verdict::refused(self.client, &trial) {
+            return Err(CliError::new(format!("the host refuses {trial}: {why}; nothing was changed")));
+        }
+        let digest = files.promote(label, self.config, None)?.ok_or_else(missing)?;
         wait_until_gone(self.client, &trial)?;
         confirm(self.client, name, &digest.to_string())
     }
@@ -143,7 +148,7 @@ impl DeployCommand<'_> {
                 None => out::line(&format!("removed {trial}")),
             };
         }
-        let digest = files.restore_previous()?.ok_or_else(|| {
+        let digest = files.restore_previous(self.config)?.ok_or_else(|| {
             let (version, previous) = (files.component(Some(label)), files.previous());
             let (version, previous) = (version.display(), previous.display());
             CliError::Problem(format!("there is neither {version} nor {previous}, so nothing to roll back to"))
@@ -195,10 +200,12 @@ impl DeployCommand<'_> {
         Err(CliError::new(format!("{missing}{near}; {way_out}")))
     }
 
-    /// Checks that a host would serve this file as `served` with this manifest, before anything is changed.
+    /// Checks that a host would serve this file, in the place of that at `replaced`, as `served` with this manifest, before
+    /// anything is changed.
     fn check(
         &self,
         (file, key): (&Path, Option<&Path>),
+        replaced: &Path,
         served: &str,
         manifest: Manifest,
     ) -> Result<CheckedComponent, CliError> {
@@ -207,7 +214,7 @@ impl DeployCommand<'_> {
         let content = disk::read(file, self.config.engine.max_file as u64).map_err(|error| failed(file, &error))?;
         is_component(&content).map_err(|(reason, remedy)| refused(reason, remedy))?;
         let digest = Digest::of(&content);
-        let signature = self.signature(file, &content, key)?;
+        let signature = self.signature((file, key), &content, replaced)?;
         pinned(&manifest, digest, "it").map_err(|why| refused(&why.reason, &why.remedy))?;
         if !manifest.enabled {
             let name = self.name;
@@ -227,22 +234,28 @@ impl DeployCommand<'_> {
         Ok(CheckedComponent { content, signature, digest: digest.to_string() })
     }
 
-    /// Signs a component or, without a `key`, reads the signature beside it. Fails if the settings ask for another one.
-    fn signature(&self, file: &Path, content: &[u8], key: Option<&Path>) -> Result<Option<Vec<u8>>, CliError> {
+    /// Signs a component or, without a `key`, reads the signature beside it. Without any, a component that does not change keeps
+    /// the one that it has. Fails if the host would refuse it.
+    fn signature(
+        &self,
+        (file, key): (&Path, Option<&Path>),
+        content: &[u8],
+        replaced: &Path,
+    ) -> Result<Option<Vec<u8>>, CliError> {
+        let files = self.files()?;
         let beside = signature::path(file);
         let text = match key {
             Some(key) => Some(sign::signed(content, key)?.into_bytes()),
             None => match disk::read(&beside, trust::MAX_FILE) {
                 Ok(text) => Some(text),
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let same = files.content_of(replaced)?.is_some_and(|replaced| replaced == content);
+                    if same { files.content_of(&signature::path(replaced))? } else { None }
+                }
                 Err(error) => return Err(failed(&beside, &error).into()),
             },
         };
-        if let Some(keys) = LiveKeys::default().refresh(&self.config.trust) {
-            let signature = text.as_deref().map_or(Signature::Absent, Signature::read);
-            let admitted = keys.signer(content, &signature).admits(self.name, &file_name(file));
-            admitted.map_err(|refusal| CliError::new(refusal.to_string()))?;
-        }
+        files.check_signature((content, text.as_deref()), &file_name(file), replaced, self.config)?;
         Ok(text)
     }
 }

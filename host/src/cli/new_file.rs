@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::out::CliError;
 use lodge_base::files;
 
-/// A file that gets its name when it is complete. Only its owner can read it.
+/// A file that gets its name when it is complete.
 pub(super) struct NewFile {
     file: File,
     partial: PathBuf,
@@ -17,13 +17,22 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    /// Creates a file that will be at `path`, where nothing may be yet.
+    /// Creates a file that will be at `path`, where nothing may be yet. Only its owner can read it.
     pub(super) fn create(path: &Path) -> Result<Self, CliError> {
+        Self::with_mode(path, 0o600)
+    }
+
+    /// Like [`NewFile::create`], for a file that others may read.
+    pub(super) fn public(path: &Path) -> Result<Self, CliError> {
+        Self::with_mode(path, 0o644)
+    }
+
+    fn with_mode(path: &Path, mode: u32) -> Result<Self, CliError> {
         is_free(path)?;
         let mut partial = path.as_os_str().to_owned();
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial);
         let file = opened.map_err(|error| failed(path, &error))?;
         Ok(Self { file, partial, path: path.to_owned(), finished: false })
     }

@@ -9,7 +9,7 @@ use super::out::{self, CliError, clean};
 use crate::guests::trust::key::{PublicKey, SigningKey};
 use crate::guests::trust::signature::{self, Signature};
 use crate::guests::trust::{MAX_FILE, misconfigured};
-use lodge_base::config::trust::Trust;
+use lodge_base::config::Config;
 use lodge_base::files;
 
 /// The most bytes of a file that is signed: no component is larger (`engine.max_file`).
@@ -29,8 +29,12 @@ pub(super) fn run(command: &str, matches: &ArgMatches) -> Result<(), CliError> {
 /// Makes a key in `path`, and the public one beside it.
 fn create(path: &Path) -> Result<(), CliError> {
     let public = path.with_extension("pub");
+    if public == path {
+        let why = "this is the name of the public key, which is written beside the private one; name that, such as `release.key`";
+        return Err(problem(path, why));
+    }
     let (key, pem) = SigningKey::new().map_err(CliError::new)?;
-    let mut files = [NewFile::create(path)?, NewFile::create(&public)?];
+    let mut files = [NewFile::create(path)?, NewFile::public(&public)?];
     for (file, text) in files.iter_mut().zip([pem, key.public().pem()]) {
         file.write(text.as_bytes())?;
     }
@@ -57,14 +61,14 @@ fn verify(file: &Path, key: &Path, named: Option<&Path>) -> Result<(), CliError>
     let content = read(file, MOST_BYTES)?;
     let beside = signature::path(file);
     let place = named.unwrap_or(&beside);
-    let bytes = match named
+    let signatures = match named
         .map_or_else(|| Ok(Signature::of(file)), |named| read(named, MAX_FILE).map(|text| Signature::read(&text)))?
     {
-        Signature::Bytes(bytes) => bytes,
+        Signature::Bytes(signatures) => signatures,
         Signature::Absent => return Err(problem(place, "there is no such file; `lodge sign` writes it")),
-        Signature::Invalid(why) => return Err(problem(place, why)),
+        Signature::Invalid(why) | Signature::Unreadable(why) => return Err(problem(place, why)),
     };
-    if !keys.iter().any(|key| key.verifies(&content, &bytes)) {
+    if !keys.iter().any(|key| signatures.iter().any(|signature| key.verifies(&content, signature))) {
         let why = format!("it is no signature of {} by a key of {}", file.display(), key.display());
         return Err(problem(place, why));
     }
@@ -73,12 +77,12 @@ fn verify(file: &Path, key: &Path, named: Option<&Path>) -> Result<(), CliError>
 
 /// Returns why a host cannot start with these keys. `lodge dev` serves what it builds, which nobody has signed, so it asks for no
 /// signatures, and says so.
-pub(super) fn prepare(trust: &mut Trust, dev: bool) -> Option<String> {
-    if dev && !trust.keys.is_empty() {
+pub(super) fn prepare(config: &mut Config, dev: bool) -> Option<String> {
+    if dev && !config.trust.keys.is_empty() {
         out::notice("trust.keys is set, and `lodge dev` serves components without a signature all the same");
-        trust.keys.clear();
+        config.trust.keys.clear();
     }
-    misconfigured(trust)
+    misconfigured(config)
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {

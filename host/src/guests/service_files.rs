@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::guests::scan::MANIFEST;
-use crate::guests::trust::signature;
+use crate::guests::trust::LiveKeys;
+use crate::guests::trust::signature::{self, Signature};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
 use lodge_manifest::component::ComponentSource;
 use lodge_manifest::digest::Digest;
+use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::is_name;
 
 /// The age at which a partial file is left over from a killed command; writing a file takes less.
@@ -150,18 +152,28 @@ impl<'a> ServiceFiles<'a> {
     }
 
     /// Replaces the component of the service by that of a version, whose files are removed. Keeps the component for a
-    /// rollback. Returns the digest of the version, or `None` if it has no component.
+    /// rollback. Returns the digest of the version, or `None` if it has no component. If there is one that is `served`, only that
+    /// one is promoted.
     ///
     /// # Errors
-    /// If the service has no component that can be replaced, or a file cannot be read or written.
-    pub fn promote(&self, label: &str, config: &Config) -> Result<Option<Digest>, FileError> {
+    /// If the service has no component that can be replaced, the host would refuse that of the version, or a file cannot be read
+    /// or written.
+    pub fn promote(&self, label: &str, config: &Config, served: Option<Digest>) -> Result<Option<Digest>, FileError> {
         let (version, service) = (self.component(Some(label)), self.component(None));
         self.check_replaceable(&self.manifest(config)?)?;
         let Some(content) = self.content_of(&version)? else { return Ok(None) };
+        let digest = Digest::of(&content);
+        if let Some(served) = served.filter(|served| *served != digest) {
+            let shown = version.display();
+            let why =
+                format!("{shown} is sha256:{digest}, and the host serves sha256:{served} of it; nothing was changed");
+            return Err(FileError(format!("{why}; see why with `lodge ps`")));
+        }
+        let signature = self.admitted(&content, &version, config)?;
         self.keep_previous(&content)?;
-        self.rename(&version, &service)?;
-        self.remove(&self.manifest_of(label))?;
-        Ok(Some(Digest::of(&content)))
+        self.place(&content, signature.as_deref(), &service)?;
+        self.remove_version(label)?;
+        Ok(Some(digest))
     }
 
     /// Returns whether a version has files.
@@ -191,12 +203,52 @@ impl<'a> ServiceFiles<'a> {
     /// Restores the previous component of the service. Returns its digest, or `None` if there is none.
     ///
     /// # Errors
-    /// If a file cannot be read or written.
-    pub fn restore_previous(&self) -> Result<Option<Digest>, FileError> {
+    /// If the host would refuse it, or a file cannot be read or written.
+    pub fn restore_previous(&self, config: &Config) -> Result<Option<Digest>, FileError> {
         let (previous, service) = (self.previous(), self.component(None));
         let Some(content) = self.content_of(&previous)? else { return Ok(None) };
-        self.rename(&previous, &service)?;
+        let signature = self.admitted(&content, &previous, config)?;
+        self.place(&content, signature.as_deref(), &service)?;
+        self.remove(&previous)?;
+        self.remove(&signature::path(&previous))?;
         Ok(Some(Digest::of(&content)))
+    }
+
+    /// Returns the signature of the component at `from`, which has this content and is to be that of the service.
+    ///
+    /// # Errors
+    /// If the host would refuse the component.
+    fn admitted(&self, content: &[u8], from: &Path, config: &Config) -> Result<Option<Vec<u8>>, FileError> {
+        let signature = self.content_of(&signature::path(from))?;
+        self.check_signature((content, signature.as_deref()), &file_name(from), &self.component(None), config)?;
+        Ok(signature)
+    }
+
+    /// Checks that a component which refusals call `shown` may have the place of that at `replaced`.
+    ///
+    /// # Errors
+    /// If `trust.keys` does not admit it, or it has no signature and that at `replaced` has one: a host may want that.
+    pub fn check_signature(
+        &self,
+        (content, signature): (&[u8], Option<&[u8]>),
+        shown: &str,
+        replaced: &Path,
+        config: &Config,
+    ) -> Result<(), FileError> {
+        if let Some(keys) = LiveKeys::default().refresh(&config.trust) {
+            let signature = signature.map_or(Signature::Absent, Signature::read);
+            let admitted = keys.admits(self.name, shown, content, &signature);
+            return admitted.map_err(|refusal| FileError(format!("{refusal}; nothing was changed")));
+        }
+        let beside = signature::path(replaced);
+        if signature.is_none() && beside.exists() && replaced.exists() {
+            let (replaced, beside) = (file_name(replaced), beside.display());
+            return Err(FileError(format!(
+                "{shown} has no signature, and {replaced} has one; nothing was changed; sign it, or remove {beside} if the host \
+                 has no `trust.keys`"
+            )));
+        }
+        Ok(())
     }
 
     /// Keeps the current component for a rollback, unless it equals `content`: repeating a deployment must not replace
@@ -237,15 +289,17 @@ impl<'a> ServiceFiles<'a> {
         [manifest, component, signature]: [Option<Vec<u8>>; 3],
     ) -> Result<(), FileError> {
         let path = self.component(Some(label));
-        for (path, before) in
-            [(signature::path(&path), signature), (path, component), (self.manifest_of(label), manifest)]
-        {
-            match before {
-                Some(content) => self.write(&content, &path)?,
-                None => self.remove(&path)?,
+        match component {
+            Some(component) => self.place(&component, signature.as_deref(), &path)?,
+            None => {
+                self.remove(&path)?;
+                self.remove(&signature::path(&path))?;
             }
         }
-        Ok(())
+        match manifest {
+            Some(manifest) => self.write(&manifest, &self.manifest_of(label)),
+            None => self.remove(&self.manifest_of(label)),
+        }
     }
 
     /// Reads the files of a version: its manifest, component and signature.
@@ -258,29 +312,31 @@ impl<'a> ServiceFiles<'a> {
         Ok([self.content_of(&self.manifest_of(label))?, self.content_of(&component)?, signature])
     }
 
-    /// Writes a component with its signature, or without one. The signature first: a component that a host has seen is compiled
-    /// at once where it needs none.
+    /// Writes a component with its signature, or without one. Until the component is written, the file of the signature also has
+    /// that of the component before: a crash at any moment leaves a pair that is valid.
     ///
     /// # Errors
-    /// If a file cannot be written or removed.
+    /// If a file cannot be written or removed. If the component cannot be written, the signature is as before.
     pub fn place(&self, component: &[u8], signature: Option<&[u8]>, at: &Path) -> Result<(), FileError> {
         let beside = signature::path(at);
+        let before = self.content_of(&beside)?;
+        let both = signature
+            .map(|now| before.as_deref().map_or_else(|| now.to_owned(), |before| signature::joined(before, now)));
+        if let Some(both) = both.as_ref().filter(|both| before.as_ref() != Some(both)) {
+            self.write(both, &beside)?;
+        }
+        self.write(component, at).inspect_err(|_| {
+            // The first error is the one to report; the old component is valid with both signatures as well.
+            let _ = match before.as_ref() {
+                Some(before) => self.write(before, &beside),
+                None => self.remove(&beside),
+            };
+        })?;
         match signature {
-            Some(signature) => self.write(signature, &beside)?,
-            None => self.remove(&beside)?,
+            Some(signature) if both.as_deref() == Some(signature) => Ok(()),
+            Some(signature) => self.write(signature, &beside),
+            None => self.remove(&beside),
         }
-        self.write(component, at)
-    }
-
-    /// Renames a component with its signature, if it has one.
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
-        let (signature, beside) = (signature::path(from), signature::path(to));
-        if signature.exists() {
-            files::rename(&signature, &beside).map_err(|error| failed(&beside, &error))?;
-        } else {
-            self.remove(&beside)?;
-        }
-        files::rename(from, to).map_err(|error| failed(to, &error))
     }
 
     fn remove(&self, path: &Path) -> Result<(), FileError> {
@@ -306,3 +362,6 @@ impl<'a> ServiceFiles<'a> {
 pub fn failed(path: &Path, error: &Error) -> FileError {
     FileError(format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

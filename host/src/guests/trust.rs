@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use self::key::PublicKey;
 use self::signature::Signature;
+use lodge_base::config::Config;
 use lodge_base::config::trust::{NamePattern, Trust, TrustedFile};
 use lodge_base::files;
 use lodge_manifest::refusal::Refusal;
@@ -17,23 +18,23 @@ use lodge_manifest::refusal::Refusal;
 /// The most bytes of a file of keys.
 pub const MAX_FILE: u64 = 64 << 10;
 
-/// The most keys of all files. Each is tried on every new component.
+/// The most keys of all files. Those for a service are tried on every new component of it.
 const MOST_KEYS: usize = 64;
 
 /// The remedy for a component without a valid signature.
-const SIGN: &str = "sign it, as with `lodge sign`, and put the signature beside it";
+const SIGN: &str = "sign it, as with `lodge sign`, and put the signature beside it; what still serves keeps its manifest until \
+                    then, except that `enabled = false` stops it";
+
+/// The remedy for a signature that the host cannot read.
+const READABLE: &str = "make the file one that the host can read";
 
 /// Public keys, each with the services whose components it may sign.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TrustedKeys {
     keys: Vec<(PublicKey, Vec<NamePattern>)>,
-    /// Why there are none.
-    unreadable: Option<String>,
+    /// Why there are no keys of some files.
+    missing: Vec<String>,
 }
-
-/// Whose signature a component has: the services that the key is for, or why the signature is not valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signer(Result<Vec<NamePattern>, String>);
 
 impl TrustedKeys {
     /// Reads the files. Blocking.
@@ -41,103 +42,148 @@ impl TrustedKeys {
     /// # Errors
     /// The first file that cannot be read or has no key, and why.
     pub fn read(sources: &[TrustedFile]) -> Result<Self, String> {
-        let mut keys: Vec<(PublicKey, Vec<NamePattern>)> = Vec::new();
-        for TrustedFile { services, path } in sources {
-            let problem = |why: String| format!("trust.keys: {}: {why}", path.display());
-            let content = files::read(path, MAX_FILE).map_err(|error| problem(error.to_string()))?;
-            for key in PublicKey::read(&content).map_err(problem)? {
-                match keys.iter_mut().find(|(known, _)| *known == key) {
-                    Some((_, patterns)) => patterns.push(services.clone()),
-                    None => keys.push((key, vec![services.clone()])),
-                }
-            }
-            if keys.len() > MOST_KEYS {
-                return Err(problem(format!("more than {MOST_KEYS} keys in all files")));
-            }
+        let (mut all, mut count) = (Self::default(), 0);
+        for source in sources {
+            let keys = read(source, count)?;
+            count += keys.len();
+            all.add(&keys, &source.services);
         }
-        Ok(Self { keys, unreadable: None })
+        Ok(all)
     }
 
-    /// Returns whose signature this is.
-    pub fn signer(&self, content: &[u8], signature: &Signature) -> Signer {
-        if let Some(problem) = &self.unreadable {
-            return Signer(Err(problem.clone()));
+    fn add(&mut self, keys: &[PublicKey], services: &NamePattern) {
+        for key in keys {
+            match self.keys.iter_mut().find(|(known, _)| known == key) {
+                Some((_, patterns)) => patterns.push(services.clone()),
+                None => self.keys.push((key.clone(), vec![services.clone()])),
+            }
         }
-        let bytes = match signature {
-            Signature::Bytes(bytes) => bytes,
-            Signature::Absent => return Signer(Err("it has no signature".into())),
-            Signature::Invalid(why) => return Signer(Err(format!("its signature is not valid: {why}"))),
+    }
+
+    /// Checks whether `content`, a component of this service in `file`, has a signature by a key for the service. Tries no other
+    /// keys, since each computes a digest of all of it.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn admits(&self, service: &str, file: &str, content: &[u8], signature: &Signature) -> Result<(), Refusal> {
+        let refused = |reason: String, remedy: &str| {
+            Err(Refusal::new(file, format!("{reason} ({file}{})", signature::ENDING), remedy))
         };
-        let by = self.keys.iter().find(|(key, _)| key.verifies(content, bytes));
-        Signer(by.map(|(_, services)| services.clone()).ok_or_else(|| {
-            "its signature is not valid: it is by none of the keys of `trust.keys`, or of another file".into()
-        }))
+        let signatures = match signature {
+            Signature::Bytes(signatures) => signatures,
+            Signature::Absent => return refused("it has no signature".into(), SIGN),
+            Signature::Unreadable(why) => return refused(format!("its signature cannot be read: {why}"), READABLE),
+            Signature::Invalid(why) => return refused(format!("its signature is not valid: {why}"), SIGN),
+        };
+        let mut own =
+            self.keys.iter().filter(|(_, services)| services.iter().any(|pattern| pattern.matches(service))).peekable();
+        let has_keys = own.peek().is_some();
+        if own.any(|(key, _)| signatures.iter().any(|signature| key.verifies(content, signature))) {
+            return Ok(());
+        }
+        let keys = format!("the keys that `trust.keys` has for {service}");
+        let reason = if has_keys {
+            format!("its signature is not valid: it is by none of {keys}, or of another file")
+        } else {
+            format!("its signature is not valid: there are none of {keys}")
+        };
+        match self.missing.first() {
+            Some(missing) => {
+                let remedy =
+                    "if the signature is by a key of that file, make it one with public keys that the host can read";
+                refused(format!("{reason}; {missing}"), remedy)
+            }
+            None => refused(reason, SIGN),
+        }
     }
 }
 
-impl Signer {
-    /// Checks whether the signature is enough for a component of this service in `file`.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn admits(&self, service: &str, file: &str) -> Result<(), Refusal> {
-        match &self.0 {
-            Ok(services) if services.iter().any(|pattern| pattern.matches(service)) => Ok(()),
-            Ok(services) => {
-                let services: Vec<_> = services.iter().map(ToString::to_string).collect();
-                let reason =
-                    format!("its key is for {} only, by `trust.keys`, and not for {service}", services.join(", "));
-                Err(Refusal::new(file, reason, "sign it with a key for this service"))
-            }
-            Err(reason) => Err(Refusal::new(file, format!("{reason} ({file}{})", signature::ENDING), SIGN)),
-        }
+/// Reads the keys of a file, where the other files have `others`.
+fn read(source: &TrustedFile, others: usize) -> Result<Vec<PublicKey>, String> {
+    // A relative path is relative to the working directory, which the message shows.
+    let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+    let problem = |why: String| format!("trust.keys: {}: {why}", path.display());
+    let content = files::read(&path, MAX_FILE).map_err(|error| problem(error.to_string()))?;
+    let keys = PublicKey::read(&content).map_err(problem)?;
+    if others + keys.len() > MOST_KEYS {
+        return Err(problem(format!("more than {MOST_KEYS} keys in all files")));
     }
+    Ok(keys)
 }
 
 /// The keys of `trust.keys`, read again at every scan.
 #[derive(Debug, Default)]
 pub struct LiveKeys {
+    files: Vec<LiveFile>,
     current: Option<Arc<TrustedKeys>>,
-    /// Why the files cannot be read, which is logged once.
+}
+
+/// A file of keys.
+#[derive(Debug, Default)]
+struct LiveFile {
+    /// The keys that were read last.
+    keys: Vec<PublicKey>,
+    /// Why the file cannot be read now, which is logged once.
     problem: Option<String>,
 }
 
 impl LiveKeys {
-    /// Reads the files, and returns the keys in force; `None` if components need no signature. Files that cannot be read do not
-    /// replace keys. Blocking.
+    /// Reads the files, and returns the keys in force; `None` if components need no signature. A file that cannot be read keeps the
+    /// keys that it had, and does not hold up changes of others. Blocking.
     pub fn refresh(&mut self, trust: &Trust) -> Option<Arc<TrustedKeys>> {
         if trust.keys.is_empty() {
             return None;
         }
-        let known = self.current.as_ref().filter(|keys| keys.unreadable.is_none());
-        match TrustedKeys::read(&trust.keys) {
-            Ok(keys) => {
-                self.problem = None;
-                if known.is_none_or(|known| **known != keys) {
-                    if known.is_some() {
-                        tracing::info!("the keys of trust.keys have changed; there are {}", keys.keys.len());
+        self.files.resize_with(trust.keys.len(), LiveFile::default);
+        let mut count: usize = self.files.iter().map(|file| file.keys.len()).sum();
+        let mut all = TrustedKeys::default();
+        for (source, file) in trust.keys.iter().zip(&mut self.files) {
+            let others = count.saturating_sub(file.keys.len());
+            match read(source, others) {
+                Ok(keys) => *file = LiveFile { keys, problem: None },
+                Err(problem) => {
+                    if self.current.is_some() && file.problem.as_ref() != Some(&problem) {
+                        let (left, services) = (file.keys.len(), &source.services);
+                        tracing::error!(
+                            "{problem}; {left} keys that it had, for {services}, stay trusted until it has others"
+                        );
                     }
-                    self.current = Some(Arc::new(keys));
+                    file.problem = Some(problem);
                 }
             }
-            Err(problem) => {
-                if known.is_some() && self.problem.as_ref() != Some(&problem) {
-                    tracing::error!("{problem}; the keys that were read before stay in force");
-                }
-                if known.is_none() {
-                    let unreadable = Some(problem.clone());
-                    self.current = Some(Arc::new(TrustedKeys { keys: Vec::new(), unreadable }));
-                }
-                self.problem = Some(problem);
+            count = others + file.keys.len();
+            all.add(&file.keys, &source.services);
+            all.missing.extend(file.problem.clone().filter(|_| file.keys.is_empty()));
+        }
+        if self.current.as_ref().is_none_or(|current| **current != all) {
+            if self.current.is_some() {
+                tracing::info!("the keys of trust.keys have changed; there are {}", all.keys.len());
             }
+            self.current = Some(Arc::new(all));
         }
         self.current.clone()
     }
 }
 
 /// Returns why the keys cannot be used, for a host that is to start.
-pub fn misconfigured(trust: &Trust) -> Option<String> {
-    TrustedKeys::read(&trust.keys).err()
+pub fn misconfigured(config: &Config) -> Option<String> {
+    let misplaced = config.trust.keys.iter().find(|file| files::leads_through(&file.path, &config.guests));
+    let misplaced = misplaced.map(|file| {
+        format!(
+            "trust.keys: {} is inside the guests directory, or a link to it is; move it to where only operators can write",
+            file.path.display()
+        )
+    });
+    misplaced.or_else(|| TrustedKeys::read(&config.trust.keys).err())
+}
+
+/// Returns whether components must be signed, as a line of the log.
+pub fn described(trust: &Trust) -> String {
+    match TrustedKeys::read(&trust.keys) {
+        _ if trust.keys.is_empty() => "components need no signature, since trust.keys is not set".into(),
+        Ok(trusted) => format!("components must be signed; keys of trust.keys: {}", trusted.keys.len()),
+        Err(problem) => format!("components must be signed; {problem}"),
+    }
 }
 
 #[cfg(test)]

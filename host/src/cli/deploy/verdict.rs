@@ -103,6 +103,14 @@ pub(super) fn withdrawn(client: Option<&AdminClient>, name: &str) -> Option<Stri
     services_named(&entries, name).find_map(|service| service.activity.withdrawn.clone())
 }
 
+/// Returns why the host refuses the files of this version, if it does and can be reached.
+pub(super) fn refused(client: Option<&AdminClient>, name: &str) -> Option<String> {
+    let entries = client?.entries().ok()?;
+    let its = |entry: &&FileReport| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
+    let why = entries.iter().filter(its).find_map(|entry| entry.refused.as_ref())?;
+    Some(format!("{}; {}", why.reason, why.remedy))
+}
+
 /// Does not wait for a host that cannot be reached.
 fn is_gone(client: Option<&AdminClient>, name: &str, timeout: Duration) -> bool {
     let start = Instant::now();

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::guests::trust::TrustedKeys;
 use crate::guests::trust::signature::Signature;
-use crate::guests::trust::{Signer, TrustedKeys};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::digest::Digest;
@@ -54,13 +54,16 @@ pub(super) fn is_absent(path: &Path) -> bool {
 /// The keys in force, and the signature beside a component.
 pub(super) type Seal = (Arc<TrustedKeys>, Signature);
 
-/// Computes the digest of an open component that has `metadata`. With a `seal`, verifies whose signature is over the same bytes.
+/// The digest of a component, and why its signature is not enough for the service.
+pub(super) type Inspected = (Digest, Result<(), Refusal>);
+
+/// Computes the digest of an open component that has `metadata`, and lets `judge` decide on the same bytes.
 pub(super) fn inspect(
     path: &Path,
     (file, metadata): (&fs::File, &Metadata),
     config: &Config,
-    seal: Option<&Seal>,
-) -> Result<(Digest, Option<Signer>), Refusal> {
+    judge: impl FnOnce(Digest, &[u8]) -> Result<(), Refusal>,
+) -> Result<Inspected, Refusal> {
     let name = file_name(path);
     let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
     let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
@@ -69,7 +72,8 @@ pub(super) fn inspect(
         let reason = format!("it is cut off: it has {} bytes of at least {least}", bytes.len());
         return Err(Refusal::new(&name, reason, "copy it again"));
     }
-    Ok((Digest::of(&bytes), seal.map(|(keys, signature)| keys.signer(&bytes, signature))))
+    let digest = Digest::of(&bytes);
+    Ok((digest, judge(digest, &bytes)))
 }
 
 /// The stamp of a manifest, with its text or the reason why it is unreadable. `None` if there is no file.

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::FileState;
 use super::scanner::{Look, Scanner, pinned};
-use crate::guests::trust::Signer;
 use crate::registry::follow::Pulled;
 use lodge_manifest::Manifest;
 use lodge_manifest::reference::Reference;
@@ -43,19 +42,18 @@ impl Scanner {
             .map(|why| refusal(&why, "the component that was pulled last stays in service, and the pull is repeated"));
         let (service, _) = split(name);
         let signed = format!("{}.wasm", reference.name());
-        let admitted = |signer: Option<Signer>| {
-            let admitted = signer.map_or(Ok(()), |signer| signer.admits(service, &signed));
+        let admitted = |admitted: Result<(), Refusal>| {
             let remedy = "sign it, as with `lodge sign`, and push it again with the signature beside it";
             admitted.map_err(|refusal| Refusal::new(&file, refusal.reason, remedy))
         };
         // The store has complete files only.
         let (mut touched, mut settled) = (false, true);
-        let state = match self.component(&path, look, &mut touched, &mut settled) {
+        let state = match self.component(&path, (service, &signed), look, &mut touched, &mut settled) {
             Ok(((digest, _), _)) if digest != expected => {
                 pulls.discard(reference, expected);
                 FileState::Pulling
             }
-            Ok(((digest, signer), size)) => match admitted(signer).and_then(|()| pinned(&read, digest, &file)) {
+            Ok(((digest, verdict), size)) => match admitted(verdict).and_then(|()| pinned(&read, digest, &file)) {
                 Ok(()) => FileState::Ready(GuestSpec {
                     name: name.to_owned(),
                     path: manifest.to_owned(),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file;
-use super::file::{Seal, Stamp, inspect, is_absent, is_own};
+use super::file::{Inspected, Seal, Stamp, inspect, is_absent, is_own};
 use super::settle::{Content, ManifestState, SETTLE, Settling};
 use super::{FileState, NO_COMPONENT, Scan, ScannedService};
 use crate::guests::trust::signature::Signature;
-use crate::guests::trust::{LiveKeys, Signer, TrustedKeys};
+use crate::guests::trust::{LiveKeys, TrustedKeys};
 use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 use lodge_base::files;
@@ -26,7 +26,8 @@ use lodge_manifest::spec::{GuestSpec, is_label, is_name, split};
 /// Scans one directory repeatedly, and reads only what has changed.
 pub struct Scanner {
     path: PathBuf,
-    components: HashMap<PathBuf, Known>,
+    /// By path and, since keys are for services, the service that has the component.
+    components: HashMap<(PathBuf, String), Known>,
     manifests: HashMap<PathBuf, Settling>,
     keys: LiveKeys,
     first: bool,
@@ -43,7 +44,7 @@ struct Known {
     since: Instant,
     /// It has not changed for [`SETTLE`] since, or was there at the first scan.
     settled: bool,
-    content: Result<(Digest, Option<Signer>), Refusal>,
+    content: Result<Inspected, Refusal>,
     /// To be read again: it had changed so shortly before it was read that another change might have the same stamp.
     racy: bool,
     /// Whether the current or the last scan used it.
@@ -174,11 +175,18 @@ impl Scanner {
                 let path = of.as_deref().unwrap_or(component);
                 let found = match of.as_deref().filter(|path| is_absent(path)) {
                     Some(missing) => Err(self.not_there(missing, &manifest)),
-                    None => self.component(path, look, &mut touched, &mut settled),
+                    None => self.component(path, (service, &file_name(path)), look, &mut touched, &mut settled),
                 };
-                found.and_then(|((digest, signer), size)| {
-                    signer.map_or(Ok(()), |signer| signer.admits(service, &file_name(path)))?;
-                    pinned(&read, digest, &file_name(path))?;
+                found.and_then(|((digest, admitted), size)| {
+                    let admitted = admitted.and_then(|()| pinned(&read, digest, &file_name(path)));
+                    // It may be good for another service, whose file is not to blame.
+                    admitted.map_err(|why| match &of {
+                        Some(of) => {
+                            let reason = format!("component {}: {}", file_name(of), why.reason);
+                            Refusal { file: file_name(&manifest), reason, ..why }
+                        }
+                        None => why,
+                    })?;
                     Ok(GuestSpec {
                         name: stem.to_owned(),
                         path: path.to_owned(),
@@ -202,19 +210,24 @@ impl Scanner {
         ScannedService { state, settled, touched, bare, trouble: None }
     }
 
-    /// The digest of a component, its signer and its size. Reads it only if it may have changed.
+    /// The digest of a component, whether its signature is enough for the service, and its size. Reads it only if it may have
+    /// changed. Refusals call it `shown`.
     pub(super) fn component(
         &mut self,
         path: &Path,
+        (service, shown): (&str, &str),
         look: &mut Look<'_>,
         touched: &mut bool,
         settled: &mut bool,
-    ) -> Result<((Digest, Option<Signer>), u64), Refusal> {
+    ) -> Result<(Inspected, u64), Refusal> {
         let bad = |error| unreadable(&file_name(path), &error);
         let metadata = fs::metadata(path).map_err(bad)?;
         let (stamp, now) = (Stamp::of(&metadata), look.now);
         let seal = look.keys.clone().map(|keys| (keys, Signature::of(path)));
-        let before = self.components.get_mut(path).filter(|known| known.stamp == stamp && known.seal == seal);
+        let by = (path.to_owned(), service.to_owned());
+        let same = self.components.get_mut(&by).filter(|known| known.seal == seal);
+        let verified = same.as_ref().and_then(|known| known.content.clone().ok());
+        let before = same.filter(|known| known.stamp == stamp);
         let since = before.as_ref().map_or(now, |known| known.since);
         let quiet = now.saturating_duration_since(since);
         *settled = self.first || quiet >= SETTLE || before.as_ref().is_some_and(|known| known.settled);
@@ -228,10 +241,16 @@ impl Scanner {
         }
         // If it changes before it is opened, the next scan finds another stamp.
         let opened = files::open(path).map_err(bad);
-        let content = opened.and_then(|(file, metadata)| inspect(path, (&file, &metadata), look.config, seal.as_ref()));
+        let judge = |digest, bytes: &[u8]| match (&seal, verified) {
+            (None, _) => Ok(()),
+            // The same content, keys and signature: the digest of a file is cheap beside its signature.
+            (_, Some((known, verdict))) if known == digest => verdict,
+            (Some((keys, signature)), _) => keys.admits(service, shown, bytes, signature),
+        };
+        let content = opened.and_then(|(file, metadata)| inspect(path, (&file, &metadata), look.config, judge));
         let racy = quiet < RACY && stamp.age() < SKEW || content.as_ref().is_err_and(|bad| bad.passing);
         let known = Known { stamp, seal, since, settled: *settled, content: content.clone(), racy, used: true };
-        let before = self.components.insert(path.to_owned(), known);
+        let before = self.components.insert(by, known);
         let before = before.filter(|before| before.stamp != stamp && !before.racy);
         *touched = content.is_ok() && before.is_some_and(|before| before.content == content);
         content.map(|content| (content, metadata.len()))

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ring::agreement::{self, ECDH_P256, EphemeralPrivateKey};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
@@ -20,6 +21,15 @@ const P256_INFO: &[u8] = &[
 
 /// The first byte of a point that is not compressed.
 const UNCOMPRESSED: u8 = 4;
+
+/// The bytes of an Ed25519 signature (RFC 8032).
+const ED25519_SIGNATURE: usize = 64;
+
+/// The most bytes of an ECDSA signature over P-256 in DER: a sequence of two integers of up to 33 bytes.
+const P256_SIGNATURE: usize = 72;
+
+/// The tag of a sequence in DER.
+const SEQUENCE: u8 = 0x30;
 
 /// The key types that are supported, for messages.
 const TYPES: &str = "Ed25519 and ECDSA P-256 are supported";
@@ -41,8 +51,10 @@ impl PublicKey {
     /// Reads all public keys of a PEM file.
     ///
     /// # Errors
-    /// If there is none, or another kind of key.
+    /// If there is none, or anything else than public keys of these types: what is not understood may be a key whose signatures an
+    /// operator believes in, or one that was to be removed.
     pub fn read(pem: &[u8]) -> Result<Vec<Self>, String> {
+        const BEGIN: &[u8] = b"-----BEGIN";
         let mut keys = Vec::new();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
             match section.map_err(|_| "it is not valid PEM".to_owned())? {
@@ -53,8 +65,17 @@ impl PublicKey {
                 (SectionKind::Certificate, _) => {
                     return Err("it has a certificate; write its key as `openssl x509 -pubkey -noout` prints it".into());
                 }
-                _ => {}
+                _ => return Err("it has something else than public keys; remove that".into()),
             }
+        }
+        // The parser skips sections with other labels, and those that do not begin their line.
+        let sections = pem.windows(BEGIN.len()).filter(|window| *window == BEGIN).count();
+        if sections != keys.len() {
+            let read = keys.len();
+            return Err(format!(
+                "it has {sections} sections (PEM), and {read} of them can be read as public keys; each begins with \
+                 `-----BEGIN PUBLIC KEY-----` at the beginning of its line, in a file without a byte order mark"
+            ));
         }
         if keys.is_empty() { Err("it has no public key (PEM)".into()) } else { Ok(keys) }
     }
@@ -63,7 +84,11 @@ impl PublicKey {
         match (der.strip_prefix(ED25519_INFO), der.strip_prefix(P256_INFO)) {
             (Some(key), _) if key.len() == 32 => Ok(Self { kind: KeyType::Ed25519, bytes: key.to_owned() }),
             (_, Some(point)) if point.len() == 65 && point.first() == Some(&UNCOMPRESSED) => {
-                Ok(Self { kind: KeyType::P256, bytes: point.to_owned() })
+                if is_on_p256(point) {
+                    Ok(Self { kind: KeyType::P256, bytes: point.to_owned() })
+                } else {
+                    Err("its key is not a point on the curve P-256".into())
+                }
             }
             _ => Err(format!("it has a key of another type; {TYPES}")),
         }
@@ -82,12 +107,24 @@ impl PublicKey {
     /// values of `s` are valid, as for `openssl` and `cosign`: a signature is not the name of anything, so a second one for the
     /// same file does no harm.
     pub fn verifies(&self, content: &[u8], signature: &[u8]) -> bool {
+        // The digest of a large file costs more than all else, so it is not computed for signatures of another type.
         let verified = match self.kind {
+            KeyType::Ed25519 if signature.len() != ED25519_SIGNATURE => return false,
+            KeyType::P256 if signature.len() > P256_SIGNATURE || signature.first() != Some(&SEQUENCE) => return false,
             KeyType::Ed25519 => UnparsedPublicKey::new(&ED25519, &self.bytes).verify(content, signature),
             KeyType::P256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.bytes).verify(content, signature),
         };
         verified.is_ok()
     }
+}
+
+/// Whether an uncompressed point is on the curve: only then there can be an agreement on a secret with its owner.
+fn is_on_p256(point: &[u8]) -> bool {
+    let secret = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new());
+    secret.is_ok_and(|secret| {
+        let peer = agreement::UnparsedPublicKey::new(&ECDH_P256, point);
+        agreement::agree_ephemeral(secret, &peer, |_| ()).is_ok()
+    })
 }
 
 /// A private key.

@@ -1,3 +1,5 @@
+use std::fs;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
@@ -83,8 +85,8 @@ fn good_signatures_and_bad_ones() {
     let (ec, ed, team, stranger) = (p256(), ed25519(), p256(), p256());
     let trusted = trusted([&ec, &ed, &team]);
     let admits = |content: &[u8], file: &[u8], service: &str| {
-        let signed = trusted.signer(content, &Signature::read(file));
-        signed.admits(service, "users.wasm").map_err(|refusal| refusal.to_string())
+        let admitted = trusted.admits(service, "users.wasm", content, &Signature::read(file));
+        admitted.map_err(|refusal| refusal.to_string())
     };
     let by = |key: &SigningKey| key.sign(CONTENT).unwrap();
     let raw = |key: &SigningKey| STANDARD.decode(by(key)).unwrap();
@@ -101,8 +103,10 @@ fn good_signatures_and_bad_ones() {
         ("Ed25519", by(&ed), "users"),
         ("with a newline", by(&ec) + "\n", "users"),
         ("wrapped", wrapped, "users"),
-        ("the bundle of cosign 3", bundle, "users"),
+        ("the bundle of cosign 3", bundle.clone(), "users"),
         ("the bundle before", format!(r#"{{"base64Signature":"{}"}}"#, by(&ed)), "users"),
+        ("a bundle with a mark and a line before it", format!("\u{feff}\n{bundle}"), "users"),
+        ("with the one of another key before it", format!("{}\n\n{}\n", by(&stranger), by(&ec)), "users"),
         ("the other s", text(&der(&[r.clone(), other_s(&s)])), "users"),
         ("a key of the team", by(&team), "team-a-users"),
         ("a key of all for the team", by(&ec), "team-a-users"),
@@ -111,15 +115,11 @@ fn good_signatures_and_bad_ones() {
     }
     let p384 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &SystemRandom::new()).unwrap();
     let p384 = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, p384.as_ref(), &SystemRandom::new()).unwrap();
-    let none = "by none of the keys of `trust.keys`, or of another file";
+    let none = "by none of the keys that `trust.keys` has for users, or of another file";
     let padded = [vec![0], r.clone()].concat();
     for (name, file, expected) in [
         ("another key", by(&stranger).into_bytes(), none),
-        (
-            "a key of another pattern",
-            by(&team).into_bytes(),
-            "its key is for team-a-* only, by `trust.keys`, and not for users",
-        ),
+        ("a key of another pattern", by(&team).into_bytes(), none),
         ("another file", ec.sign(b"another").unwrap().into_bytes(), none),
         ("another file, Ed25519", ed.sign(b"another").unwrap().into_bytes(), none),
         ("truncated", text(&raw(&ec)[..60]).into_bytes(), none),
@@ -127,7 +127,16 @@ fn good_signatures_and_bad_ones() {
         ("truncated base64", by(&ec).into_bytes()[..91].to_vec(), "it is not base64"),
         ("data after it", text(&[raw(&ec), vec![0]].concat()).into_bytes(), none),
         ("data after it, Ed25519", text(&[raw(&ed), vec![0]].concat()).into_bytes(), none),
-        ("two in one file", format!("{}\n{}", by(&ec), by(&ec)).into_bytes(), "its signature is not valid"),
+        (
+            "five in one file",
+            [by(&stranger), by(&stranger), by(&stranger), by(&stranger), by(&ec)].join("\n\n").into(),
+            "it has more than 4 signatures",
+        ),
+        (
+            "two in one file without a blank line",
+            format!("{}\n{}", by(&ec), by(&ec)).into_bytes(),
+            "its signature is not valid",
+        ),
         ("a number with a zero before it", text(&der(&[padded, s.clone()])).into_bytes(), none),
         ("a negative number", text(&der(&[vec![0x80; 32], s.clone()])).into_bytes(), none),
         ("zero", text(&der(&[vec![0], s.clone()])).into_bytes(), none),
@@ -148,14 +157,18 @@ fn good_signatures_and_bad_ones() {
         let refused = admits(CONTENT, &file, "users").unwrap_err();
         assert!(refused.contains(expected), "{name}: {refused}");
     }
-    let absent = trusted.signer(CONTENT, &Signature::Absent).admits("users", "users.wasm").unwrap_err();
+    let absent = trusted.admits("users", "users.wasm", CONTENT, &Signature::Absent).unwrap_err();
     assert_eq!(
         absent.to_string(),
-        "users.wasm: it has no signature (users.wasm.sig); sign it, as with `lodge sign`, and put the signature beside it"
+        "users.wasm: it has no signature (users.wasm.sig); sign it, as with `lodge sign`, and put the signature beside it; \
+         what still serves keeps its manifest until then, except that `enabled = false` stops it"
     );
     // The key of its pattern does not help where the name of the service is not in it.
     let prefix = admits(CONTENT, by(&team).as_bytes(), "team-a").unwrap_err();
-    assert!(prefix.contains("not for team-a"), "{prefix}");
+    assert!(prefix.contains("has for team-a, or"), "{prefix}");
+    let unreadable =
+        trusted.admits("users", "users.wasm", CONTENT, &Signature::Unreadable("denied".into())).unwrap_err();
+    assert_eq!(unreadable.remedy, READABLE);
 }
 
 #[test]
@@ -169,6 +182,9 @@ fn files_of_keys() {
     let other_curve = pem("PUBLIC KEY", &[&info[..], p384.public_key().as_ref()].concat());
     let (key, private) = SigningKey::new().unwrap();
     let public = key.public().pem();
+    let mut off_curve =
+        STANDARD.decode(public.lines().filter(|line| !line.starts_with('-')).collect::<String>()).unwrap();
+    *off_curve.last_mut().unwrap() ^= 1;
     assert_eq!(PublicKey::read(public.as_bytes()), Ok(vec![key.public()]));
     assert_eq!(SigningKey::read(private.as_bytes()).map(|key| key.public()), Ok(key.public()));
     for (text, expected) in [
@@ -179,6 +195,13 @@ fn files_of_keys() {
         (pem("CERTIFICATE", b"x"), "it has a certificate"),
         (String::new(), "it has no public key"),
         (public.replace("-----END", "-----ENE"), "it is not valid PEM"),
+        // What the parser skips, beside a good key.
+        (public.clone() + &pem("PGP PUBLIC KEY BLOCK", b"x"), "it has 2 sections (PEM), and 1 of them"),
+        (public.clone() + &pem("CERTIFICATE REQUEST", b"x"), "it has something else than public keys"),
+        (format!("{public} {other_curve}"), "it has 2 sections (PEM), and 1 of them"),
+        (format!("{public}\u{feff}{public}"), "it has 2 sections (PEM), and 1 of them"),
+        (format!("\u{feff}{public}"), "it has 1 sections (PEM), and 0 of them"),
+        (pem("PUBLIC KEY", &off_curve), "its key is not a point on the curve P-256"),
         (pem("PUBLIC KEY", b""), "it has a key of another type"),
     ] {
         let problem = PublicKey::read(text.as_bytes()).unwrap_err();
@@ -193,4 +216,79 @@ fn files_of_keys() {
         let problem = SigningKey::read(text.as_bytes()).err().unwrap();
         assert!(problem.contains(expected), "{problem} is not {expected}");
     }
+}
+
+/// A broken file neither takes away what it had nor holds up the change of another one.
+#[test]
+fn a_broken_file_holds_up_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (one, two, next) = (p256(), p256(), p256());
+    fs::write(at("one"), one.public().pem()).unwrap();
+    fs::write(at("two"), two.public().pem()).unwrap();
+    let source = [("trust.keys".to_owned(), format!("{}, {}", at("one").display(), at("two").display()))].into();
+    let config = lodge_base::config::resolve(&[(lodge_base::config::Origin::Flag, source)]).unwrap().config;
+    let mut live = LiveKeys::default();
+    let mut trusts = |key: &SigningKey| {
+        let signature = Signature::read(key.sign(CONTENT).unwrap().as_bytes());
+        live.refresh(&config.trust).unwrap().admits("users", "users.wasm", CONTENT, &signature).is_ok()
+    };
+    assert!(trusts(&one) && trusts(&two));
+    for broken in [Some(""), Some("-----BEGIN"), None] {
+        match broken {
+            Some(text) => fs::write(at("two"), text).unwrap(),
+            None => fs::remove_file(at("two")).unwrap(),
+        }
+        assert!(trusts(&one) && trusts(&two), "{broken:?}");
+    }
+    fs::write(at("one"), next.public().pem()).unwrap();
+    assert!(
+        !trusts(&one) && trusts(&two) && trusts(&next),
+        "the first key is revoked although the other file is broken"
+    );
+}
+
+/// Keys in the served directory would be keys of whoever can write there.
+#[test]
+fn keys_are_not_in_the_served_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("guests")).unwrap();
+    for path in ["guests/a.pub", "b.pub"] {
+        fs::write(at(path), p256().public().pem()).unwrap();
+    }
+    std::os::unix::fs::symlink("guests/a.pub", at("link.pub")).unwrap();
+    std::os::unix::fs::symlink("../b.pub", at("guests/out.pub")).unwrap();
+    for (path, expected) in [
+        ("b.pub", None),
+        ("guests/a.pub", Some("inside")),
+        ("link.pub", Some("inside")),
+        ("guests/out.pub", Some("inside")),
+    ] {
+        let texts = [("trust.keys", at(path)), ("guests", at("guests"))];
+        let source = texts.map(|(name, path)| (name.to_owned(), path.display().to_string())).into();
+        let config = lodge_base::config::resolve(&[(lodge_base::config::Origin::Flag, source)]).unwrap().config;
+        let problem = misconfigured(&config);
+        assert_eq!(problem.is_some(), expected.is_some(), "{path}: {problem:?}");
+        assert!(problem.is_none_or(|problem| problem.contains("is inside the guests directory")), "{path}");
+    }
+}
+
+/// The pair of a component and its signatures is valid at every moment of a change.
+#[test]
+fn signatures_of_both_components() {
+    let (old, new) = (p256(), ed25519());
+    let [before, now] = [old.sign(b"old").unwrap(), new.sign(b"new").unwrap()];
+    let both = signature::joined(before.as_bytes(), now.as_bytes());
+    let Signature::Bytes(signatures) = Signature::read(&both) else { panic!() };
+    let [old, new] = [old.public(), new.public()];
+    assert!(old.verifies(b"old", &signatures[0]) && new.verifies(b"new", &signatures[1]) && signatures.len() == 2);
+    assert_eq!(signature::joined(b"nothing", now.as_bytes()), now.as_bytes());
+    assert_eq!(signature::joined(now.as_bytes(), now.as_bytes()), now.as_bytes());
+    let mut many = both;
+    for number in 0_u8..9 {
+        let next = p256().sign(&[number]).unwrap();
+        many = signature::joined(&many, next.as_bytes());
+    }
+    assert!(matches!(Signature::read(&many), Signature::Bytes(signatures) if signatures.len() == 4));
 }

@@ -101,7 +101,10 @@ fn keys_are_those_of_their_files_now() {
     assert!(signed.serves("a", 1) && signed.serves("a@2", 1), "a version has the keys of its service");
     assert!(signed.serves("b", 0));
     let refused = signed.world.refused().concat();
-    assert!(refused.contains("its key is for a* only, by `trust.keys`, and not for b"), "{refused}");
+    assert!(
+        refused.contains("b.wasm: its signature is not valid: it is by none of the keys that `trust.keys` has for b"),
+        "{refused}"
+    );
     // A file that is not readable changes nothing.
     signed.world.write("own", "");
     signed.world.pass(SETTLE * 4);
@@ -124,6 +127,12 @@ fn keys_are_those_of_their_files_now() {
     signed.world.unlink("b.wasm");
     signed.world.pass(SETTLE * 4);
     assert!(signed.serves("ab", 1) && signed.serves("b", 0));
+    let refused = signed.world.refused();
+    assert!(refused.iter().any(|line| line.starts_with("b.toml: component a.wasm: its signature")), "{refused:?}");
+    assert!(
+        !refused.iter().any(|line| line.starts_with("a.wasm")),
+        "the file is good for its own service: {refused:?}"
+    );
 }
 
 /// A host that starts before its keys are there serves nothing until then.
@@ -138,7 +147,12 @@ fn without_keys_nothing_is_served() {
     signed.world.pass(SETTLE * 4);
     assert!(signed.world.live("b").is_none());
     let refused = signed.world.refused().concat();
-    assert!(refused.contains("b.wasm: trust.keys: ") && refused.contains("keys: No such file"), "{refused}");
+    assert!(
+        refused.contains("b.wasm: its signature is not valid: there are none")
+            && refused.contains("keys: No such file"),
+        "{refused}"
+    );
+    assert!(refused.contains("make it one with public keys that the host can read"), "{refused}");
     signed.world.write("keys", key);
     signed.world.pass(SETTLE * 2);
     assert!(signed.serves("b", 0));

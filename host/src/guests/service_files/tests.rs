@@ -1,0 +1,113 @@
+use std::os::unix::fs::PermissionsExt;
+
+use lodge_base::config::{self, Origin};
+
+use super::*;
+use crate::guests::trust::key::SigningKey;
+
+/// A directory whose components must be signed.
+struct World {
+    directory: tempfile::TempDir,
+    key: SigningKey,
+    config: Config,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let key = SigningKey::new().unwrap().0;
+        let (guests, public) = (directory.path().join("guests"), directory.path().join("release.pub"));
+        fs::create_dir(&guests).unwrap();
+        fs::write(&public, key.public().pem()).unwrap();
+        let source = [("trust.keys".to_owned(), public.display().to_string())].into();
+        let config = config::resolve(&[(Origin::Flag, source)]).unwrap().config;
+        Self { directory, key, config }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join("guests").join(name)
+    }
+
+    fn sign(&self, content: &[u8]) -> Vec<u8> {
+        self.key.sign(content).unwrap().into_bytes()
+    }
+
+    fn put(&self, name: &str, content: &[u8], signed: bool) {
+        fs::write(self.at(name), content).unwrap();
+        if signed {
+            fs::write(self.at(&format!("{name}.sig")), self.sign(content)).unwrap();
+        }
+    }
+
+    /// The names and contents of all files.
+    fn everything(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = fs::read_dir(self.at("")).unwrap().map(|entry| entry.unwrap());
+        let read = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+        let mut all: Vec<_> = entries.map(read).collect();
+        all.sort();
+        all
+    }
+}
+
+/// What the host would refuse is never put in the place of what it serves.
+#[test]
+fn nothing_changes_that_the_host_would_refuse() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    world.put("users.wasm", b"good", true);
+    world.put("users@canary.wasm", b"canary", false);
+    world.put("users.wasm.previous", b"before", false);
+    let before = world.everything();
+    for config in [&world.config, &config::resolve(&[]).unwrap().config] {
+        // Without `trust.keys`, the signature of the component that is there says that a host may want one.
+        let refused = files.promote("canary", config, None).unwrap_err().to_string();
+        assert!(refused.contains("users@canary.wasm") && refused.contains("nothing was changed"), "{refused}");
+        let refused = files.restore_previous(config).unwrap_err().to_string();
+        assert!(refused.contains("users.wasm.previous") && refused.contains("nothing was changed"), "{refused}");
+        assert_eq!(world.everything(), before);
+    }
+    world.put("users@canary.wasm", b"canary", true);
+    let before = world.everything();
+    let refused = files.promote("canary", &world.config, Some(Digest::of(b"another"))).unwrap_err().to_string();
+    assert!(refused.contains("and the host serves sha256:"), "{refused}");
+    assert_eq!(world.everything(), before);
+    let digest = Digest::of(b"canary");
+    assert_eq!(files.promote("canary", &world.config, Some(digest)).unwrap(), Some(digest));
+    let signature = fs::read(world.at("users.wasm.sig")).unwrap();
+    assert!(world.key.public().verifies(b"canary", &decoded(&signature)));
+    assert_eq!(files.restore_previous(&world.config).unwrap(), Some(Digest::of(b"good")));
+    let names: Vec<_> = world.everything().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["users.wasm", "users.wasm.sig"]);
+}
+
+fn decoded(signature: &[u8]) -> Vec<u8> {
+    let Signature::Bytes(mut all) = Signature::read(signature) else { panic!() };
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+/// A component that cannot be written leaves the pair before it.
+#[test]
+fn a_component_that_cannot_be_written_keeps_its_signature() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    // A directory in its place cannot be replaced.
+    fs::create_dir(world.at("users.wasm")).unwrap();
+    fs::write(world.at("users.wasm.sig"), world.sign(b"old")).unwrap();
+    let before = fs::read(world.at("users.wasm.sig")).unwrap();
+    assert!(files.place(b"new", Some(&world.sign(b"new")), &world.at("users.wasm")).is_err());
+    assert_eq!(fs::read(world.at("users.wasm.sig")).unwrap(), before);
+    fs::remove_dir(world.at("users.wasm")).unwrap();
+    fs::remove_file(world.at("users.wasm.sig")).unwrap();
+    fs::create_dir(world.at("users.wasm")).unwrap();
+    assert!(files.place(b"new", Some(&world.sign(b"new")), &world.at("users.wasm")).is_err());
+    assert!(!world.at("users.wasm.sig").exists());
+    fs::remove_dir(world.at("users.wasm")).unwrap();
+    files.place(b"new", Some(&world.sign(b"new")), &world.at("users.wasm")).unwrap();
+    fs::set_permissions(world.at("users.wasm"), fs::Permissions::from_mode(0o640)).unwrap();
+    files.place(b"newer", None, &world.at("users.wasm")).unwrap();
+    assert!(!world.at("users.wasm.sig").exists());
+    assert_eq!(fs::metadata(world.at("users.wasm")).unwrap().permissions().mode() & 0o777, 0o640);
+}
