@@ -1,24 +1,30 @@
 //! Directories of the host that guests or clients see: opens them when a version is deployed.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use lodge_base::config::Config;
 use lodge_base::config::state::StatePath;
 use lodge_base::files::{is_inside, leads_through};
+use lodge_base::lock::lock;
 use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
-use lodge_manifest::volumes::Volume;
 use lodge_runtime::capabilities::volumes::GrantedVolumes;
 use lodge_runtime::code_cache;
 use lodge_traffic::static_files::Root;
 
-/// The longest time that opening the volumes of a version may take: a file system can hang.
+/// The longest time that opening a directory may take: a file system can hang.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many directories are opened at a time. An attempt that hangs never ends.
+const OPENED_AT_ONCE: usize = 64;
 
 /// What no volume may contain: with it, one service could read what belongs to others, or grant itself anything.
 #[derive(Clone)]
@@ -30,6 +36,16 @@ pub struct Volumes {
     own: Vec<PathBuf>,
     /// Files that the settings name, and directories of them. A volume contains neither them nor a link that leads to them.
     named: Vec<PathBuf>,
+    attempts: Attempts,
+}
+
+/// Attempts to open directories, on threads that may wait for the disk: one at a time for each path, for which all others wait that
+/// need it, so that a file system that hangs does not take another thread whenever a version is tried again.
+#[derive(Clone)]
+struct Attempts {
+    paths: Arc<Mutex<HashMap<PathBuf, Arc<Semaphore>>>>,
+    all: Arc<Semaphore>,
+    timeout: Duration,
 }
 
 impl Volumes {
@@ -47,7 +63,7 @@ impl Volumes {
         }
         own.extend(code_cache::places(config).map(|(_, path)| path));
         let named = config.files().map(Path::to_owned).collect();
-        Self { parents, own, named }
+        Self { parents, own, named, attempts: Attempts::new(OPEN_TIMEOUT) }
     }
 
     /// Opens the directories that a manifest grants; `None` if it grants none.
@@ -58,20 +74,17 @@ impl Volumes {
         if spec.manifest.volumes.is_empty() {
             return Ok(None);
         }
-        let (rules, volumes, manifest) =
-            (self.clone(), spec.manifest.volumes.clone(), spec.path.with_extension("toml"));
-        let directory = spec.path.with_file_name("");
-        let open = move || {
-            let open = |(at, volume): (String, Volume)| {
-                let path = directory.join(&volume.path);
-                let opened = rules.directory(&path).map_err(|why| format!("volumes: {}: {why}", path.display()))?;
-                Ok((opened, at, volume.write))
-            };
-            volumes.into_iter().map(open).collect::<Result<Vec<_>, String>>()
-        };
+        let (directory, manifest) = (spec.path.with_file_name(""), spec.path.with_extension("toml"));
         let remedy = "the service starts as soon as all of its volumes are directories that it may have";
         let refused = |why: String| Refusal::new(&file_name(&manifest), why, remedy).passing();
-        Ok(Some(Arc::new(GrantedVolumes::new(within(open, "volumes").await.map_err(refused)?))))
+        let mut opened = Vec::new();
+        for (at, volume) in spec.manifest.volumes.clone() {
+            let rules = self.clone();
+            let open = move |path: &Path| rules.directory(path);
+            let file = self.attempts.open("volumes", directory.join(&volume.path), open).await.map_err(refused)?;
+            opened.push((file, at, volume.write));
+        }
+        Ok(Some(Arc::new(GrantedVolumes::new(opened))))
     }
 
     /// Opens the directory whose files clients may read.
@@ -79,15 +92,11 @@ impl Volumes {
     /// # Errors
     /// If it does not exist, or must not be served. It is tried again.
     pub async fn root(&self, spec: &GuestSpec, root: &Path) -> Result<Root, Refusal> {
-        let (rules, path) = (self.clone(), spec.path.with_file_name("").join(root));
-        let open = move || {
-            let shown = path.display().to_string();
-            let open = Box::new(move |path: &Path| rules.directory(path));
-            Root::new(path, open).map_err(|why| format!("files.root: {shown}: {why}"))
-        };
+        let rules = self.clone();
+        let open = |path: &Path| Root::new(path.to_owned(), Box::new(move |path: &Path| rules.directory(path)));
         let remedy = "the service starts as soon as this is a directory that it may serve";
         let refused = |why: String| Refusal::new(&file_name(&spec.path), why, remedy).passing();
-        within(open, "files.root").await.map_err(refused)
+        self.attempts.open("files.root", spec.path.with_file_name("").join(root), open).await.map_err(refused)
     }
 
     /// Opens a directory. Waits for the disk.
@@ -119,14 +128,36 @@ impl Volumes {
     }
 }
 
-/// Opens what a key of a manifest names, on a thread that may wait for the disk.
-async fn within<T: Send + 'static>(
-    open: impl FnOnce() -> Result<T, String> + Send + 'static,
-    key: &str,
-) -> Result<T, String> {
-    match tokio::time::timeout(OPEN_TIMEOUT, tokio::task::spawn_blocking(open)).await {
-        Ok(Ok(opened)) => opened,
-        _ => Err(format!("{key}: opening it took longer than {} s", OPEN_TIMEOUT.as_secs())),
+impl Attempts {
+    fn new(timeout: Duration) -> Self {
+        Self { paths: Arc::default(), all: Arc::new(Semaphore::new(OPENED_AT_ONCE)), timeout }
+    }
+
+    /// Opens what a key of a manifest names.
+    async fn open<T: Send + 'static>(
+        &self,
+        key: &str,
+        path: PathBuf,
+        open: impl FnOnce(&Path) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let shown = path.display().to_string();
+        let one = {
+            let mut paths = lock(&self.paths);
+            paths.retain(|_, attempt| Arc::strong_count(attempt) > 1);
+            Arc::clone(paths.entry(path.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        let attempt = async {
+            let slots = (one.acquire_owned().await.ok()?, Arc::clone(&self.all).acquire_owned().await.ok()?);
+            let work = move || {
+                let opened = open(&path);
+                drop(slots);
+                opened
+            };
+            tokio::task::spawn_blocking(work).await.ok()
+        };
+        let late = || Err(format!("opening it took longer than {}", humantime::format_duration(self.timeout)));
+        let opened = tokio::time::timeout(self.timeout, attempt).await.ok().flatten().unwrap_or_else(late);
+        opened.map_err(|why| format!("{key}: {shown}: {why}"))
     }
 }
 
@@ -134,6 +165,8 @@ async fn within<T: Send + 'static>(
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::mpsc::sync_channel;
 
     use lodge_base::config::{self, Origin};
 
@@ -166,5 +199,33 @@ mod tests {
             assert!(refused.contains("which the settings of the host name"), "{granted}: {refused}");
         }
         assert!(rules.directory(&at("free")).is_ok());
+    }
+
+    /// A directory that hangs has one thread, however often it is tried; others are opened meanwhile.
+    #[tokio::test]
+    async fn a_directory_that_hangs_is_tried_once() {
+        let (attempts, begun) = (Attempts::new(Duration::from_millis(20)), Arc::new(AtomicUsize::new(0)));
+        let (release, held) = sync_channel::<()>(0);
+        let mut held = Some(held);
+        for _ in 0..5 {
+            let (begun, held) = (Arc::clone(&begun), held.take());
+            let hangs = move |_: &Path| {
+                begun.fetch_add(1, Relaxed);
+                held.iter().for_each(|held| assert!(held.recv().is_err()));
+                Ok(())
+            };
+            let found = attempts.open("volumes", "/hung".into(), hangs).await;
+            assert_eq!(found.unwrap_err(), "volumes: /hung: opening it took longer than 20ms");
+        }
+        let patient = Attempts { timeout: Duration::from_secs(60), ..attempts };
+        assert_eq!(patient.open("volumes", "/other".into(), |_| Ok(1)).await, Ok(1));
+        drop(release);
+        assert_eq!(patient.open("volumes", "/hung".into(), |_| Ok(2)).await, Ok(2));
+        assert_eq!(begun.load(Relaxed), 1);
+        assert_eq!(
+            patient.open("volumes", "/last".into(), |_| Err::<(), _>("no".into())).await.unwrap_err(),
+            "volumes: /last: no"
+        );
+        assert_eq!(lock(&patient.paths).len(), 1, "what is not being opened is forgotten");
     }
 }
