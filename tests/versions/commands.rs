@@ -64,6 +64,14 @@ async fn deploy_promote_and_rollback() {
     assert!(code == Some(1) && stderr.contains("it is not WebAssembly"), "{stderr}");
     let (code, _, stderr) = run(&["promote", "users"]);
     assert!(code == Some(1) && stderr.contains("there is no"), "{stderr}");
+    // A version that is a directory has nothing that could be moved, and is removed all the same.
+    fs::create_dir(elsewhere.path().join("site")).unwrap();
+    let site = format!("percent = 0\n[files]\nroot = '{}'", elsewhere.path().join("site").display());
+    fs::write(directory.path().join("users@canary.toml"), site).unwrap();
+    let (code, _, stderr) = run(&["promote", "users"]);
+    assert!(code == Some(1) && stderr.contains("users@canary is no component that could be moved"), "{stderr}");
+    let (code, stdout, stderr) = run(&["rollback", "users"]);
+    assert!(code == Some(0) && !directory.path().join("users@canary.toml").exists(), "{stdout}{stderr}");
     let (code, _, stderr) = run(&["deploy", "users", &file(5), "--canary", "ten"]);
     assert!(code == Some(64) && stderr.contains("--canary: `ten` is not a percentage"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 4);

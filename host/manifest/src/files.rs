@@ -122,8 +122,13 @@ impl FilesSpec {
             ("not_found", self.not_found.as_ref()),
         ];
         let texts = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
-        let root = json!(self.root.display().to_string());
-        Value::Object([("root".to_owned(), root)].into_iter().chain(texts).collect())
+        let cache_control = String::from_utf8_lossy(self.cache_control.as_bytes());
+        let others = [
+            ("root", json!(self.root.display().to_string())),
+            ("cache_control", json!(cache_control)),
+            ("precompressed", json!(self.precompressed)),
+        ];
+        Value::Object(others.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(texts).collect())
     }
 }
 
@@ -169,6 +174,17 @@ mod tests {
         assert_eq!((all.fallback.as_deref(), all.not_found.as_deref()), (Some("app/index.html"), Some("404.html")));
         assert_eq!((all.index.as_str(), all.precompressed), ("main.htm", false));
         assert_eq!(all.cache_control, "public, max-age=60");
+        assert_eq!(
+            all.shown(),
+            json!({
+                "root": "/srv/a",
+                "index": "main.htm",
+                "fallback": "app/index.html",
+                "not_found": "404.html",
+                "cache_control": "public, max-age=60",
+                "precompressed": false,
+            })
+        );
     }
 
     /// Of a service without `routes`, the name is not a part of the paths of files.

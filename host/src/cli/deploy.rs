@@ -114,7 +114,15 @@ impl DeployCommand<'_> {
         let _lock = self.lock(&files)?;
         let (version, trial) = (files.component(Some(label)), format!("{name}@{label}"));
         let missing = || {
-            let shown = version.display();
+            let (shown, manifest) = (version.display(), files.manifest_of(label));
+            if manifest.exists() {
+                return CliError::Problem(format!(
+                    "{trial} is no component that could be moved: there is no {shown}; write what {} says, like [files] or \
+                     [upstream], to {}, then remove the version by `lodge rollback {name}`",
+                    manifest.display(),
+                    files.service_manifest().display()
+                ));
+            }
             CliError::Problem(format!("there is no {shown}; `lodge deploy {name} FILE --canary 10%` deploys one"))
         };
         if !version.exists() {
@@ -151,7 +159,9 @@ impl DeployCommand<'_> {
         let digest = files.restore_previous(self.config)?.ok_or_else(|| {
             let (version, previous) = (files.component(Some(label)), files.previous());
             let (version, previous) = (version.display(), previous.display());
-            CliError::Problem(format!("there is neither {version} nor {previous}, so nothing to roll back to"))
+            let is_files = files.manifest(self.config).is_ok_and(|manifest| manifest.files.is_some());
+            let way_out = if is_files { "; to return to other files, change files.root of the service" } else { "" };
+            CliError::Problem(format!("there is neither {version} nor {previous}, so nothing to roll back to{way_out}"))
         })?;
         confirm(self.client, name, &digest.to_string())
     }

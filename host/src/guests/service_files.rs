@@ -137,7 +137,8 @@ impl<'a> ServiceFiles<'a> {
             return Err(FileError(format!("{file} makes {name} an upstream; {way_out}")));
         }
         if manifest.files.is_some() {
-            let way_out = "remove [files] from it, or deploy a canary with --canary";
+            let way_out =
+                "to serve a component in place of it, remove [files] from it; a canary beside it needs --canary";
             return Err(FileError(format!("{file} makes {name} a directory of files; {way_out}")));
         }
         match &manifest.component {
