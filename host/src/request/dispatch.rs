@@ -66,6 +66,8 @@ pub(super) fn dispatch<B: RequestBody>(
             BackendKind::Files(files) => {
                 admitted.record.begin_phase(Phase::Guest);
                 let (head, _) = request.into_parts();
+                // Neither a disk that hangs nor a client that reads slowly takes sandboxes from other services.
+                admitted.permit.return_sandbox();
                 let result = Box::pin(files.respond(&head, exchange.deadline)).await;
                 respond::sending(admitted.permit, result, &exchange)
             }

@@ -3,7 +3,8 @@
 //! A complete response needs no sandbox: its [`Permit`] is returned at once, and its bytes count against
 //! `listener.unsent` until the last one is written. Any other body holds the permit and the running guest or the
 //! replica until its last frame or until the deadline of the request. A complete response for which `listener.unsent`
-//! has no room does the same.
+//! has no room does the same. A file has no such deadline: it is not being produced, and the listener ends it for a client that
+//! takes less than [a client must](crate::listener::activity).
 //!
 //! A body ends in one of three ways: complete; aborted, which the client can detect (HTTP/1.1: closed without the last
 //! chunk, HTTP/2: RST_STREAM); or dropped because the client disconnected, which cancels the guest.
@@ -106,7 +107,8 @@ impl Exchange<'_> {
         if let Some(size) = whole.and(body.exact_size()) {
             head.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(size));
         }
-        Body::of(Source::Streamed(Streamed::new(body, permit, content_length(head), self.deadline, self.reserve)))
+        let deadline = (!matches!(body, Live::File(_))).then_some(self.deadline);
+        Body::of(Source::Streamed(Streamed::new(body, permit, content_length(head), deadline, self.reserve)))
     }
 }
 
@@ -265,7 +267,8 @@ impl Body {
         if let Source::Text(Some(text)) = &mut self.source {
             let text = std::mem::take(text);
             let size = text.len() as u64;
-            self.source = Source::Streamed(Streamed::new(Live::Stored(text), permit, Some(size), deadline, reserve));
+            let live = Live::Stored(text);
+            self.source = Source::Streamed(Streamed::new(live, permit, Some(size), Some(deadline), reserve));
         }
         self
     }

@@ -36,7 +36,7 @@ pub(super) enum Live {
 /// deadline.
 pub(super) struct Streamed {
     shared: Arc<Mutex<Watched>>,
-    watchdog: AbortHandle,
+    watchdog: Option<AbortHandle>,
     /// Bytes of `Content-Length` that are not sent yet.
     promised: Option<u64>,
     version: Version,
@@ -58,27 +58,18 @@ struct Watched {
 pub struct Aborted(pub(super) RequestError);
 
 impl Streamed {
-    /// Creates a body that is dropped at `deadline`. `promised` is its `Content-Length`, if the head has one.
+    /// Creates a body that is dropped at `deadline`, if it has one. `promised` is its `Content-Length`, if the head has one.
     pub(super) fn new(
         body: Live,
         permit: Permit,
         promised: Option<u64>,
-        deadline: Instant,
+        deadline: Option<Instant>,
         reserve: Reserve<'_>,
     ) -> Self {
         let (version, unsent) = (reserve.version, Arc::clone(reserve.unsent));
         let shared = Arc::new(Mutex::new(Watched { live: Some((body, permit)), late: None, waiting: None }));
-        let watched = Arc::clone(&shared);
-        let watchdog = tokio::spawn(async move {
-            tokio::time::sleep_until(deadline.into()).await;
-            let mut watched = lock(&watched);
-            let (live, waiting) = (watched.live.take(), watched.waiting.take());
-            watched.late = live.as_ref().map(|(live, _)| live.late());
-            drop(watched);
-            drop(live);
-            waiting.into_iter().for_each(Waker::wake);
-        });
-        Self { shared, watchdog: watchdog.abort_handle(), promised, version, unsent }
+        let watch = |deadline: Instant| tokio::spawn(drop_at(deadline, Arc::clone(&shared))).abort_handle();
+        Self { watchdog: deadline.map(watch), shared, promised, version, unsent }
     }
 
     /// Returns the rest of a body that has become complete, if there is room for it. The deadline no longer applies.
@@ -148,7 +139,7 @@ impl Drop for Streamed {
     /// If every byte was delivered, the guest may finish its work. Otherwise the client has disconnected, and the guest
     /// is cancelled.
     fn drop(&mut self) {
-        self.watchdog.abort();
+        self.watchdog.iter().for_each(AbortHandle::abort);
         let Some((body, permit)) = lock(&self.shared).live.take() else { return };
         let Live::Guest(mut body) = body else { return };
         if let (Some(0), Some(afterwork)) = (self.promised, body.afterwork()) {
@@ -214,6 +205,17 @@ impl Live {
             Self::Stored(rest) => Some(rest.len() as u64),
         }
     }
+}
+
+/// Drops a body at its deadline, whether or not its client reads.
+async fn drop_at(deadline: Instant, watched: Arc<Mutex<Watched>>) {
+    tokio::time::sleep_until(deadline.into()).await;
+    let mut watched = lock(&watched);
+    let (live, waiting) = (watched.live.take(), watched.waiting.take());
+    watched.late = live.as_ref().map(|(live, _)| live.late());
+    drop(watched);
+    drop(live);
+    waiting.into_iter().for_each(Waker::wake);
 }
 
 async fn holding_until(afterwork: impl Future<Output = ()>, permit: Permit) {

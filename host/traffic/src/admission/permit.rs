@@ -16,7 +16,8 @@ use lodge_base::telemetry::metrics::VersionStats;
 #[derive(Debug)]
 pub struct Permit {
     service: Slot,
-    host: Slot,
+    /// `None` once it was returned, because the response needs no sandbox.
+    host: Option<Slot>,
     /// The start of the response time, and the state of the policies; only where there are policies.
     state: Option<(Instant, Box<PolicyState>)>,
 }
@@ -96,7 +97,7 @@ impl PolicyState {
 impl Permit {
     pub(super) fn new(service: Slot, host: Slot, state: Option<Box<PolicyState>>, arrived: Instant) -> Self {
         let began = arrived + service.waited + host.waited;
-        Self { service, host, state: state.map(|state| (began, state)) }
+        Self { service, host: Some(host), state: state.map(|state| (began, state)) }
     }
 
     /// Counts this request's result in `judged`. `arrived` is when the request arrived.
@@ -106,9 +107,14 @@ impl Permit {
         state.judged = Some((Arc::clone(judged), None));
     }
 
-    /// Returns how long the request waited in both queues.
+    /// Returns how long the request waited in both queues, until [`Self::return_sandbox`].
     pub fn queue_wait(&self) -> Duration {
-        self.service.waited + self.host.waited
+        self.service.waited + self.host.as_ref().map_or(Duration::ZERO, |host| host.waited)
+    }
+
+    /// Returns the slot of `engine.instances`: what responds from now on is no sandbox. The slot of the service is held on.
+    pub fn return_sandbox(&mut self) {
+        self.host = None;
     }
 
     /// Records that the head of the response is there. The time in which the service waited for its client's body is

@@ -106,6 +106,22 @@ async fn the_order_is_fixed() {
     assert!(ask(&admission, "192.0.2.1", 1, later).await.is_ok(), "the probe that was shed made room for another");
 }
 
+/// A response that needs no sandbox holds the slot of its service alone.
+#[tokio::test]
+async fn a_slot_of_the_host_may_be_returned_early() {
+    let (now, shared_limits) = (Instant::now(), shared_limits(1));
+    let admission = of(&Policies::default(), None, &shared_limits, now);
+    let mut permit = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
+    assert!(ask(&admission, "192.0.2.1", 0, now).await.is_err());
+    permit.return_sandbox();
+    assert_eq!((admission.in_flight(), shared_limits.slots.taken()), (1, 0));
+    let other = ask(&admission, "192.0.2.1", 0, now).await.unwrap();
+    drop(permit);
+    assert_eq!((admission.in_flight(), shared_limits.slots.taken()), (1, 1));
+    drop(other);
+    assert_eq!((admission.in_flight(), shared_limits.slots.taken()), (0, 0));
+}
+
 /// How a request ends.
 #[derive(Debug)]
 enum End {
