@@ -3,15 +3,23 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Connection, Response, TestHost, host, lodge, output, raw, until};
+use crate::harness::{Connection, Narrow, Response, Setup, TestHost, host, lodge, output, raw, until, within};
 
 const SECRET: &str = "not for clients";
 
 /// A host with a directory of files beside its manifest, and secrets around it.
 async fn site(manifest: &str) -> TestHost {
+    let host = public(manifest).start().await;
+    assert_eq!(host.refusals(), [""; 0]);
+    host
+}
+
+fn public(manifest: &str) -> Setup {
     let setup = host(&["hello"]);
     let directory = setup.directory.path().join("public");
     for (path, content) in [
@@ -33,9 +41,17 @@ async fn site(manifest: &str) -> TestHost {
     fs::create_dir_all(setup.directory.path().join("publics")).unwrap();
     fs::write(setup.directory.path().join("publics/secret"), SECRET).unwrap();
     std::os::unix::fs::symlink("..", directory.join("up")).unwrap();
-    let host = setup.file("secret", SECRET.as_bytes()).manifest("site", manifest).start().await;
-    assert_eq!(host.refusals(), [""; 0]);
-    host
+    setup.file("secret", SECRET.as_bytes()).manifest("site", manifest)
+}
+
+/// Waits until the files have tags, and returns one of them.
+async fn tagged(host: &TestHost) -> Response {
+    let mut client = host.connect().await;
+    // The one that was written last.
+    while client.ask(Method::GET, "/site/a.js", &[("accept-encoding", "gzip")], "").await.header("etag").is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client.get("/site/a.txt").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +63,7 @@ async fn a_directory_is_a_service() {
         (200, "home", "text/html; charset=utf-8")
     );
     assert_eq!(home.header("cache-control"), "no-cache");
-    let file = host.get("/site/a.txt").await;
+    let file = within(tagged(&host)).await;
     assert_eq!((file.status, file.text().as_str()), (200, "0123456789"));
     assert_eq!(host.get("/site/.well-known/security.txt").await.text(), "contact");
     // Relative links in a page depend on the `/`.
@@ -194,9 +210,46 @@ async fn changes_and_policies_hold() {
         tokio::task::spawn_blocking(move || output(&mut lodge(&[&[command], name, &["--admin", &address]].concat())))
     };
     let (_, inspected, _) = run("inspect", &["site"]).await.unwrap();
-    assert!(inspected.contains("serving; a directory of files") && inspected.contains("root public"), "{inspected}");
+    for part in ["serving; a directory of files", "root public", "cache_control no-cache", "precompressed true"] {
+        assert!(inspected.contains(part), "{inspected}");
+    }
     let (_, listed, _) = run("ps", &[]).await.unwrap();
     assert!(listed.contains("site") && listed.contains("serving"), "{listed}");
+}
+
+/// Clients that read slowly take no sandboxes from other services, and get all of their file after `limits.wall`.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_of_files_harm_nobody() {
+    const SIZE: u64 = 16 << 20;
+    const WALL: Duration = Duration::from_secs(1);
+    let setup = public("routes = '/*'\nlimits = { in_flight = 4, queue = 0, wall = '1s' }\n[files]\nroot = 'public'");
+    fs::File::create(setup.directory.path().join("public/large")).unwrap().set_len(SIZE).unwrap();
+    let host = setup.set("engine.instances", "2").set("engine.warm", "0").start().await;
+    let mut client = Narrow::connect(host.address, 0).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(client.get("/large").await.unwrap());
+    }
+    assert_eq!(host.get("/hello").await.status, 200, "the sandboxes are free");
+    // One place of the service is left.
+    let mut slow = tokio::net::TcpStream::connect(host.address).await.unwrap();
+    let request = "GET /large HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let mut first = [0; 15];
+    within(slow.read_exact(&mut first)).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    let full = host.get("/a.txt").await;
+    assert_eq!((full.status, full.problem().as_str()), (503, "queue-full"), "its own service has a bound");
+    tokio::time::sleep(WALL + WALL / 2).await;
+    let mut rest = Vec::new();
+    within(slow.read_to_end(&mut rest)).await.unwrap();
+    let head = rest.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    assert_eq!(rest.len() - head - 4, SIZE as usize);
+    drop((held, client));
+    let mut status = 0;
+    while status != 200 {
+        status = within(host.get("/a.txt")).await.status;
+    }
 }
 
 /// A directory that is missing, or that must not be served, is a refusal.

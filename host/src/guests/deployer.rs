@@ -33,7 +33,7 @@ use lodge_state::Pattern;
 use lodge_traffic::auth::sources::CredentialSources;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
-use lodge_traffic::static_files::StaticFiles;
+use lodge_traffic::static_files::{self, StaticFiles};
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
 
 /// Deploys services, and owns the state that their versions share.
@@ -52,6 +52,8 @@ pub struct Deployer {
     databases: Databases,
     blobs: Blobs,
     volumes: Volumes,
+    /// What bounds the reads of all directories of files.
+    file_reads: Arc<Semaphore>,
     /// The configurations of services.
     configurations: Configurations,
     /// What credentials are verified with.
@@ -92,6 +94,7 @@ impl Deployer {
             databases,
             blobs,
             volumes: Volumes::new(config),
+            file_reads: Arc::new(Semaphore::new(static_files::HOST_WAITING)),
             configurations,
             credentials,
             optimiser,
@@ -227,7 +230,7 @@ impl Deployer {
     async fn deploy_files(&self, spec: GuestSpec, files: Arc<FilesSpec>) -> Result<Arc<StaticFiles>, Refusal> {
         let deployment = self.deployment(spec).await?;
         let root = self.volumes.root(&deployment.spec, &files.root).await?;
-        Ok(Arc::new(StaticFiles::new(deployment, files, root)))
+        Ok(Arc::new(StaticFiles::new(deployment, files, root, Arc::clone(&self.file_reads))))
     }
 
     /// Finds the replicas of an upstream. Takes over the state of the service's upstream before.

@@ -136,7 +136,9 @@ impl RequestError {
             Self::Files(FilesError::Precondition) => (StatusCode::PRECONDITION_FAILED, "precondition-failed", Before),
             Self::Files(FilesError::Range(_)) => (StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", Before),
             Self::Files(FilesError::NoRoot(_)) => (StatusCode::SERVICE_UNAVAILABLE, "no-files", At),
-            Self::Files(FilesError::Unreadable(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable-file", At),
+            Self::Files(FilesError::Unreadable(_) | FilesError::Changed) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "unreadable-file", At)
+            }
             Self::Upstream(Failure::NoReplica) => (StatusCode::SERVICE_UNAVAILABLE, "no-replica", Before),
             Self::Upstream(Failure::Overloaded(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream-busy", Before),
             Self::Upstream(Failure::TunnelsFull) => (StatusCode::SERVICE_UNAVAILABLE, "tunnels-full", Before),
@@ -165,6 +167,8 @@ impl RequestError {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             _ if !self.reached_backend() => None,
+            // Whoever writes to a file while a client reads it does not make the service fail.
+            Self::Files(FilesError::Changed) => None,
             Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime) => {
                 Some(Verdict::Late)
             }
@@ -180,6 +184,9 @@ impl RequestError {
             Self::Upstream(Failure::Overloaded(detail) | Failure::TimedOut(detail)) => Some(detail.into()),
             Self::Upstream(Failure::Response(detail) | Failure::Request(detail)) => Some(detail.into()),
             Self::Files(FilesError::NoRoot(detail) | FilesError::Unreadable(detail)) => Some(detail.into()),
+            Self::Files(FilesError::Changed) => {
+                Some("write a new file and rename it, in place of writing to the old one".into())
+            }
             Self::Denied(denial) => Some(denial.cause.name().into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
@@ -299,6 +306,9 @@ mod tests {
             (Failure::Body(BodyError::Broken).into(), None, true),
             (Failure::NoReplica.into(), None, false),
             (Failure::Request(String::new()).into(), None, false),
+            (FilesError::NotFound.into(), None, false),
+            (FilesError::Changed.into(), None, true),
+            (FilesError::Unreadable(String::new()).into(), Some(Verdict::Failed), true),
             (Refusal::QueueFull.into(), None, false),
             (RunError::Unavailable(String::new()).into(), None, false),
         ] {

@@ -76,7 +76,7 @@ pub(super) fn confirms(news: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Whether a request has a condition that can lead to a 304 (RFC 9110, 13.1.2 and 13.1.3).
-pub(super) fn is_conditional(request_headers: &HeaderMap) -> bool {
+pub(crate) fn is_conditional(request_headers: &HeaderMap) -> bool {
     EVALUATED.iter().any(|name| request_headers.contains_key(name))
 }
 

@@ -7,17 +7,33 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::sync::Semaphore;
 
 use super::FilesError;
-use super::root::{ReadFrom, read};
+use super::root::{ContentStamp, OpenFile, ReadFrom, Reads, read};
 use crate::proxy::outbound::MAX_CHUNK;
 
-/// The most bytes of a file that are in memory for one response.
+/// The bytes of one read that needs no thread.
 const READ: usize = 64 << 10;
+
+/// The bytes of a read on a thread of a file system that cannot tell what it has in memory: fewer switches between threads.
+const THREAD_READ: usize = 256 << 10;
+
+/// A client that takes longer for what was read is slower than any disk, and more in memory makes nothing faster.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Bounds how many reads wait for the disk at a time: of one directory, and of all directories of the host.
+#[derive(Clone)]
+pub(super) struct Disk {
+    pub(super) own: Arc<Semaphore>,
+    pub(super) host: Arc<Semaphore>,
+    /// How long one read of a body may take.
+    pub(super) patience: Duration,
+}
 
 type PendingRead = Pin<Box<dyn Future<Output = Result<Bytes, FilesError>> + Send>>;
 
@@ -30,10 +46,21 @@ pub struct FileBody {
 }
 
 struct Rest {
-    file: Arc<File>,
+    /// `None` while it is dropped.
+    source: Option<Source>,
     range: Range<u64>,
     reading: Option<PendingRead>,
-    disk: Arc<Semaphore>,
+    disk: Disk,
+    /// When the last read ended.
+    last: Instant,
+}
+
+/// A file that is sent.
+#[derive(Clone)]
+struct Source {
+    file: Arc<File>,
+    reads: Reads,
+    stamp: ContentStamp,
 }
 
 impl FileBody {
@@ -42,17 +69,21 @@ impl FileBody {
         Self { ready: Bytes::new(), rest: None }
     }
 
-    /// Reads the first bytes of a range of a file. Returns `None` if that would wait for the disk. `disk` bounds how many reads
-    /// wait at a time.
+    /// Reads the first bytes of a range of a file. Returns `None` if that would wait for the disk.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is another than when it was opened.
     pub(super) fn open(
-        file: File,
+        file: OpenFile,
         mut range: Range<u64>,
-        disk: &Arc<Semaphore>,
+        disk: &Disk,
         access: ReadFrom,
     ) -> Result<Option<Self>, FilesError> {
-        let Some(ready) = read_some(&file, &mut range, access)? else { return Ok(None) };
-        let (file, disk) = (Arc::new(file), Arc::clone(disk));
-        let rest = (!range.is_empty()).then_some(Rest { file, range, reading: None, disk });
+        let stamp = ContentStamp::from(&file);
+        let source = Source { file: Arc::new(file.file), reads: file.reads, stamp };
+        let Some(ready) = source.read(&mut range, source.piece(), access)? else { return Ok(None) };
+        let (source, disk, last) = (Some(source), disk.clone(), Instant::now());
+        let rest = (!range.is_empty()).then_some(Rest { source, range, reading: None, disk, last });
         Ok(Some(Self { ready, rest }))
     }
 
@@ -75,7 +106,7 @@ impl FileBody {
     /// Polls for the next frame.
     ///
     /// # Errors
-    /// If the file cannot be read, or has become shorter.
+    /// If the file cannot be read in time, or was changed since its head was sent.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FilesError>>> {
         if let Some(rest) = self.rest.as_mut().filter(|_| self.ready.is_empty()) {
             match ready!(rest.poll(cx)) {
@@ -99,59 +130,91 @@ impl FileBody {
 
 impl Rest {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, FilesError>> {
+        let Some(source) = &self.source else { return Poll::Ready(Ok(Bytes::new())) };
+        let piece = if self.last.elapsed() > SLOW { MAX_CHUNK } else { source.piece() };
         if self.reading.is_none()
-            && let Some(bytes) = read_some(&self.file, &mut self.range, ReadFrom::Memory)?
+            && source.reads.are_fast()
+            && let Some(bytes) = source.read(&mut self.range, piece, ReadFrom::Memory)?
         {
+            self.last = Instant::now();
             return Poll::Ready(Ok(bytes));
         }
-        let (file, range, disk) = (&self.file, &self.range, &self.disk);
+        let (range, disk) = (&self.range, &self.disk);
         let reading = self.reading.get_or_insert_with(|| {
-            let (file, mut range, disk) = (Arc::clone(file), range.clone(), Arc::clone(disk));
-            Box::pin(on_disk(disk, move || {
-                let read = read_some(&file, &mut range, ReadFrom::Disk)?;
+            let (source, mut range, disk) = (source.clone(), range.clone(), disk.clone());
+            let patience = disk.patience;
+            let reading = on_disk(disk, move || {
+                let read = source.read(&mut range, piece, ReadFrom::Disk)?;
                 Ok(read.unwrap_or_default())
-            }))
+            });
+            Box::pin(async move { tokio::time::timeout(patience, reading).await.unwrap_or(Err(FilesError::Late)) })
         });
         let bytes = ready!(reading.as_mut().poll(cx));
         self.reading = None;
         let bytes = bytes?;
         self.range.start = self.range.start.saturating_add(bytes.len() as u64);
+        self.last = Instant::now();
         Poll::Ready(Ok(bytes))
     }
 }
 
-/// Reads the next bytes of a range, at most [`READ`], and removes them from it. `None` if it would wait for the disk.
-fn read_some(file: &File, range: &mut Range<u64>, access: ReadFrom) -> Result<Option<Bytes>, FilesError> {
-    let left = range.end.saturating_sub(range.start);
-    if left == 0 {
-        return Ok(Some(Bytes::new()));
-    }
-    let mut buffer = BytesMut::zeroed(usize::try_from(left).unwrap_or(READ).min(READ));
-    let unreadable = |error: std::io::Error| FilesError::Unreadable(error.to_string());
-    match read(file, range.start, &mut buffer, access).map_err(unreadable)? {
-        None => Ok(None),
-        // Changed since its size was announced.
-        Some(0) => Err(FilesError::Unreadable("the file has become shorter".into())),
-        Some(length) => {
-            buffer.truncate(length);
-            range.start = range.start.saturating_add(length as u64);
-            Ok(Some(buffer.freeze()))
+impl Drop for Rest {
+    /// Closes the file on a thread where that may ask a server.
+    fn drop(&mut self) {
+        self.reading = None;
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (Some(source), Ok(runtime)) = (self.source.take().filter(|source| !source.reads.are_local()), runtime) {
+            runtime.spawn(on_disk(self.disk.clone(), move || {
+                drop(source);
+                Ok(())
+            }));
         }
+    }
+}
+
+impl Source {
+    /// The most bytes of one read.
+    fn piece(&self) -> usize {
+        if self.reads.are_fast() { READ } else { THREAD_READ }
+    }
+
+    /// Reads the next bytes of a range, at most `piece`, and removes them from it. `None` if it would wait for the disk.
+    fn read(&self, range: &mut Range<u64>, piece: usize, access: ReadFrom) -> Result<Option<Bytes>, FilesError> {
+        let left = range.end.saturating_sub(range.start);
+        if left == 0 {
+            return Ok(Some(Bytes::new()));
+        }
+        let mut buffer = BytesMut::zeroed(usize::try_from(left).unwrap_or(piece).min(piece));
+        let unreadable = |error: std::io::Error| FilesError::Unreadable(error.to_string());
+        let read = read((&self.file, &self.reads), range.start, &mut buffer, access).map_err(unreadable)?;
+        let Some(length) = read else { return Ok(None) };
+        // After the read: what was read before a change is of the file that was announced.
+        if length == 0 || ContentStamp::of(&self.file).map_err(unreadable)? != self.stamp {
+            return Err(FilesError::Changed);
+        }
+        buffer.truncate(length);
+        range.start = range.start.saturating_add(length as u64);
+        Ok(Some(buffer.freeze()))
     }
 }
 
 /// Runs `work` on a thread that may wait for the disk, as one of those that `disk` allows. Work that has begun ends, whether
 /// or not somebody waits for it.
 pub(super) async fn on_disk<T: Send + 'static>(
-    disk: Arc<Semaphore>,
+    disk: Disk,
     work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
 ) -> Result<T, FilesError> {
     let unavailable = |why: String| FilesError::Unreadable(why);
-    let slot = disk.acquire_owned().await.map_err(|closed| unavailable(closed.to_string()))?;
+    // That of the directory first: those of one that hangs do not wait in the queue of all.
+    let own = disk.own.acquire_owned().await.map_err(|closed| unavailable(closed.to_string()))?;
+    let slots = (own, disk.host.acquire_owned().await.map_err(|closed| unavailable(closed.to_string()))?);
     let work = move || {
         let result = work();
-        drop(slot);
+        drop(slots);
         result
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(unavailable(error.to_string())))
 }
+
+#[cfg(test)]
+mod tests;

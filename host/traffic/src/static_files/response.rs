@@ -20,6 +20,11 @@ use crate::proxy::lists::{self, Quoting};
 /// For how long after a change a second one may leave the same time and size, on any file system in use.
 const RACY: Duration = Duration::from_secs(2);
 
+/// The `Cache-Control` of what is sent in place of a file: another response may be right at any time.
+fn revalidated() -> HeaderValue {
+    HeaderValue::from_static("no-cache")
+}
+
 /// A response; `None` if it would wait for the disk.
 type FileResponse = Option<(response::Parts, FileBody)>;
 
@@ -29,6 +34,7 @@ struct Chosen {
     name: PathBuf,
     opened: OpenFile,
     status: StatusCode,
+    cache_control: HeaderValue,
 }
 
 impl StaticFiles {
@@ -36,7 +42,7 @@ impl StaticFiles {
     pub(super) fn look_up(
         &self,
         head: &request::Parts,
-        path: &FilePath,
+        path: Option<&FilePath>,
         access: ReadFrom,
     ) -> Result<FileResponse, FilesError> {
         let found =
@@ -45,45 +51,58 @@ impl StaticFiles {
             Ok((root, Ok(chosen))) => self.send(&root, head, chosen, access),
             Ok((_, Err(redirect))) => Ok(Some((redirect, FileBody::empty()))),
             Err(Unopened::WouldWait) => Ok(None),
-            Err(Unopened::Absent) => Err(FilesError::NotFound),
+            Err(Unopened::Absent | Unopened::Forbidden(_)) => Err(FilesError::NotFound),
             Err(Unopened::NoRoot(why)) => Err(FilesError::NoRoot(why)),
-            Err(Unopened::Unreadable(why)) => Err(FilesError::Unreadable(format!("{}: {why}", path.path.display()))),
+            Err(Unopened::Unreadable(why)) => Err(FilesError::Unreadable(why)),
+        }
+    }
+
+    /// Opens a file or a directory; `None` if there is none, or none that the host may read.
+    fn open(&self, root: &RootDirectory, path: &Path, access: ReadFrom) -> Result<Option<OpenFile>, Unopened> {
+        match root.open(path, access) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(Unopened::Absent) => Ok(None),
+            Err(Unopened::Forbidden(why)) => {
+                self.warn(&format!("{}: {why}", path.display()));
+                Ok(None)
+            }
+            Err(Unopened::Unreadable(why)) => Err(Unopened::Unreadable(format!("{}: {why}", path.display()))),
+            Err(error) => Err(error),
         }
     }
 
     /// Opens the file of a path, or one of those that stand for it. Returns a redirect for the path of a directory without `/`.
+    /// Without a path, which no file can have, only the file for that is left.
     fn choose(
         &self,
         root: &RootDirectory,
         head: &request::Parts,
-        path: &FilePath,
+        path: Option<&FilePath>,
         access: ReadFrom,
     ) -> Result<Result<Chosen, response::Parts>, Unopened> {
-        let sent = |name: PathBuf, opened, status| Ok(Ok(Chosen { name, opened, status }));
-        match root.open(&path.path, access) {
-            Ok(opened) if opened.is_directory => {
-                let index = path.path.join(&self.spec.index);
-                match root.open(&index, access) {
-                    Ok(opened) if !opened.is_directory => match path.directory {
-                        true => return sent(index, opened, StatusCode::OK),
+        let own = |name: PathBuf, opened| {
+            Ok(Ok(Chosen { name, opened, status: StatusCode::OK, cache_control: self.spec.cache_control.clone() }))
+        };
+        if let Some(path) = path {
+            match self.open(root, &path.path, access)? {
+                Some(opened) if opened.is_directory => {
+                    let index = path.path.join(&self.spec.index);
+                    match self.open(root, &index, access)?.filter(|opened| !opened.is_directory) {
+                        Some(opened) if path.directory => return own(index, opened),
                         // Relative links in the file would lead elsewhere.
-                        false => return redirect(head, &self.spec.cache_control).map(Err).ok_or(Unopened::Absent),
-                    },
-                    Ok(_) | Err(Unopened::Absent) => {}
-                    Err(error) => return Err(error),
+                        Some(_) => return redirect(head).map(Err).ok_or(Unopened::Absent),
+                        None => {}
+                    }
                 }
+                Some(opened) if !path.directory => return own(path.path.clone(), opened),
+                _ => {}
             }
-            Ok(opened) if !path.directory => return sent(path.path.clone(), opened, StatusCode::OK),
-            Ok(_) | Err(Unopened::Absent) => {}
-            Err(error) => return Err(error),
         }
-        let fallback = self.spec.fallback.as_ref().filter(|_| !path.has_extension());
+        let fallback = self.spec.fallback.as_ref().filter(|_| path.is_some_and(|path| !path.has_extension()));
         let instead = [(fallback, StatusCode::OK), (self.spec.not_found.as_ref(), StatusCode::NOT_FOUND)];
         for (name, status) in instead.into_iter().filter_map(|(name, status)| Some((name?, status))) {
-            match root.open(Path::new(name), access) {
-                Ok(opened) if !opened.is_directory => return sent(name.into(), opened, status),
-                Ok(_) | Err(Unopened::Absent) => {}
-                Err(error) => return Err(error),
+            if let Some(opened) = self.open(root, Path::new(name), access)?.filter(|opened| !opened.is_directory) {
+                return Ok(Ok(Chosen { name: name.into(), opened, status, cache_control: revalidated() }));
             }
         }
         Err(Unopened::Absent)
@@ -100,13 +119,14 @@ impl StaticFiles {
         let (mut sent, ()) = http::Response::new(()).into_parts();
         sent.status = chosen.status;
         sent.headers.insert(header::CONTENT_TYPE, content_type::of(&chosen.name));
-        sent.headers.insert(header::CACHE_CONTROL, self.spec.cache_control.clone());
+        sent.headers.insert(header::CACHE_CONTROL, chosen.cache_control.clone());
+        let mut tagged = "";
         if self.spec.precompressed {
             sent.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
             for coding in Coding::accepted(&head.headers) {
                 match beside(root, &chosen, coding, access) {
                     Ok(opened) => {
-                        chosen.opened = opened;
+                        (chosen.opened, tagged) = (opened, coding.extension());
                         sent.headers.insert(header::CONTENT_ENCODING, coding.name());
                         break;
                     }
@@ -118,10 +138,10 @@ impl StaticFiles {
         let size = chosen.opened.size;
         let mut range = 0..size;
         if chosen.status == StatusCode::OK {
-            chosen.opened.write_validators(&mut sent.headers, SystemTime::now());
+            chosen.opened.write_validators(tagged, &mut sent.headers, (self.clock)());
             sent.headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
             check_preconditions(&head.headers, &sent.headers)?;
-            if Conditions::of(&head.headers).match_response(StatusCode::OK, &sent.headers) {
+            if is_known(&head.headers, &sent.headers) {
                 not_modified(&mut sent);
                 sent.headers.remove(header::ACCEPT_RANGES);
                 return Ok(Some((sent, FileBody::empty())));
@@ -141,7 +161,7 @@ impl StaticFiles {
         if head.method == Method::HEAD {
             return Ok(Some((sent, FileBody::empty())));
         }
-        let body = FileBody::open(chosen.opened.file, range, &self.disk, access)?;
+        let body = FileBody::open(chosen.opened, range, &self.disk, access)?;
         Ok(body.map(|body| (sent, body)))
     }
 }
@@ -156,22 +176,27 @@ fn beside(root: &RootDirectory, chosen: &Chosen, coding: Coding, access: ReadFro
 }
 
 impl OpenFile {
-    /// Writes `ETag` and `Last-Modified`. The tag follows from time and size, as nginx has it, so that several hosts with the
-    /// same files have the same tags. It is weak while a further change might not be seen by them.
-    fn write_validators(&self, headers: &mut HeaderMap, now: SystemTime) {
-        let modified = self.modified();
-        let time = if modified.is_some() { self.modified } else { self.changed };
+    /// Writes `ETag` and `Last-Modified`, from the time at which the kernel saw the last change: programs set the time of the
+    /// content, and tools that build reproducibly set the same one for every content. Writes neither while a further change might
+    /// leave the same time. `coding` distinguishes the codings of one file.
+    fn write_validators(&self, coding: &str, headers: &mut HeaderMap, now: SystemTime) {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let settled = i128::try_from(now.as_nanos()).unwrap_or_default() - time >= RACY.as_nanos() as i128;
-        let weak = if settled { "" } else { "W/" };
-        let tag = HeaderValue::try_from(format!("{weak}\"{time:x}-{:x}\"", self.size));
+        if i128::try_from(now.as_nanos()).unwrap_or_default() - self.changed < RACY.as_nanos() as i128 {
+            return;
+        }
+        let tag = HeaderValue::try_from(format!("\"{:x}-{:x}-{:x}{coding}\"", self.changed, self.modified, self.size));
         headers.extend(tag.ok().map(|tag| (header::ETAG, tag)));
-        // RFC 9110, 8.8.2.1: not later than the response.
-        let modified =
-            modified.filter(|time| time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|time| time <= now));
-        let date = modified.and_then(|time| HeaderValue::try_from(httpdate::fmt_http_date(time)).ok());
+        let date = self.changed().and_then(|time| HeaderValue::try_from(httpdate::fmt_http_date(time)).ok());
         headers.extend(date.map(|date| (header::LAST_MODIFIED, date)));
     }
+}
+
+/// Whether the client has the file. Of `If-Modified-Since`, only the date that was sent with the file says that it has not
+/// changed: a later one remains when an older file returns.
+fn is_known(request: &HeaderMap, response: &HeaderMap) -> bool {
+    let dated = request.get(header::IF_MODIFIED_SINCE) == response.get(header::LAST_MODIFIED);
+    (dated || request.contains_key(header::IF_NONE_MATCH))
+        && Conditions::of(request).match_response(StatusCode::OK, response)
 }
 
 /// Checks `If-Match`, or else `If-Unmodified-Since` (RFC 9110, 13.2.2).
@@ -206,7 +231,7 @@ fn part(head: &request::Parts, response: &HeaderMap, size: u64) -> RequestedRang
 }
 
 /// Returns the redirect to a path with `/` at its end. Relative, because a proxy may have removed a part of the path.
-fn redirect(head: &request::Parts, cache_control: &HeaderValue) -> Option<response::Parts> {
+fn redirect(head: &request::Parts) -> Option<response::Parts> {
     let last = |path: &str| Some(path.rsplit_once('/')?.1.to_owned()).filter(|last| !last.is_empty());
     let of_prefix = || last(head.headers.get(PREFIX)?.to_str().ok()?);
     let last = last(head.uri.path()).or_else(of_prefix)?;
@@ -214,7 +239,7 @@ fn redirect(head: &request::Parts, cache_control: &HeaderValue) -> Option<respon
     let (mut sent, ()) = http::Response::new(()).into_parts();
     sent.status = StatusCode::MOVED_PERMANENTLY;
     sent.headers.insert(header::LOCATION, HeaderValue::try_from(format!("./{last}/{query}")).ok()?);
-    sent.headers.insert(header::CACHE_CONTROL, cache_control.clone());
+    sent.headers.insert(header::CACHE_CONTROL, revalidated());
     sent.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
     Some(sent)
 }

@@ -1,103 +1,11 @@
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Request, StatusCode};
+use http::StatusCode;
 
+use super::testing::Site;
 use super::*;
-use crate::service::Services;
-use lodge_base::config;
-use lodge_base::cpu::scheduler::CpuScheduler;
-use lodge_manifest::Manifest;
-use lodge_manifest::digest::Digest;
-use lodge_manifest::spec::GuestSpec;
-
-/// A directory `site` beside a secret, and a service of it.
-struct Site {
-    directory: tempfile::TempDir,
-    files: Arc<StaticFiles>,
-}
-
-/// What a client sees: status, headers and body.
-#[derive(Debug)]
-struct Reply(StatusCode, HeaderMap, Vec<u8>);
-
-impl Reply {
-    fn header(&self, name: &str) -> &str {
-        self.1.get(name).map_or("", |value| value.to_str().unwrap())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.2).into_owned()
-    }
-}
-
-impl Site {
-    fn new(keys: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("site")).unwrap();
-        fs::write(directory.path().join("secret"), "secret").unwrap();
-        let limits = config::resolve(&[]).unwrap().config.limits;
-        let text = format!("[files]\nroot = 'site'\n{keys}");
-        let manifest = Manifest::read("site", &text, &limits, 1 << 30).unwrap();
-        let spec = Arc::clone(manifest.files.as_ref().unwrap());
-        let (name, path, digest) = ("site".to_owned(), "site.toml".into(), Digest::of(b""));
-        let file = GuestSpec { name, path, content: None, digest, size: 0, manifest };
-        let deployment = Arc::new(Deployment::new(file, &Services::new(CpuScheduler::new(1))));
-        let open = |path: &Path| File::open(path).map_err(|error| error.to_string());
-        let root = Root::new(directory.path().join("site"), Box::new(open)).unwrap();
-        let site = Self { files: Arc::new(StaticFiles::new(deployment, spec, root)), directory };
-        site.write("a.txt", "0123456789").write("index.html", "home").write("docs/index.html", "docs")
-    }
-
-    /// Writes a file with an old time.
-    fn write(self, path: &str, content: &str) -> Self {
-        self.put(path, content, 1_700_000_000);
-        self
-    }
-
-    fn put(&self, path: &str, content: &str, seconds: u64) {
-        let path = self.directory.path().join("site").join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
-    }
-
-    /// Sends a request, and one more that finds nothing in memory: both have the same response.
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply, FilesError> {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let head = request.body(()).unwrap().into_parts().0;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let (sent, body) = self.files.respond(&head, deadline).await?;
-        if let Some(path) = FilePath::read(head.uri.path()) {
-            let (again, _) = self.files.look_up(&head, &path, ReadFrom::Disk)?.unwrap();
-            assert_eq!((again.status, &again.headers), (sent.status, &sent.headers), "from the disk");
-        }
-        Ok(Reply(sent.status, sent.headers, read(body).await?))
-    }
-
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
-        self.ask("GET", path, headers).await.unwrap_or_else(|error| panic!("{path} {headers:?}: {error:?}"))
-    }
-
-    async fn problem(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> FilesError {
-        self.ask(method, path, headers).await.unwrap_err()
-    }
-}
-
-async fn read(mut body: FileBody) -> Result<Vec<u8>, FilesError> {
-    let (mut bytes, announced) = (Vec::new(), body.exact_size());
-    while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        bytes.extend_from_slice(frame?.data_ref().unwrap());
-    }
-    assert_eq!(bytes.len() as u64, announced);
-    Ok(bytes)
-}
 
 #[tokio::test]
 async fn files_have_types_and_validators() {
@@ -107,8 +15,6 @@ async fn files_have_types_and_validators() {
     for (name, value) in [
         ("content-type", "text/plain; charset=utf-8"),
         ("content-length", "10"),
-        ("etag", "\"17979cfe362a0000-a\""),
-        ("last-modified", "Tue, 14 Nov 2023 22:13:20 GMT"),
         ("accept-ranges", "bytes"),
         ("cache-control", "max-age=60"),
         ("vary", "accept-encoding"),
@@ -121,29 +27,51 @@ async fn files_have_types_and_validators() {
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "X"] {
         assert!(matches!(site.problem(method, "/a.txt", &[]).await, FilesError::Method), "{method}");
     }
-    // A change is seen by the next request, and its tag is weak while a second one could have the same.
+    assert!(file.header("etag").starts_with('"') && !file.header("last-modified").is_empty(), "{file:?}");
+    // A change is seen by the next request.
     fs::write(site.directory.path().join("site/a.txt"), "abc").unwrap();
     let changed = site.get("/a.txt", &[("if-none-match", file.header("etag"))]).await;
     assert_eq!((changed.0, changed.text().as_str()), (StatusCode::OK, "abc"));
-    assert!(changed.header("etag").starts_with("W/\""), "{changed:?}");
-    site.put("a.txt", "abc", 4_000_000_000);
-    let future = site.get("/a.txt", &[]).await;
-    assert_eq!((future.header("last-modified"), &future.header("etag")[..3]), ("", "W/\""), "a time to come");
-    site.put("a.txt", "abc", 1);
-    let unreal = site.get("/a.txt", &[]).await;
-    assert_eq!(unreal.header("last-modified"), "", "the time of a reproducible build");
-    assert_ne!(unreal.header("etag"), "\"3b9aca00-3\"", "the same for every content");
     fs::remove_file(site.directory.path().join("site/a.txt")).unwrap();
     assert!(matches!(site.problem("GET", "/a.txt", &[]).await, FilesError::NotFound));
 }
 
+/// Programs set the time of a file, and some set the same for every content.
+#[tokio::test]
+async fn no_change_is_missed_by_conditions() {
+    let site = Site::new("");
+    for seconds in [0, 1, 499_162_500, 946_684_800, 1_700_000_000, 4_000_000_000] {
+        site.put("a.txt", "one", seconds);
+        let (path, one) = (site.at("a.txt"), site.get("/a.txt", &[]).await);
+        let time = |path: &Path| (fs::metadata(path).unwrap().ctime(), fs::metadata(path).unwrap().ctime_nsec());
+        let before = time(&path);
+        while time(&path) == before {
+            site.put("a.txt", "two", seconds);
+        }
+        let two = site.get("/a.txt", &[("if-none-match", one.header("etag"))]).await;
+        assert_eq!((two.0, two.text().as_str()), (StatusCode::OK, "two"), "{seconds}");
+        assert_ne!(one.header("etag"), two.header("etag"));
+        // The date of another file, which was there before or after this one.
+        for other in ["Tue, 14 Nov 2023 22:13:20 GMT", "Sun, 06 Nov 2094 08:49:37 GMT"] {
+            assert_eq!(site.get("/a.txt", &[("if-modified-since", other)]).await.0, StatusCode::OK);
+        }
+        let known = site.get("/a.txt", &[("if-modified-since", two.header("last-modified"))]).await;
+        assert_eq!(known.0, StatusCode::NOT_MODIFIED);
+    }
+    // A further change may leave the same time: there is nothing to compare.
+    let fresh = Site::with("", |_| {});
+    let file = fresh.get("/a.txt", &[("if-modified-since", "Sun, 06 Nov 2094 08:49:37 GMT")]).await;
+    assert_eq!((file.0, file.header("etag"), file.header("last-modified")), (StatusCode::OK, "", ""));
+    assert_eq!(fresh.get("/a.txt", &[("range", "bytes=0-1"), ("if-range", "\"x\"")]).await.0, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn conditions_and_ranges() {
-    const TAG: &str = "\"17979cfe362a0000-a\"";
-    const TIME: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
     const BEFORE: &str = "Tue, 14 Nov 2023 22:13:19 GMT";
     let site = Site::new("");
-    let weak = format!("W/{TAG}");
+    let file = site.get("/a.txt", &[]).await;
+    let (tag, time) = (file.header("etag"), file.header("last-modified"));
+    let weak = format!("W/{tag}");
     let check = async |headers: &[(&str, &str)], status: u16, body: &str| {
         for method in ["GET", "HEAD"] {
             let found =
@@ -157,33 +85,33 @@ async fn conditions_and_ranges() {
                 if status == 304 { "" } else { &length },
                 "{method} {headers:?}"
             );
-            assert_eq!(found.header("etag"), TAG);
+            assert_eq!(found.header("etag"), tag);
             assert_eq!(found.header("content-range").is_empty(), found.0 != 206);
         }
     };
     let all = "0123456789";
-    check(&[("if-none-match", TAG)], 304, "").await;
+    check(&[("if-none-match", tag)], 304, "").await;
     check(&[("if-none-match", &weak)], 304, "").await;
     check(&[("if-none-match", "\"x\", W/\"y\"")], 200, all).await;
     check(&[("if-none-match", "*")], 304, "").await;
-    check(&[("if-modified-since", TIME)], 304, "").await;
+    check(&[("if-modified-since", time)], 304, "").await;
     check(&[("if-modified-since", BEFORE)], 200, all).await;
     check(&[("if-modified-since", "yesterday")], 200, all).await;
     // RFC 9110, 13.2.2: the tag decides.
-    check(&[("if-none-match", "\"x\""), ("if-modified-since", TIME)], 200, all).await;
-    check(&[("if-none-match", TAG), ("if-modified-since", BEFORE)], 304, "").await;
-    check(&[("if-none-match", TAG), ("range", "bytes=0-1")], 304, "").await;
-    check(&[("if-match", TAG)], 200, all).await;
+    check(&[("if-none-match", "\"x\""), ("if-modified-since", time)], 200, all).await;
+    check(&[("if-none-match", tag), ("if-modified-since", BEFORE)], 304, "").await;
+    check(&[("if-none-match", tag), ("range", "bytes=0-1")], 304, "").await;
+    check(&[("if-match", tag)], 200, all).await;
     check(&[("if-match", "*")], 200, all).await;
-    check(&[("if-unmodified-since", TIME)], 200, all).await;
+    check(&[("if-unmodified-since", time)], 200, all).await;
     check(&[("range", "bytes=2-4")], 206, "234").await;
     check(&[("range", "bytes=8-99")], 206, "89").await;
     check(&[("range", "bytes=-2")], 206, "89").await;
     check(&[("range", "bytes=0-")], 206, all).await;
     check(&[("range", "bytes=0-1,3-4")], 200, all).await;
     check(&[("range", "bytes=0-1"), ("range", "bytes=3-4")], 200, all).await;
-    check(&[("range", "bytes=2-4"), ("if-range", TAG)], 206, "234").await;
-    check(&[("range", "bytes=2-4"), ("if-range", TIME)], 206, "234").await;
+    check(&[("range", "bytes=2-4"), ("if-range", tag)], 206, "234").await;
+    check(&[("range", "bytes=2-4"), ("if-range", time)], 206, "234").await;
     for other in [weak.as_str(), "\"x\"", BEFORE, "Wed, 15 Nov 2023 22:13:20 GMT", "*"] {
         check(&[("range", "bytes=2-4"), ("if-range", other)], 200, all).await;
         check(&[("range", "bytes=99-"), ("if-range", other)], 200, all).await;
@@ -218,6 +146,15 @@ async fn compressed_files_are_for_those_who_accept_them() {
     check("/b.js", "gzip", ("plain", "")).await;
     check("/a.txt", "gzip, br", ("0123456789", "")).await;
     assert_eq!(site.get("/a.js", &[("accept-encoding", "gzip"), ("range", "bytes=1-2")]).await.text(), "zi");
+    // Of the same time and size.
+    fs::hard_link(site.at("b.js"), site.at("c.js")).unwrap();
+    fs::hard_link(site.at("b.js"), site.at("c.js.br")).unwrap();
+    fs::hard_link(site.at("b.js"), site.at("c.js.gz")).unwrap();
+    let mut tags = Vec::new();
+    for accept in ["identity", "br", "gzip"] {
+        tags.push(site.get("/c.js", &[("accept-encoding", accept)]).await.header("etag").to_owned());
+    }
+    assert!(tags[0] != tags[1] && tags[1] != tags[2] && tags[0] != tags[2], "{tags:?}");
     // Off.
     let off = Site::new("precompressed = false").write("a.js", "plain").write("a.js.gz", "gzip");
     let file = off.get("/a.js", &[("accept-encoding", "gzip")]).await;
@@ -243,14 +180,23 @@ async fn directories_applications_and_missing_files() {
     let deep = "/x".repeat(3_000);
     assert!(matches!(site.problem("GET", &deep, &[]).await, FilesError::NotFound));
     // The page of an application in the browser has many paths.
-    let site = Site::new("fallback = 'index.html'\nnot_found = 'docs/index.html'");
+    let site = Site::new("fallback = 'index.html'\nnot_found = 'docs/index.html'\ncache_control = 'max-age=60'");
     for path in ["/users/7", "/users/", "/x", "/docs/x"] {
         let page = site.get(path, &[]).await;
         assert_eq!(
             (page.0.as_u16(), page.text().as_str(), page.header("content-type")),
             (200, "home", "text/html; charset=utf-8")
         );
+        assert_eq!(page.header("cache-control"), "no-cache", "there may be a file later");
     }
+    // Neither has a path that no file can have the page of the application.
+    for path in ["/.env", "/a//b", "/a%2Fb", "/.git/config", "/x.js"] {
+        let page = site.get(path, &[]).await;
+        assert_eq!((page.0.as_u16(), page.text().as_str()), (404, "docs"), "{path}");
+        assert_eq!(page.header("cache-control"), "no-cache");
+    }
+    assert_eq!(site.get("/docs", &[]).await.header("cache-control"), "no-cache", "a redirect");
+    assert_eq!(site.get("/index.html", &[]).await.header("cache-control"), "max-age=60");
     let missing = site.get("/app.123.js", &[("range", "bytes=0-0"), ("if-none-match", "*")]).await;
     assert_eq!((missing.0.as_u16(), missing.text().as_str(), missing.header("etag")), (404, "docs", ""));
 }
@@ -284,16 +230,38 @@ async fn nothing_leads_out_of_the_directory() {
     ] {
         assert!(matches!(site.problem("GET", path, &[]).await, FilesError::NotFound), "{path}");
         // Neither if the kernel has to look for it, nor if it has it in memory.
-        let (head, file) = (Request::get(path).body(()).unwrap().into_parts().0, FilePath::read(path).unwrap());
-        let found = site.files.look_up(&head, &file, ReadFrom::Disk);
+        let found = site.look_up("GET", path, ReadFrom::Disk);
         assert!(matches!(found, Err(FilesError::NotFound)), "{path}");
-        let _ = fs::metadata(inside.join(&file.path));
-        let found = site.files.look_up(&head, &file, ReadFrom::Memory);
+        let _ = fs::metadata(inside.join(path.trim_start_matches('/')));
+        let found = site.look_up("GET", path, ReadFrom::Memory);
         assert!(matches!(found, Ok(None) | Err(FilesError::NotFound)), "{path}");
     }
     for path in ["/within", "/around"] {
         assert_eq!(site.get(path, &[]).await.text(), "0123456789", "{path}");
     }
+}
+
+/// A file that the host may not read is none, and no failure of the service.
+#[test]
+fn a_file_without_permission_is_absent() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new("").write("locked", "secret").write("shut/a.txt", "secret");
+    let modes = [(site.directory.path().to_owned(), 0o755), (site.at("locked"), 0), (site.at("shut"), 0)];
+    for (path, mode) in modes {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The superuser may read everything. Only this thread is another user.
+            let _ = rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534));
+            for path in ["/locked", "/shut/a.txt"] {
+                assert!(matches!(site.look_up("GET", path, ReadFrom::Disk), Err(FilesError::NotFound)), "{path}");
+            }
+            assert!(site.look_up("GET", "/a.txt", ReadFrom::Disk).unwrap().is_some());
+        });
+    });
+    assert!(site.files.warned.load(Relaxed));
+    fs::set_permissions(site.at("shut"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[tokio::test]
@@ -310,37 +278,4 @@ async fn a_directory_may_be_replaced() {
     fs::remove_dir_all(&now).unwrap();
     symlink(&old, &now).unwrap();
     assert_eq!(site.get("/a.txt", &[]).await.text(), "0123456789");
-}
-
-/// A large file is not in memory, and one that becomes shorter breaks off.
-#[tokio::test]
-async fn large_files_are_streamed() {
-    let content: String = (0..200_000).map(|number| format!("{number:06}")).collect();
-    let site = Site::new("").write("large", &content);
-    let large = site.get("/large", &[]).await;
-    assert!(large.text() == content && large.header("content-length") == "1200000");
-    let part = site.get("/large", &[("range", "bytes=600-899999")]).await;
-    assert!(part.text() == content[600..900_000]);
-    let head = Request::get("/large").body(()).unwrap().into_parts().0;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let (_, body) = site.files.respond(&head, deadline).await.unwrap();
-    assert_eq!((body.size(), body.exact_size()), (None, 1_200_000));
-    File::options().write(true).open(site.directory.path().join("site/large")).unwrap().set_len(100_000).unwrap();
-    assert!(matches!(read(body).await, Err(FilesError::Unreadable(_))));
-    // What does not fit into one read comes by several, wherever it is read.
-    let file = File::open(site.directory.path().join("site/large")).unwrap();
-    let body = FileBody::open(file, 5..99_999, &Arc::new(Semaphore::new(1)), ReadFrom::Disk).unwrap().unwrap();
-    assert!(read(body).await.unwrap() == content.as_bytes()[5..99_999]);
-}
-
-#[tokio::test]
-async fn a_disk_that_hangs_is_not_waited_for() {
-    let site = Site::new("");
-    // All of its threads wait.
-    let _held = Arc::clone(&site.files.disk).acquire_many_owned(WAITING as u32).await.unwrap();
-    let path = site.directory.path().join("site");
-    fs::rename(&path, site.directory.path().join("old")).unwrap();
-    let head = Request::get("/a.txt").body(()).unwrap().into_parts().0;
-    let found = site.files.respond(&head, Instant::now() + Duration::from_millis(20)).await;
-    assert!(matches!(found, Err(FilesError::Late)));
 }
