@@ -110,10 +110,23 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Those of [`replace`].
 pub fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
+    replace_with(path, content, like, 0o666)
+}
+
+/// Like [`replace`]. If nothing is at `path`, no other user may read the file.
+///
+/// # Errors
+/// Those of [`replace`].
+pub fn replace_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_with(path, content, path, 0o600)
+}
+
+/// `mode` is that of a new file, before the mask of this process.
+fn replace_with(path: &Path, content: &[u8], like: &Path, mode: u32) -> io::Result<()> {
     let partial = partial(path)?;
     let like = regular_at(path).or_else(|| regular_at(like));
     // Until the file has the mode of the other one, no other user may open it.
-    let mode = if like.is_some() { 0o600 } else { 0o666 };
+    let mode = if like.is_some() { 0o600 } else { mode };
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial).and_then(|mut file| {
         like.map_or(Ok(()), |like| adopt(&file, &like))?;
         file.write_all(content)?;

@@ -1,13 +1,13 @@
 //! `lodge keys`: the API keys in a file.
 
 use std::fs::File;
-use std::io::{BufRead as _, ErrorKind, Read as _};
+use std::io::{BufRead as _, ErrorKind, Read as _, Stdin};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
 use rustix::fs::{FlockOperation, flock};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
 use super::out::{self, CliError, clean, notice};
 use super::table::{Side, TextTable};
@@ -21,6 +21,9 @@ const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 /// The most bytes of a line with a password.
 const MOST_LINE: u64 = 4096;
+
+/// What Ctrl-C types.
+const INTERRUPT: u8 = 3;
 
 /// Runs `lodge keys NAME`.
 pub(super) fn run(command: &str, matches: &ArgMatches) -> Result<(), CliError> {
@@ -59,23 +62,54 @@ fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError>
     out::line(&key)
 }
 
-/// Reads a line from stdin, which a terminal does not show.
+/// Reads a line from stdin. A terminal does not show it, and has to be given it twice.
 fn password() -> Result<String, CliError> {
     let stdin = std::io::stdin();
-    let before = tcgetattr(&stdin).ok();
-    if let Some(before) = &before {
-        notice("type the password, and Enter:");
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        let _ = tcsetattr(&stdin, OptionalActions::Now, &hidden);
+    let Ok(before) = tcgetattr(&stdin) else { return line(&stdin) };
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    // Ctrl-C ends the line: as a signal, it would leave the terminal without an echo.
+    hidden.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+    // What was typed before the question is no answer to it.
+    let typed = tcsetattr(&stdin, OptionalActions::Flush, &hidden)
+        .map_err(|error| CliError::new(format!("the terminal cannot hide a password: {error}")))
+        .and_then(|()| {
+            notice("type the password, and Enter:");
+            let first = terminal_line(&stdin)?;
+            notice("type it again, and Enter:");
+            Ok((first, terminal_line(&stdin)?))
+        });
+    let _ = tcsetattr(&stdin, OptionalActions::Now, &before);
+    let (first, second) = typed?;
+    if first == second {
+        Ok(first)
+    } else {
+        Err(CliError::new("the two passwords are not the same; nothing was changed"))
     }
+}
+
+/// Reads what a terminal gives at once, which is one line.
+fn terminal_line(stdin: &Stdin) -> Result<String, CliError> {
+    let mut stdin = stdin.lock();
+    let line = stdin.fill_buf().map_err(unreadable)?.to_owned();
+    stdin.consume(line.len());
+    match line.last() {
+        Some(&INTERRUPT) | None => Err(CliError::new("interrupted; nothing was changed")),
+        Some(_) => {
+            let line = String::from_utf8(line).map_err(|_| CliError::new("the password is not UTF-8"))?;
+            Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+        }
+    }
+}
+
+fn line(stdin: &Stdin) -> Result<String, CliError> {
     let mut line = String::new();
-    let read = stdin.lock().take(MOST_LINE).read_line(&mut line);
-    if let Some(before) = &before {
-        let _ = tcsetattr(&stdin, OptionalActions::Now, before);
-    }
-    read.map_err(|error| CliError::new(format!("the password cannot be read from stdin: {error}")))?;
+    stdin.lock().take(MOST_LINE).read_line(&mut line).map_err(unreadable)?;
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn unreadable(error: std::io::Error) -> CliError {
+    CliError::new(format!("the password cannot be read from stdin: {error}"))
 }
 
 fn revoke(path: &Path, name: &str) -> Result<(), CliError> {
@@ -120,7 +154,7 @@ fn change<T>(
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| problem(path, "another program is changing it; try again".into()))?;
     let (file, result) = change(read(path)?)?;
-    files::replace(path, file.text().as_bytes()).map_err(|error| problem(path, error.to_string()))?;
+    files::replace_secret(path, file.text().as_bytes()).map_err(|error| problem(path, error.to_string()))?;
     Ok(result)
 }
 
