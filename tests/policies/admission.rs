@@ -135,8 +135,12 @@ async fn a_forged_via_bypasses_no_policy() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let replica = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = format!("[upstream]\nreplicas = ['http://{}']", replica.local_addr().unwrap());
-    let host = host(&["hello"])
+    let setup = host(&["hello"]);
+    super::auth::create(&setup.directory.path().join("keys.list"), "ada", &[]);
+    let host = setup
         .set("trusted_proxies", "127.0.3.0/24")
+        .set("auth_failures", "2")
+        .manifest("keys", &format!("auth = {{ api_keys = 'keys.list' }}\n{far}"))
         .manifest("hello", "allow = ['127.0.3.0/24', '192.0.2.0/25']\ndeny = ['192.0.2.66']\nrate = '2/h'")
         .manifest("far", &far)
         .start()
@@ -162,6 +166,12 @@ async fn a_forged_via_bypasses_no_policy() {
     assert_eq!([ask("192.0.2.200", &mark).await, ask("192.0.2.66", &mark).await], [403, 403]);
     assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", "1.1 front").await], [200, 200]);
     assert_eq!([ask("192.0.2.1", "1.1 front").await, ask("192.0.2.1", &mark).await], [429, 429]);
+    // Failed attempts count for the address that is claimed as well.
+    let mut guess = async |via: &str| {
+        let headers = [("x-forwarded-for", "192.0.2.9"), ("via", via), ("x-api-key", "no")];
+        proxy.ask(Method::GET, "/keys", &headers, "").await.status
+    };
+    assert_eq!([guess(&mark).await, guess(&mark).await, guess("1.1 front").await], [401, 401, 429]);
     let mut outside = Connection::from("127.0.3.2".parse().unwrap(), host.address).await;
     let mut ask = async |headers: &[(&str, &str)]| outside.ask(Method::GET, "/hello", headers, "").await.status;
     assert_eq!(ask(&[("via", &mark), ("x-forwarded-for", "192.0.2.2")]).await, 200, "both are allowed");

@@ -125,6 +125,7 @@ impl Collector for Scrape {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         self.key_fetches(&mut encoder)?;
+        self.password_hashes(&mut encoder)?;
         self.pulls(&mut encoder)?;
         self.tls(&mut encoder)?;
         let mut cpu =
@@ -150,6 +151,16 @@ impl Scrape {
         let mut fetches = encoder.encode_descriptor("lodge_auth_key_fetches", help, None, MetricType::Counter)?;
         for (result, count) in self.metrics.key_fetches.read() {
             fetches.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metrics of passwords.
+    fn password_hashes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Hashes of passwords that were computed, by result";
+        let mut hashes = encoder.encode_descriptor("lodge_auth_password_hashes", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.password_hashes.read() {
+            hashes.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }

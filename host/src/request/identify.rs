@@ -1,7 +1,6 @@
 //! Finds out whose request it is, where its route needs credentials. Before the cache is asked: a stored response is not
 //! for everybody either.
 
-use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response};
@@ -13,9 +12,9 @@ use super::respond::Body;
 use crate::request::error::RequestError;
 use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
-use lodge_traffic::admission::rate::FailedAttempts;
+use lodge_traffic::admission::rate::{Attempter, FailedAttempts};
 use lodge_traffic::auth::PendingVerification;
-use lodge_traffic::auth::denial::DenialKind;
+use lodge_traffic::auth::passwords::HashPayer;
 
 /// A request with credentials that the host cannot verify yet: a token by a key that the issuer may have made since the last fetch, or
 /// a password whose hash takes long.
@@ -44,9 +43,15 @@ pub(super) fn identify(
     // The verification of credentials costs more than that of an address.
     routed.target.admission.check_client(&routed.view(headers))?;
     // So that secrets cannot be guessed, and attempts cost little.
-    if let Some((attempts, client)) = attempts(routed).filter(|_| checks.is_needed(routed.route)) {
-        attempts.check(client, record.start()).map_err(RequestError::AuthLimited)?;
+    if let Some(attempts) = attempts(routed).filter(|_| checks.is_needed(routed.route)) {
+        attempts.check(attempter(routed), record.start()).map_err(RequestError::AuthLimited)?;
     }
+    verify(routed, headers, record)
+}
+
+/// Verifies the credentials of a request whose client may try.
+fn verify(routed: &mut Routed<'_>, headers: &mut HeaderMap, record: &mut Record) -> Result<(), RequestError> {
+    let Some(checks) = routed.target.auth() else { return Ok(()) };
     let identity = checks.check(routed.route, headers, routed.caller.sender(), SystemTime::now())?;
     if let Some(identity) = &identity {
         record.set_identity(identity);
@@ -55,10 +60,21 @@ pub(super) fn identify(
     Ok(())
 }
 
-/// Returns the failed attempts that count for a request, and its client. Those of services of this host do not count.
-fn attempts<'a>(routed: &Routed<'a>) -> Option<(&'a FailedAttempts, IpAddr)> {
-    let attempts = routed.handler.failed_attempts.as_ref().filter(|_| routed.caller.call.is_none())?;
-    Some((attempts, routed.caller.client))
+/// Returns the failed attempts that count for a request. Those of services of this host do not count.
+fn attempts<'a>(routed: &Routed<'a>) -> Option<&'a FailedAttempts> {
+    routed.handler.failed_attempts.as_ref().filter(|_| routed.caller.call.is_none())
+}
+
+fn attempter(routed: &Routed<'_>) -> Attempter {
+    Attempter::new(routed.caller.client, routed.caller.peer.claimed())
+}
+
+/// Returns whom a hash for this request is charged to.
+fn payers(routed: &Routed<'_>) -> Vec<HashPayer> {
+    match routed.caller.call.and_then(|call| call.from) {
+        Some(service) => vec![HashPayer::Service(service.to_owned())],
+        None => attempter(routed).keys().map(HashPayer::Client).collect(),
+    }
 }
 
 /// Returns what may turn this error into a success, or the error itself.
@@ -70,32 +86,38 @@ pub(super) fn may_change(
 ) -> Result<PendingVerification, RequestError> {
     let RequestError::Denied(denial) = &error else { return Err(error) };
     let pending = routed.target.auth().and_then(|checks| checks.may_change(routed.route, denial, headers));
-    pending.ok_or_else(|| counted(routed, error, record))
+    pending.ok_or_else(|| {
+        if let Some(attempts) = attempts(routed).filter(|_| is_guess(&error)) {
+            attempts.count(attempter(routed), record.start());
+        }
+        error
+    })
 }
 
-/// Counts an error as a failed attempt of its client, if the credentials were not valid.
-fn counted(routed: &Routed<'_>, error: RequestError, record: &Record) -> RequestError {
-    if let RequestError::Denied(denial) = &error
-        && denial.cause.kind() == DenialKind::Invalid
-        && let Some((attempts, client)) = attempts(routed)
-    {
-        attempts.count(client, record.start());
-    }
-    error
+/// Whether an error is a failed attempt of its client.
+fn is_guess(error: &RequestError) -> bool {
+    matches!(error, RequestError::Denied(denial) if denial.cause.is_guess())
 }
 
 impl<B: RequestBody> Unidentified<'_, B> {
-    /// Returns the response to the request, after the keys were fetched.
+    /// Returns the response to the request, after the keys were fetched or the hash was computed.
     ///
     /// # Errors
     /// Those of [`super::handle::handle`].
     pub(super) async fn handle(self, record: &mut Record) -> Result<Response<Body>, RequestError> {
         let Self { pending, mut routed, mut request, cache } = self;
         record.begin_phase(Phase::Queue);
-        pending.resolve().await;
-        if let Err(error) = identify(&mut routed, request.headers_mut(), record) {
-            return Err(counted(&routed, error, record));
+        let (attempts, client, start) = (attempts(&routed), attempter(&routed), record.start());
+        // Counted before the hash, and given back after it: a client that goes away meanwhile has used an attempt.
+        let take = move || attempts.map_or(Ok(()), |attempts| attempts.take(client, start));
+        let taken = pending.resolve(payers(&routed), take).await.map_err(RequestError::AuthLimited)?;
+        let verified = verify(&mut routed, request.headers_mut(), record);
+        match (attempts, verified.as_ref().is_err_and(is_guess)) {
+            (Some(attempts), true) if !taken => attempts.count(client, start),
+            (Some(attempts), false) if taken => attempts.give_back(client),
+            _ => {}
         }
+        verified?;
         match cache {
             None => admit_and_dispatch(routed, request, None, record).await,
             Some(cache) => Box::pin(cached::handle(routed, request, cache, record)).await,

@@ -33,7 +33,7 @@ use self::denial::{AuthDenial, Cause};
 use self::identity::{AuthMethod, Identity};
 use self::jwt::Verifier;
 use self::live::LiveValue;
-use self::passwords::{PasswordAttempt, Passwords, is_basic};
+use self::passwords::{HashPayer, PasswordAttempt, Passwords, is_basic};
 use self::remote::Remote;
 use lodge_manifest::auth::{Auth, CallCredentials, KeyHeader, Settings};
 use lodge_manifest::policies::Policies;
@@ -47,6 +47,18 @@ pub struct Authentication {
     service: Option<CredentialCheck>,
     /// By the number of the route. `None` where the service's applies.
     routes: Vec<Option<RouteCheck>>,
+    /// What clients send as credentials to any of them.
+    taken: TakenCredentials,
+}
+
+/// The headers with credentials that some check of a service takes, and that its guest must not see unverified.
+#[derive(Default)]
+struct TakenCredentials {
+    /// The headers with API keys, with `_` in place of `-` as well.
+    keys: Vec<HeaderName>,
+    /// Whether `Authorization` has passwords, or tokens and keys of the scheme `Bearer`.
+    passwords: bool,
+    bearer: bool,
 }
 
 /// The sender of a request.
@@ -71,10 +83,8 @@ struct CredentialCheck {
     /// The name of the service.
     realm: Arc<str>,
     settings: Settings,
-    /// The name of the header with the API key with `_` in place of `-`, if it has any.
-    alias: Option<HeaderName>,
     keys: Option<Arc<LiveValue<KeyRing>>>,
-    passwords: Option<Passwords>,
+    passwords: Option<Arc<Passwords>>,
     tokens: Option<Verifier>,
     /// The server with the keys of the issuer.
     remote: Option<Arc<Remote>>,
@@ -88,7 +98,6 @@ impl Authentication {
         let check = |settings: &Settings| CredentialCheck {
             realm: Arc::clone(&realm),
             settings: settings.clone(),
-            alias: alias(settings.header.name()),
             keys: None,
             passwords: None,
             tokens: None,
@@ -103,8 +112,11 @@ impl Authentication {
             Some(Auth::Anyone) => Some(RouteCheck::Anyone),
             None => None,
         });
-        let mut this = Self { service, routes: routes.collect() };
+        let mut this = Self { service, routes: routes.collect(), taken: TakenCredentials::default() };
+        let mut taken = TakenCredentials::default();
+        this.checks().for_each(|check| taken.add(&check.settings));
         let is_needed = this.checks().next().is_some();
+        this.taken = taken;
         is_needed.then_some(this)
     }
 
@@ -134,20 +146,21 @@ impl Authentication {
         now: SystemTime,
     ) -> Result<Option<Arc<Identity>>, AuthDenial> {
         let Some(check) = self.of_route(route) else {
-            self.service.iter().for_each(|check| check.remove_unverified(headers));
+            self.taken.remove(headers, None);
             return Ok(None);
+        };
+        let identify = |headers: &mut HeaderMap, certificate: Option<&ClientCertificate>| -> Result<_, AuthDenial> {
+            let identity = check.identify(headers, certificate, now).map_err(|cause| check.denial(cause))?;
+            self.taken.remove(headers, Some(&check.settings).filter(|settings| settings.forwards()));
+            Ok(identity)
         };
         let identity = match (sender, check.settings.calls()) {
             (RequestSender::Host, _) => Arc::new(Identity::new(AuthMethod::Host, "lodge", &[])),
             (RequestSender::Service(name), CallCredentials::Trusted) => {
                 Arc::new(Identity::new(AuthMethod::Call, name, &[]))
             }
-            (RequestSender::Client(certificate), _) => {
-                check.identify(headers, certificate, now).map_err(|cause| check.denial(cause))?
-            }
-            (RequestSender::Service(_), CallCredentials::Checked) => {
-                check.identify(headers, None, now).map_err(|cause| check.denial(cause))?
-            }
+            (RequestSender::Client(certificate), _) => identify(headers, certificate)?,
+            (RequestSender::Service(_), CallCredentials::Checked) => identify(headers, None)?,
         };
         identity.write(headers);
         Ok(Some(identity))
@@ -198,20 +211,64 @@ pub enum PendingVerification {
 }
 
 impl PendingVerification {
-    /// Does so. The credentials can be verified again then.
-    pub async fn resolve(self) {
+    /// Does so. The credentials can be verified again then. Returns whether `take` was called, which is before a hash is computed
+    /// for this request. A request that joins the hash of another one takes nothing: it learns no more than that one.
+    ///
+    /// # Errors
+    /// That of `take`; nothing is done then.
+    pub async fn resolve<E>(self, payers: Vec<HashPayer>, take: impl FnOnce() -> Result<(), E>) -> Result<bool, E> {
         match self {
             Self::Keys(remote) => remote.refetch().await,
-            Self::Password(attempt) => attempt.verify().await,
+            Self::Password(attempt) => {
+                let Some(hash) = attempt.begin(payers, take)? else { return Ok(false) };
+                let taken = hash.is_own;
+                hash.finished().await;
+                return Ok(taken);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl TakenCredentials {
+    /// Adds what a check with these settings takes. Passwords are added even where the service receives what is verified.
+    fn add(&mut self, settings: &Settings) {
+        self.passwords |= settings.passwords.is_some();
+        if settings.forwards() {
+            return;
+        }
+        self.bearer |= takes_bearer(settings);
+        if let Some(name) = key_header(settings) {
+            // Those that CGI and similar interfaces cannot distinguish.
+            let names = [Some(name.clone()), alias(name)].into_iter().flatten();
+            let names: Vec<_> = names.filter(|name| !self.keys.contains(name)).collect();
+            self.keys.extend(names);
+        }
+    }
+
+    /// Removes these credentials: clients send them on all paths of a service. What a check with the settings `forwarded` takes
+    /// stays.
+    fn remove(&self, headers: &mut HeaderMap, forwarded: Option<&Settings>) {
+        let forwarded_key = forwarded.and_then(key_header);
+        let stays =
+            |name: &HeaderName| forwarded_key.is_some_and(|key| key == name || alias(key).as_ref() == Some(name));
+        self.keys.iter().filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
+        let passwords = self.passwords && forwarded.is_none_or(|settings| settings.passwords.is_none());
+        let bearer = self.bearer && !forwarded.is_some_and(takes_bearer);
+        // Other schemes are of no use to the checks.
+        let is_taken = |value: &HeaderValue| passwords && is_basic(value) || bearer && self::bearer(value).is_ok();
+        let authorization_stays = forwarded_key.is_some_and(|key| key == header::AUTHORIZATION);
+        if !authorization_stays && headers.get_all(header::AUTHORIZATION).iter().any(is_taken) {
+            headers.remove(header::AUTHORIZATION);
         }
     }
 }
 
 impl CredentialCheck {
-    /// Verifies the credentials and what is required of them, and removes them unless the service receives them.
+    /// Verifies the credentials and what is required of them.
     fn identify(
         &self,
-        headers: &mut HeaderMap,
+        headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
         now: SystemTime,
     ) -> Result<Arc<Identity>, Cause> {
@@ -232,60 +289,26 @@ impl CredentialCheck {
             Some(tokens) if password.is_none() => one(headers, &header::AUTHORIZATION)?.map(|value| (value, tokens)),
             Some(_) | None => None,
         };
-        let (is_key, identity) = match (key, token) {
+        let identity = match (key, token) {
             (Some(_), None) if password.is_some() => return Err(Cause::Several),
-            (None, None) if let Some((value, passwords)) = password => (false, passwords.find(value, now)?),
+            (None, None) if let Some((value, passwords)) = password => passwords.find(value, now)?,
             (None, None) => {
                 let allowed = &self.settings.client_certificates;
                 let certificate = certificate.filter(|_| !allowed.is_empty()).ok_or(Cause::Missing)?;
-                let identity = certificate.identify(allowed, now)?;
-                identity.meets(&self.settings.scopes, &self.settings.claims)?;
-                return Ok(identity);
+                certificate.identify(allowed, now)?
             }
             (Some(_), Some(_)) => return Err(Cause::Several),
-            (None, Some((value, tokens))) => (false, tokens.verify(bearer(value)?, now)?),
+            (None, Some((value, tokens))) => tokens.verify(bearer(value)?, now)?,
             (Some((value, keys)), None) => {
                 let key = match self.settings.header {
                     KeyHeader::Bearer => bearer(value)?,
                     KeyHeader::Usual | KeyHeader::Named(_) => value.as_bytes(),
                 };
-                (true, keys.load().find(key, now)?)
+                keys.load().find(key, now)?
             }
         };
         identity.meets(&self.settings.scopes, &self.settings.claims)?;
-        match (self.settings.forwards(), is_key) {
-            (true, _) => {}
-            (false, true) => self.remove_key(headers),
-            (false, false) => drop(headers.remove(header::AUTHORIZATION)),
-        }
         Ok(identity)
-    }
-
-    /// Removes what would be credentials on other routes of the service: clients send them on all of its paths.
-    fn remove_unverified(&self, headers: &mut HeaderMap) {
-        if self.settings.forwards() {
-            return;
-        }
-        if self.keys.is_some() && self.settings.header != KeyHeader::Bearer {
-            self.remove_key(headers);
-        }
-        if self.passwords.is_some() && headers.get_all(header::AUTHORIZATION).iter().any(is_basic) {
-            headers.remove(header::AUTHORIZATION);
-        }
-        let takes_bearer = self.tokens.is_some() || self.settings.header == KeyHeader::Bearer;
-        // Other schemes are of no use on the other routes.
-        let is_bearer = |value: &HeaderValue| bearer(value).is_ok();
-        if takes_bearer && headers.get_all(header::AUTHORIZATION).iter().any(is_bearer) {
-            headers.remove(header::AUTHORIZATION);
-        }
-    }
-
-    /// Removes the header with the API key, and the one that CGI and similar interfaces cannot distinguish from it.
-    fn remove_key(&self, headers: &mut HeaderMap) {
-        headers.remove(self.settings.header.name());
-        if let Some(alias) = &self.alias {
-            headers.remove(alias);
-        }
     }
 
     fn denial(&self, cause: Cause) -> AuthDenial {
@@ -310,6 +333,17 @@ impl CredentialCheck {
         let challenges = challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()).collect();
         AuthDenial { cause, challenges }
     }
+}
+
+/// Returns the header of its own that API keys have with these settings.
+fn key_header(settings: &Settings) -> Option<&HeaderName> {
+    let has_one = settings.api_keys.is_some() && settings.header != KeyHeader::Bearer;
+    has_one.then(|| settings.header.name())
+}
+
+/// Whether these settings take tokens or API keys of the scheme `Bearer`.
+fn takes_bearer(settings: &Settings) -> bool {
+    settings.jwt.is_some() || settings.api_keys.is_some() && settings.header == KeyHeader::Bearer
 }
 
 /// Returns the name of a header with `_` in place of `-`, if it has any.

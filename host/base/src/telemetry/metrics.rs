@@ -117,6 +117,8 @@ pub struct Metrics {
     pub handshakes: ReasonCounter,
     /// Fetches of the keys of issuers, by result.
     pub key_fetches: ReasonCounter,
+    /// Hashes of passwords that were computed, by result.
+    pub password_hashes: ReasonCounter,
     /// Pulls of components from registries, by result.
     pub pulls: ReasonCounter,
     /// Components that are being compiled or wait for it.

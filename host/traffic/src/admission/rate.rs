@@ -8,7 +8,7 @@ mod failures;
 mod status;
 mod table;
 
-pub use failures::FailedAttempts;
+pub use failures::{Attempter, FailedAttempts};
 pub use status::RateStatus;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -106,6 +106,12 @@ impl Cause {
         }
     }
 
+    /// Whether this may be a guess, which counts as a failed attempt. What was issued once and is not valid here or now is none:
+    /// a client with an old token must not keep others at its address out.
+    pub fn is_guess(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::WrongPassword | Self::Signature | Self::Malformed)
+    }
+
     /// Returns a short name for metrics and logs that never changes.
     pub fn name(self) -> &'static str {
         match self {

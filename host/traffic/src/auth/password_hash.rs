@@ -1,7 +1,6 @@
 //! The salted hash of a password, as a file has it: PBKDF2 with HMAC-SHA-256.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -58,18 +57,20 @@ impl PasswordHash {
         sound.then_some(Self { iterations, salt, hash })
     }
 
-    pub(super) fn is_of(&self, password: &[u8]) -> bool {
+    /// Returns the hash of no password, for users that do not exist: a response must not come sooner for them.
+    pub(super) fn of_nobody(iterations: Option<NonZeroU32>) -> Self {
+        let iterations = iterations.or(NonZeroU32::new(ITERATIONS)).unwrap_or(NonZeroU32::MIN);
+        Self { iterations, salt: vec![0; SALT], hash: vec![0; HASH] }
+    }
+
+    pub(super) fn is_of(&self, password: &str) -> bool {
+        let password = password.as_bytes();
         pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, self.iterations, &self.salt, password, &self.hash).is_ok()
     }
-}
 
-/// The hash of no password, for users that do not exist: a response must not come sooner for them.
-pub(super) fn of_nobody() -> Arc<PasswordHash> {
-    static NOBODY: LazyLock<Arc<PasswordHash>> = LazyLock::new(|| {
-        let iterations = NonZeroU32::new(ITERATIONS).unwrap_or(NonZeroU32::MIN);
-        Arc::new(PasswordHash { iterations, salt: vec![0; SALT], hash: vec![0; HASH] })
-    });
-    Arc::clone(&NOBODY)
+    pub(super) fn iterations(&self) -> NonZeroU32 {
+        self.iterations
+    }
 }
 
 /// Checks the text of a hash in a file.

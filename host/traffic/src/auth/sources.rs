@@ -49,6 +49,8 @@ pub struct CredentialSources {
     api_keys: Files<KeyRing>,
     key_sets: Files<KeySet>,
     passwords: Files<UserList>,
+    /// The same files with the results for them.
+    verified: Mutex<HashMap<PathBuf, Weak<Passwords>>>,
     hashing: Hashing,
     remotes: Mutex<HashMap<String, Weak<Remote>>>,
     threads: Arc<Semaphore>,
@@ -120,7 +122,8 @@ impl CredentialSources {
             api_keys: Files::default(),
             key_sets: Files::default(),
             passwords: Files::default(),
-            hashing: Hashing::new(),
+            verified: Mutex::default(),
+            hashing: Hashing::new(metrics),
             remotes: Mutex::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             metrics: Arc::clone(metrics),
@@ -149,9 +152,8 @@ impl CredentialSources {
             }
             if let Some(file) = &check.settings.passwords {
                 let path = directory.join(file);
-                let users = self.follow(&self.passwords, &path).await;
-                let users = users.map_err(|why| format!("auth.passwords: {}: {why}", path.display()))?;
-                check.passwords = Some(Passwords::new(users, &self.hashing));
+                let passwords = self.passwords(&path).await;
+                check.passwords = Some(passwords.map_err(|why| format!("auth.passwords: {}: {why}", path.display()))?);
             }
             let Some(jwt) = check.settings.jwt.clone() else { continue };
             let keys = match &jwt.keys {
@@ -183,6 +185,19 @@ impl CredentialSources {
         remotes.retain(|_, remote| remote.strong_count() > 0);
         remotes.insert(name, Arc::downgrade(&remote));
         remote
+    }
+
+    /// Returns the passwords of a file. Routes, services and deployments share its results.
+    async fn passwords(&self, path: &Path) -> Result<Arc<Passwords>, String> {
+        let users = self.follow(&self.passwords, path).await?;
+        let mut verified = lock(&self.verified);
+        if let Some(known) = verified.get(path).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let passwords = Arc::new(Passwords::new(users, &self.hashing));
+        verified.retain(|_, passwords| passwords.strong_count() > 0);
+        verified.insert(path.to_owned(), Arc::downgrade(&passwords));
+        Ok(passwords)
     }
 
     /// Returns the content of a file, which is replaced when the file changes.
@@ -344,6 +359,20 @@ mod tests {
         drop(live);
         until("nothing follows the file", || lock(&sources.api_keys).values().all(|live| live.strong_count() == 0))
             .await;
+    }
+
+    /// A password costs one hash, whichever route, service or deployment it is for.
+    #[tokio::test]
+    async fn results_are_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users.list");
+        fs::write(&path, "").unwrap();
+        let sources = CredentialSources::new(&Arc::default(), false);
+        let passwords = sources.passwords(&path).await.unwrap();
+        assert!(Arc::ptr_eq(&passwords, &sources.passwords(&path).await.unwrap()));
+        let known = Arc::downgrade(&passwords);
+        drop(passwords);
+        assert!(known.upgrade().is_none(), "nothing is remembered of a file that is not used");
     }
 
     #[tokio::test]

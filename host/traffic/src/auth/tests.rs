@@ -127,6 +127,41 @@ fn routes_have_checks_of_their_own() {
     assert_eq!(forwarded["x-api-key"], bob.as_str());
 }
 
+/// A service sees no credential that any of its checks takes, on whichever route, unless the manifest forwards it.
+#[test]
+fn no_route_sees_the_credentials_of_another() {
+    let routes = "routes = [{ path = '/open', auth = false }, { path = '/login', auth = { passwords = 'p' } }, \
+                  { path = '/both', auth = { api_keys = 'k', forward = true } }]\n";
+    let (checks, [ada, ..]) = service(&format!("{routes}auth = {{ api_keys = 'k' }}"));
+    let seen = |route: usize| {
+        let mut sent = headers(&[("x-api-key", &ada), ("authorization", "Basic eDp5"), ("accept", "*/*")]);
+        checks.check(route, &mut sent, RequestSender::Client(None), SystemTime::now()).unwrap();
+        ["x-api-key", "authorization", "accept"].map(|name| sent.contains_key(name))
+    };
+    assert_eq!(seen(0), [false, false, true]);
+    assert_eq!(seen(NONE), [false, false, true]);
+    assert_eq!(seen(2), [true, false, true], "forwarded is what the route itself takes");
+    // Tokens as well, of a service that takes keys in the same header on one route only.
+    let (checks, _) = service(
+        "routes = [{ path = '/a', auth = { api_keys = 'k', header = 'authorization' } }, { path = '/b', auth = false }]",
+    );
+    let mut sent = headers(&[("authorization", "Bearer x")]);
+    assert!(checks.check(1, &mut sent, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
+    assert!(sent.is_empty(), "{sent:?}");
+}
+
+/// What was issued once, and is not valid here or now, is no guess.
+#[test]
+fn old_credentials_are_no_guesses() {
+    let (checks, [.., eve]) = service("auth = { api_keys = 'k' }");
+    let guessed = |key: &str| cause(&checks, NONE, &[("x-api-key", key)]).map(Cause::is_guess);
+    assert_eq!((guessed(&eve), guessed("lodge_key_x")), (Some(false), Some(true)));
+    let none =
+        [Cause::ExpiredToken, Cause::EarlyToken, Cause::Audience, Cause::Issuer, Cause::UnknownKid, Cause::Missing];
+    assert!(!none.into_iter().any(Cause::is_guess));
+    assert!([Cause::WrongPassword, Cause::Signature, Cause::Malformed].into_iter().all(Cause::is_guess));
+}
+
 #[test]
 fn calls_are_trusted_unless_the_manifest_says_otherwise() {
     let (checks, [ada, ..]) = service("auth = { api_keys = 'k', scopes = 'admin' }");

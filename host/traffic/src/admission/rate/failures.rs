@@ -1,5 +1,6 @@
 //! Failed attempts at credentials: a rate of their own for each client address.
 
+use std::iter::once;
 use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -19,6 +20,27 @@ pub struct FailedAttempts {
     table: OnceLock<Table>,
 }
 
+/// The client of a request, with the other one that its forwarding headers name if they are not trusted: the mark that distrusts
+/// them can be forged, so both count, as for rates.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempter {
+    client: IpAddr,
+    claimed: Option<IpAddr>,
+}
+
+impl Attempter {
+    /// Returns the client at this address, with the one that it claims.
+    pub fn new(client: IpAddr, claimed: Option<IpAddr>) -> Self {
+        Self { client, claimed }
+    }
+
+    /// Returns the keys of the addresses, without repetition.
+    pub fn keys(self) -> impl Iterator<Item = u64> {
+        let own = key_of(self.client);
+        once(own).chain(self.claimed.map(key_of).filter(move |key| *key != own))
+    }
+}
+
 impl FailedAttempts {
     /// Returns the attempts of a host that allows so many in a minute; `None` if it allows all.
     pub fn new(per_minute: usize, now: Instant) -> Option<Self> {
@@ -32,24 +54,62 @@ impl FailedAttempts {
     ///
     /// # Errors
     /// The seconds until it may.
-    pub fn check(&self, client: IpAddr, now: Instant) -> Result<(), u32> {
-        let Some(table) = self.table.get() else { return Ok(()) };
-        // Looks at the bucket, and takes nothing.
-        let full = table.take(&key_of(client), |_| Err::<u64, ()>(())).unwrap_or_else(|(full, ())| full);
-        let wait = self.quota.take(full, self.since(now)).map(drop);
-        wait.map_err(|nanos| u32::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u32::MAX))
+    pub fn check(&self, client: Attempter, now: Instant) -> Result<(), u32> {
+        let (Some(table), now) = (self.table.get(), self.since(now)) else { return Ok(()) };
+        client.keys().try_for_each(|key| {
+            // Looks at the bucket, and takes nothing.
+            let full = table.take(&key, |_| Err::<u64, ()>(())).unwrap_or_else(|(full, ())| full);
+            self.quota.take(full, now).map(drop).map_err(seconds)
+        })
     }
 
     /// Counts a failed attempt.
-    pub fn count(&self, client: IpAddr, now: Instant) {
+    pub fn count(&self, client: Attempter, now: Instant) {
         let now = self.since(now);
-        // One that is at its limit already takes no more.
-        let _ = self.table.get_or_init(Table::default).take(&key_of(client), |full| self.quota.take(full, now));
+        for key in client.keys() {
+            // One that is at its limit already takes no more.
+            let _ = self.table().take(&key, |full| self.quota.take(full, now));
+        }
+    }
+
+    /// Counts an attempt before it is known whether it fails.
+    ///
+    /// # Errors
+    /// The seconds until the client may try again. Nothing is counted then.
+    pub fn take(&self, client: Attempter, now: Instant) -> Result<(), u32> {
+        let at = self.since(now);
+        for (taken, key) in client.keys().enumerate() {
+            if let Err((_, wait)) = self.table().take(&key, |full| self.quota.take(full, at)) {
+                client.keys().take(taken).for_each(|key| self.return_to(key));
+                return Err(seconds(wait));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back an attempt that was counted by [`FailedAttempts::take`] and has not failed.
+    pub fn give_back(&self, client: Attempter) {
+        client.keys().for_each(|key| self.return_to(key));
+    }
+
+    fn return_to(&self, key: u64) {
+        // A bucket that was replaced meanwhile has nothing to get back.
+        let _ = self
+            .table()
+            .take(&key, |full| if full > 0 { Ok(full.saturating_sub(self.quota.interval)) } else { Err(()) });
+    }
+
+    fn table(&self) -> &Table {
+        self.table.get_or_init(Table::default)
     }
 
     fn since(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+fn seconds(nanos: u64) -> u32 {
+    u32::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -58,11 +118,50 @@ mod tests {
 
     use super::*;
 
+    fn client(text: &str) -> Attempter {
+        Attempter::new(text.parse().unwrap(), None)
+    }
+
+    /// An attempt counts from its begin, until it succeeds.
+    #[test]
+    fn attempts_are_taken_and_given_back() {
+        let start = Instant::now();
+        let attempts = FailedAttempts::new(2, start).unwrap();
+        let one = client("192.0.2.1");
+        for _ in 0..10 {
+            assert_eq!(attempts.take(one, start), Ok(()));
+            attempts.give_back(one);
+        }
+        assert_eq!(
+            [attempts.take(one, start), attempts.take(one, start), attempts.take(one, start)],
+            [Ok(()), Ok(()), Err(30)]
+        );
+        attempts.give_back(one);
+        assert_eq!((attempts.check(one, start), attempts.take(one, start)), (Ok(()), Ok(())));
+        // Never more than there were.
+        (0..10).for_each(|_| attempts.give_back(client("192.0.2.9")));
+        assert_eq!(attempts.take(one, start), Err(30));
+    }
+
+    /// A client has no fresh bucket by the address that it claims, and fills that of nobody else unseen.
+    #[test]
+    fn claimed_addresses_count_as_well() {
+        let start = Instant::now();
+        let attempts = FailedAttempts::new(2, start).unwrap();
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let both = Attempter::new(one, Some(other));
+        (0..2).for_each(|_| attempts.count(client("192.0.2.2"), start));
+        assert_eq!((attempts.check(both, start), attempts.take(both, start)), (Err(30), Err(30)));
+        // What was refused by one took nothing from the other.
+        assert_eq!([0; 2].map(|_| attempts.take(client("192.0.2.1"), start)), [Ok(()), Ok(())]);
+        assert_eq!(Attempter::new(one, Some(one)).keys().count(), 1);
+    }
+
     #[test]
     fn failures_have_a_rate_and_successes_none() {
         let start = Instant::now();
         let attempts = FailedAttempts::new(6, start).unwrap();
-        let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(client);
         for _ in 0..6 {
             // Looking takes nothing.
             assert_eq!((attempts.check(one, start), attempts.check(one, start)), (Ok(()), Ok(())));
@@ -76,7 +175,7 @@ mod tests {
             (Ok(()), Ok(()))
         );
         // All addresses of a /64 are one client.
-        let [first, second]: [IpAddr; 2] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
+        let [first, second] = ["2001:db8::1", "2001:db8::2"].map(client);
         (0..6).for_each(|_| attempts.count(first, start));
         assert!(attempts.check(second, start).is_err());
         assert!(FailedAttempts::new(0, start).is_none());
