@@ -106,8 +106,8 @@ pub fn is_registry(text: &str) -> bool {
             (!host.is_empty() && host.bytes().all(plain) && !host.starts_with(['.', '-']), rest)
         }
     };
-    let port =
-        rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with(['0', '+']);
+    let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
     host && port && text.len() <= MOST_NAME
 }
 
@@ -160,6 +160,8 @@ mod tests {
             ("oci://user@r.example/users:1".into(), "the registry is not"),
             ("oci://r.example:0/users:1".into(), "the registry is not"),
             ("oci://r.example:5000x/users:1".into(), "the registry is not"),
+            ("oci://r.example:+5000/users:1".into(), "the registry is not"),
+            ("oci://r.example:05000/users:1".into(), "the registry is not"),
             ("oci://[::1/users:1".into(), "the registry is not"),
             ("oci://r.example/Users:1".into(), "the repository"),
             ("oci://r.example/a//b:1".into(), "the repository"),

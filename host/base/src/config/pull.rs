@@ -113,12 +113,32 @@ fn registries(text: &str, allowed: &[&str]) -> Result<Vec<String>, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
     words(text)
         .map(|word| {
-            let wrong =
-                word.contains("://") || !word.bytes().all(plain) || word == LOOPBACK && !allowed.contains(&word);
+            // What follows the last colon outside of an IPv6 address.
+            let after = word.rsplit(']').next().unwrap_or_default();
+            let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with(['0', '+']);
+            let port = after.rsplit_once(':').is_none_or(|(_, port)| is_port(port));
+            let wrong = !port || !word.bytes().all(plain) || word == LOOPBACK && !allowed.contains(&word);
             if wrong {
                 return Err(format!("`{word}` is not a registry; write a host, as registry.example or 10.0.0.1:5000"));
             }
             Ok(word.to_ascii_lowercase())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_are_hosts_with_ports() {
+        let read = |text: &str| registries(text, &[LOOPBACK]).map(|found| found.join(" "));
+        assert_eq!(
+            read("R.example, 10.0.0.9:5000, [::1], [::1]:5000, loopback").as_deref(),
+            Ok("r.example 10.0.0.9:5000 [::1] [::1]:5000 loopback")
+        );
+        for wrong in ["10.0.0.9:5000x", "r.example:", "r.example:0", "r.example:+80", "[::1]:x", "https://r.example"] {
+            assert!(read(wrong).is_err_and(|why| why.contains(wrong)), "{wrong}");
+        }
+    }
 }
