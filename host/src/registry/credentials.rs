@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -101,7 +102,8 @@ pub(super) async fn find(settings: &Pull, registry: &str, repository: &str) -> R
     // A message of the parser could contain a part of a secret.
     let wrong = |error: serde_json::Error| problem(format!("line {} is not docker's config.json", error.line()));
     let file: File = serde_json::from_str(&text).map_err(wrong)?;
-    if let Some(program) = file.helpers.get(registry).or(file.store.as_ref())
+    let own = file.helpers.iter().find(|(key, _)| bare(key) == registry).map(|(_, program)| program);
+    if let Some(program) = own.or(file.store.as_ref())
         && let Some(found) = ask(program, registry, PROGRAM).await.map_err(problem)?
     {
         return Ok(Some(found));
@@ -132,10 +134,16 @@ fn best<'a>(entries: &'a BTreeMap<String, Entry>, registry: &str, repository: &s
     entries.filter(|(key, _)| fits(key)).max_by_key(|(key, _)| key.len()).map(|(_, entry)| entry)
 }
 
-/// The name of an entry without its scheme, and without the version of an old API, which docker's own names end with.
-fn bare(key: &str) -> &str {
-    let key = key.trim_start_matches("https://").trim_start_matches("http://");
-    key.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2")
+/// The name of an entry without its scheme, and without the version of an old API, which docker's own names end with. The host
+/// is in lower case, as in references.
+fn bare(key: &str) -> String {
+    let key = ["https://", "http://"].iter().find_map(|scheme| key.strip_prefix(scheme)).unwrap_or(key);
+    let key = key.trim_end_matches('/');
+    // A repository may have such a name as well.
+    let host = ["/v1", "/v2"].iter().find_map(|version| key.strip_suffix(version)).filter(|host| !host.contains('/'));
+    let key = host.unwrap_or(key);
+    let (host, path) = key.split_at(key.find('/').unwrap_or(key.len()));
+    host.to_ascii_lowercase() + path
 }
 
 impl Entry {
@@ -166,16 +174,18 @@ async fn ask(name: &str, registry: &str, time: Duration) -> Result<Option<Creden
     if name.is_empty() || !name.bytes().all(plain) {
         return Err(format!("`{}` is not the name of a program", shown(name)));
     }
-    let program = format!("docker-credential-{name}");
-    let answer = timeout(time, run(Path::new(&program), registry)).await;
+    stored(&format!("docker-credential-{name}"), registry, time).await
+}
+
+async fn stored(program: &str, registry: &str, time: Duration) -> Result<Option<Credential>, String> {
+    let answer = timeout(time, run(Path::new(program), registry)).await;
     let late = |_| format!("{program} has not ended within {}", humantime::format_duration(time));
     let (success, output) = answer.map_err(late)?.map_err(|error| format!("{program}: {error}"))?;
+    // The output may be secret, also where the program fails, so that no message quotes it.
     if !success {
-        let words = String::from_utf8_lossy(&output);
-        let line = words.lines().next().unwrap_or_default();
-        return if line.starts_with(UNKNOWN) { Ok(None) } else { Err(format!("{program} fails: {}", shown(line))) };
+        let why = format!("{program} fails; run `echo {registry} | {program} get` to see why");
+        return if output.starts_with(UNKNOWN.as_bytes()) { Ok(None) } else { Err(why) };
     }
-    // The output is secret, so the message does not quote it.
     let StoredCredential { user, secret } =
         serde_json::from_slice(&output).map_err(|_| format!("{program} returns no credentials"))?;
     Ok(Some(match user.as_str() {
@@ -184,11 +194,23 @@ async fn ask(name: &str, registry: &str, time: Duration) -> Result<Option<Creden
     }))
 }
 
+/// A program and those that it has started. They are killed, unless the program has ended.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 /// Returns whether the program succeeded, and the beginning of its output. The program ends with the future.
 async fn run(program: &Path, registry: &str) -> std::io::Result<(bool, Vec<u8>)> {
     let mut command = Command::new(program);
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn()?;
+    let mut child = command.process_group(0).spawn()?;
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     if let Some(mut input) = child.stdin.take() {
         // A program that does not read its input is no error.
         let _ = input.write_all(registry.as_bytes()).await;
@@ -197,7 +219,9 @@ async fn run(program: &Path, registry: &str) -> std::io::Result<(bool, Vec<u8>)>
     if let Some(from) = child.stdout.take() {
         from.take(MOST_OUTPUT).read_to_end(&mut output).await?;
     }
-    Ok((child.wait().await?.success(), output))
+    let success = child.wait().await?.success();
+    group.0 = None;
+    Ok((success, output))
 }
 
 #[cfg(test)]
@@ -244,6 +268,11 @@ mod tests {
             assert_eq!(found(text, registry, repository).await, expected, "{registry}/{repository}");
         }
         assert!(found(text, "bad.example", "users").await.contains("not `USER:PASSWORD`"));
+        // A repository that is called like a version of the API, and one that is called like that below it.
+        let text = r#"{"auths": {"R.example/team/v1": {"auth": "YTpi"}, "R.example/v2/": {"auth": "Yzpk"}}}"#;
+        for (repository, expected) in [("team/v1", "a:b"), ("team/users", "c:d"), ("v1", "c:d")] {
+            assert_eq!(found(text, "r.example", repository).await, expected, "{repository}");
+        }
         let secret = found("{\"auths\": {\"r\": {\"auth\": secret}}}", "r", "users").await;
         assert!(secret.contains("line 1") && !secret.contains("secret"), "{secret}");
         let settings = Pull { credentials: Credentials::At("nowhere".into()), ..Pull::default() };
@@ -267,8 +296,31 @@ mod tests {
         let endless = program("yes");
         let (success, output) = timeout(PROGRAM, run(&endless, "r")).await.unwrap().unwrap();
         assert_eq!((success, output.len() as u64), (false, MOST_OUTPUT));
-        let silent = program("exec sleep 1000");
-        assert!(timeout(Duration::from_millis(50), run(&silent, "r")).await.is_err());
+        // With what it has started.
+        let pid = directory.path().join("pid");
+        let silent = program(&format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", pid.display()));
+        let started = async {
+            while !pid.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = run(&silent, "r") => panic!("it ends"),
+            started = timeout(PROGRAM, started) => started.unwrap(),
+        }
+        let stat = format!("/proc/{}/stat", std::fs::read_to_string(&pid).unwrap().trim());
+        let ended = async {
+            while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PROGRAM, ended).await.unwrap();
+        // It has said a secret, and failed.
+        let path = directory.path().join("docker-credential-talks");
+        std::fs::write(&path, "#!/bin/sh\necho s3cret\nexit 1\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let problem = stored(&path.display().to_string(), "r", PROGRAM).await.map(|_| ()).unwrap_err();
+        assert!(problem.contains("talks fails") && !problem.contains("s3cret"), "{problem}");
         assert!(ask("../x", "r", PROGRAM).await.is_err_and(|why| why.contains("not the name")));
         assert!(ask("no-such-program", "r", PROGRAM).await.is_err());
     }

@@ -167,11 +167,10 @@ pub(super) async fn failure(what: &str, response: Response<Incoming>) -> Registr
     let seconds = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let after = seconds.map(|seconds| Duration::from_secs(seconds).min(MOST_AFTER));
     let text = body(response, MOST_ERROR).await.unwrap_or_default();
-    let words = serde_json::from_slice::<RegistryProblems>(&text).unwrap_or_default().errors;
-    let words =
-        words.into_iter().map(|problem| if problem.message.is_empty() { problem.code } else { problem.message });
-    let words = words.map(|words| shown(&words)).find(|words| !words.is_empty());
-    let words = words.map_or(String::new(), |words| format!(" ({words})"));
+    let problems = serde_json::from_slice::<RegistryProblems>(&text).unwrap_or_default().errors;
+    // A registry's own words could contain the request's credentials.
+    let code = problems.iter().find_map(|problem| CODES.iter().find(|code| **code == problem.code));
+    let words = code.map_or(String::new(), |code| format!(" ({})", code.to_ascii_lowercase().replace('_', " ")));
     let why = match status {
         StatusCode::NOT_FOUND => format!("the registry has no {what}{words}"),
         StatusCode::UNAUTHORIZED => format!("the registry does not accept the credentials for {what}{words}"),
@@ -179,7 +178,7 @@ pub(super) async fn failure(what: &str, response: Response<Incoming>) -> Registr
         StatusCode::TOO_MANY_REQUESTS => format!("the registry has had too many requests, and refuses {what}{words}"),
         status => format!("the registry responds to the request of {what} with {status}{words}"),
     };
-    RegistryError { why, after }
+    RegistryError { after, ..RegistryError::new(why) }
 }
 
 /// What a registry says about an error.
@@ -193,13 +192,38 @@ struct RegistryProblems {
 #[serde(default)]
 struct RegistryProblem {
     code: String,
-    message: String,
 }
+
+/// The codes of errors (OCI Distribution Specification, and those of docker's registry).
+const CODES: [&str; 17] = [
+    "BLOB_UNKNOWN",
+    "BLOB_UPLOAD_INVALID",
+    "BLOB_UPLOAD_UNKNOWN",
+    "DENIED",
+    "DIGEST_INVALID",
+    "MANIFEST_BLOB_UNKNOWN",
+    "MANIFEST_INVALID",
+    "MANIFEST_UNKNOWN",
+    "MANIFEST_UNVERIFIED",
+    "NAME_INVALID",
+    "NAME_UNKNOWN",
+    "SIZE_INVALID",
+    "TAG_INVALID",
+    "TOOMANYREQUESTS",
+    "UNAUTHORIZED",
+    "UNAVAILABLE",
+    "UNSUPPORTED",
+];
 
 /// A text of another host as a message may contain it.
 pub(super) fn shown(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let plain = |c: char| if c.is_control() || is_invisible(c) { ' ' } else { c };
     text.chars().map(plain).take(MOST_WORDS).collect::<String>().trim().to_owned()
+}
+
+/// Whether a character only changes how others are shown, such as their direction.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Resolves a reference to another URL (RFC 3986): an absolute URL, or an absolute path.
@@ -237,6 +261,7 @@ mod tests {
     #[test]
     fn words_of_others_are_bounded_and_plain() {
         assert_eq!(shown("a\x1b[2J\nb"), "a [2J b");
+        assert_eq!(shown("a\u{202e}b\u{2066}c"), "a b c");
         assert_eq!(shown(&"x".repeat(1000)).len(), MOST_WORDS);
     }
 }

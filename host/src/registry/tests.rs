@@ -177,6 +177,16 @@ async fn credentials_answer_a_challenge() {
     // One token is enough for all requests of a pull.
     assert_eq!(registry.asked("x").iter().filter(|line| line.contains("/token")).count(), 1);
     fails(pull(&settings(), &registry.reference(":1")).await, "server of tokens returns none");
+    // A registry that repeats the request in its error.
+    registry.habit(|head| {
+        let repeated = head.lines().find_map(|line| line.strip_prefix("authorization: Basic ")).unwrap_or_default();
+        let problem =
+            format!(r#"{{"errors": [{{"code": "{repeated}", "message": "{repeated}"}}, {{"code": "DENIED"}}]}}"#);
+        let status = if repeated.is_empty() { "401 Unauthorized" } else { "403 Forbidden" };
+        Some(response(status, "www-authenticate: Basic realm=\"x\"\r\n", problem.as_bytes()))
+    });
+    let denied = pull(&known, &registry.reference(":1")).await.unwrap_err();
+    assert!(denied.ends_with(":1 (denied)") && !denied.contains("dXNlcjpzZWNyZXQ"), "{denied}");
     registry.habit(|head| {
         let good = head.contains("authorization: Basic dXNlcjpzZWNyZXQ=\r\n");
         (!good).then(|| response("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", b""))
