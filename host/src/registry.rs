@@ -17,12 +17,15 @@ pub(crate) mod fuzz;
 mod partial;
 pub mod pull;
 pub mod push;
+mod record;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 pub use self::authorization::Access;
@@ -34,11 +37,18 @@ pub struct RegistryError {
     why: String,
     /// The time after which the registry wants the next request.
     after: Option<Duration>,
+    /// Whether there is no space left for files.
+    is_full: bool,
 }
 
 impl RegistryError {
     fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), after: None }
+        Self { why: why.into(), after: None, is_full: false }
+    }
+
+    fn of_file(path: &Path, error: &io::Error) -> Self {
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        Self { is_full, ..Self::new(format!("{}: {error}", path.display())) }
     }
 
     /// Returns the time after which the registry wants the next request, if it says one.

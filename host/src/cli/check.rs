@@ -50,9 +50,10 @@ pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliErro
     if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }
 
-/// Scans the directory, and pulls the components that its manifests name in registries, unless they are there.
+/// Scans the directory, and pulls the components that its manifests name in registries. Tags are looked at, also those whose
+/// component is there.
 async fn scan(config: &Arc<Config>) -> std::io::Result<Scan> {
-    let pulls = Pulls::new(Arc::clone(config), Arc::default());
+    let pulls = Pulls::of_command(Arc::clone(config));
     let mut scanner = Scanner::new(&config.guests).pulling(Arc::clone(&pulls));
     let first = scanner.scan(config)?;
     if !pulls.is_pulling() {
@@ -61,9 +62,7 @@ async fn scan(config: &Arc<Config>) -> std::io::Result<Scan> {
     super::notice("pulling components from registries");
     let mut pulling = JoinSet::new();
     pulling.spawn(Arc::clone(&pulls).run());
-    while pulls.is_pulling() {
-        pulls.changed().await;
-    }
+    pulls.looked().await;
     scanner.scan(config)
 }
 

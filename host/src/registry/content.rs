@@ -1,24 +1,28 @@
-//! The content store: pulled components by digest, and which references led to them, in a directory below the compile cache.
+//! The content store: pulled components by the digest of their manifest, and which references led to them, in a directory below
+//! the compile cache.
 //!
-//! A record is as good as the registry was at that time, so a host without a registry starts with it. Nothing here is executed
-//! without a check: the scanner computes the digest of each component that it reads.
+//! A record is as good as the registry was at that time, so a host without a registry starts with it. It has the documents of
+//! the registry, from which the digest of the component and its signature follow. Nothing here is executed without a check:
+//! the scanner computes the digest of each component that it reads.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
-
-use super::partial::EXTENSION;
-use super::{PartialFile, RegistryError};
+use super::partial::{self, EXTENSION};
+use super::pull::FoundComponent;
+use super::{PartialFile, RegistryError, record};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::reference::Reference;
 use lodge_runtime::code_cache;
+
+mod evict;
+
+pub use self::evict::InUse;
 
 /// The name of the store in the cache's directory.
 const NAME: &str = "registry";
@@ -26,23 +30,22 @@ const NAME: &str = "registry";
 /// The end of the name of a signature, as beside a component in a directory.
 const SIGNATURE: &str = "sig";
 
-/// The most bytes of a record.
-const MOST_RECORD: u64 = 64 << 10;
-
-/// The age from which a file that is not complete is left over.
-const ABANDONED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The most bytes of a signature.
+const MOST_SIGNATURE: u64 = 64 << 10;
 
 /// The store.
 pub struct ContentStore {
     path: PathBuf,
-    /// The most bytes of components.
+    /// The most bytes of what is not in use.
     size: u64,
 }
 
 /// The component that a reference has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PulledComponent {
-    /// Digest of the manifest in the registry.
+    /// Digest of the document in the registry that the reference names: the manifest, or an index.
+    pub named: Digest,
+    /// Digest of the manifest of the component.
     pub manifest: Digest,
     /// Digest of the component.
     pub component: Digest,
@@ -50,13 +53,12 @@ pub struct PulledComponent {
     pub size: u64,
 }
 
-/// A record on disk.
-#[derive(Deserialize, Serialize)]
-struct ReferenceRecord {
-    reference: String,
-    manifest: String,
-    component: String,
-    size: u64,
+impl PulledComponent {
+    /// The component that a registry has.
+    pub(super) fn of(found: &FoundComponent) -> Self {
+        let FoundComponent { named, manifest, component, size, .. } = *found;
+        Self { named, manifest, component, size }
+    }
 }
 
 impl ContentStore {
@@ -67,25 +69,15 @@ impl ContentStore {
     pub fn open(config: &Config) -> Result<Self, String> {
         let place = code_cache::places(config).find(|(key, _)| *key == "cache.directory");
         let (_, cache) = place.ok_or("pulled components are kept in cache.directory, and there is none; set it")?;
-        Self::at(cache.join(NAME), config.pull.size as u64)
+        Self::at(&cache, config.pull.size as u64)
     }
 
-    fn at(path: PathBuf, size: u64) -> Result<Self, String> {
-        let this = Self { path, size };
-        this.prepare().map_err(|error| format!("{}: {error}; set cache.directory", this.path.display()))?;
-        Ok(this)
-    }
-
-    fn prepare(&self) -> io::Result<()> {
-        for folder in [self.path.clone(), self.components(), self.records()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-            let metadata = fs::metadata(&folder)?;
-            let me = rustix::process::geteuid().as_raw();
-            if ![0, me].contains(&metadata.uid()) || metadata.mode() & 0o022 != 0 {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users can write to it"));
-            }
+    fn at(cache: &Path, size: u64) -> Result<Self, String> {
+        let this = Self { path: cache.join(NAME), size };
+        for folder in [cache.to_owned(), this.path.clone(), this.components(), this.records()] {
+            own(&folder).map_err(|error| format!("{}: {error}; set cache.directory", folder.display()))?;
         }
-        Ok(())
+        Ok(this)
     }
 
     fn components(&self) -> PathBuf {
@@ -96,61 +88,72 @@ impl ContentStore {
         self.path.join("references")
     }
 
-    /// Returns the path of a component, whether or not it is there.
-    pub fn component(&self, digest: Digest) -> PathBuf {
-        self.components().join(format!("{digest}.wasm"))
+    /// Returns the path of a component, whether or not it is there. It is that of its manifest, which has its signature, so
+    /// that the same component with another signature is another file.
+    pub fn component(&self, of: &PulledComponent) -> PathBuf {
+        self.components().join(format!("{}.wasm", of.manifest))
     }
 
-    /// Opens the file in which a component arrives. Blocking.
+    /// Opens the file in which the component of a reference arrives, and removes what is left of an earlier one. No other
+    /// reference has the same file, so that what one registry sends cannot spoil what another one does. Blocking.
     ///
     /// # Errors
     /// If it cannot be written, or another process writes it.
-    pub fn partial(&self, digest: Digest) -> Result<PartialFile, RegistryError> {
-        PartialFile::open(&self.components().join(format!("{digest}.{EXTENSION}")))
+    pub fn partial(&self, reference: &Reference, of: &PulledComponent) -> Result<PartialFile, RegistryError> {
+        let own = name(reference);
+        let path = self.components().join(format!("{own}.{}.{EXTENSION}", of.manifest));
+        for (other, _) in entries(&self.components()) {
+            if partial::reference(&other) == Some(own) && other != path {
+                partial::remove_idle(&other);
+            }
+        }
+        PartialFile::open(&path)
     }
 
     fn record_of(&self, reference: &Reference) -> PathBuf {
-        let name = Digest::of(reference.to_string().as_bytes());
-        self.records().join(format!("{name}.json"))
+        self.records().join(format!("{}.json", name(reference)))
     }
 
-    /// Returns what a reference has led to, if its component is there. Blocking.
+    /// Returns what a reference has led to, if its component is there, and notes that it is in use. Blocking.
     pub fn find(&self, reference: &Reference) -> Option<PulledComponent> {
-        let text = files::read(&self.record_of(reference), MOST_RECORD).ok()?;
-        let written: ReferenceRecord = serde_json::from_slice(&text).ok()?;
-        let digest = |text: &str| Digest::read(text.strip_prefix("sha256:")?);
-        let record = PulledComponent {
-            manifest: digest(&written.manifest)?,
-            component: digest(&written.component)?,
-            size: written.size,
-        };
-        let is_of = written.reference == reference.to_string()
-            && reference.digest.is_none_or(|pinned| pinned == record.manifest);
-        (is_of && self.has(&record)).then_some(record)
+        let text = files::read(&self.record_of(reference), record::MOST).ok()?;
+        let (of, found) = record::read(&text)?;
+        let pulled = PulledComponent::of(&found);
+        let is_of = of == reference.to_string() && reference.digest.is_none_or(|pinned| pinned == pulled.named);
+        if !(is_of && self.has(&pulled)) {
+            return None;
+        }
+        self.sign(&pulled, found.signature.as_deref()).ok()?;
+        self.touch(reference, SystemTime::now());
+        Some(pulled)
     }
 
-    /// Whether the component of a record is there. Its digest is checked by those who read it.
-    pub fn has(&self, record: &PulledComponent) -> bool {
-        let metadata = fs::symlink_metadata(self.component(record.component));
-        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == record.size)
+    /// Sets the time at which a reference was last in use. An error only affects what is evicted first.
+    pub(super) fn touch(&self, reference: &Reference, time: SystemTime) {
+        let record = fs::File::options().append(true).open(self.record_of(reference));
+        let _ = record.and_then(|file| file.set_modified(time));
     }
 
-    /// Removes a component, which is not what its name says.
-    pub fn discard(&self, digest: Digest) {
-        let _ = fs::remove_file(self.component(digest));
+    /// Whether a component is there. Its digest is checked by those who read it.
+    pub fn has(&self, pulled: &PulledComponent) -> bool {
+        let metadata = fs::symlink_metadata(self.component(pulled));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == pulled.size)
     }
 
-    /// Keeps the file with the signature of a component, if it has one. Blocking.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn sign(&self, component: Digest, signature: Option<&str>) -> Result<(), RegistryError> {
-        let path = self.components().join(format!("{component}.wasm.{SIGNATURE}"));
-        let known = files::read_text(&path, MOST_RECORD + 1).ok();
+    /// Removes a component, which is not what its manifest says.
+    pub fn discard(&self, pulled: &PulledComponent) {
+        let _ = fs::remove_file(self.component(pulled));
+    }
+
+    /// Has the signature that is in the manifest beside the component.
+    fn sign(&self, pulled: &PulledComponent, signature: Option<&str>) -> io::Result<()> {
+        let path = self.component(pulled).with_extension(format!("wasm.{SIGNATURE}"));
+        let known = files::read(&path, MOST_SIGNATURE);
         match signature {
-            Some(text) if known.as_deref() != Some(text) => files::replace(&path, text.as_bytes())
-                .map_err(|error| RegistryError::new(format!("{}: {error}", path.display()))),
-            _ => Ok(()),
+            Some(text) if known.as_ref().is_ok_and(|known| known == text.as_bytes()) => Ok(()),
+            Some(text) => files::replace(&path, text.as_bytes()),
+            None if known.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => Ok(()),
+            None => fs::remove_file(&path),
         }
     }
 
@@ -158,61 +161,40 @@ impl ContentStore {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep(&self, reference: &Reference, record: &PulledComponent) -> Result<(), RegistryError> {
-        let written = ReferenceRecord {
-            reference: reference.to_string(),
-            manifest: format!("sha256:{}", record.manifest),
-            component: format!("sha256:{}", record.component),
-            size: record.size,
-        };
+    pub fn keep(&self, reference: &Reference, found: &FoundComponent) -> Result<(), RegistryError> {
+        let pulled = PulledComponent::of(found);
+        if self.find(reference) == Some(pulled) {
+            return Ok(());
+        }
         let path = self.record_of(reference);
-        let text = serde_json::to_vec(&written).unwrap_or_default();
-        files::replace(&path, &text).map_err(|error| RegistryError::new(format!("{}: {error}", path.display())))
+        let written = self.sign(&pulled, found.signature.as_deref());
+        let written = written.and_then(|()| files::replace(&path, &record::write(reference, found)));
+        written.map_err(|error| RegistryError::of_file(&path, &error))
     }
+}
 
-    /// Removes components that are not in use, the oldest first, until all have at most the size of the store, and records
-    /// and parts of components that are gone. Errors only cost space.
-    pub fn evict(&self, in_use: &HashSet<Digest>) {
-        let mut free = Vec::new();
-        let mut total = 0_u64;
-        for (path, metadata) in entries(&self.components()) {
-            let age = metadata.modified().and_then(|time| time.elapsed().map_err(io::Error::other));
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                if age.is_ok_and(|age| age > ABANDONED) {
-                    let _ = fs::remove_file(path);
-                }
-                continue;
-            }
-            if path.extension().is_some_and(|extension| extension == SIGNATURE) {
-                if !path.with_extension("").exists() {
-                    let _ = fs::remove_file(path);
-                }
-                continue;
-            }
-            total = total.saturating_add(metadata.len());
-            let digest = path.file_stem().and_then(|stem| stem.to_str()).and_then(Digest::read);
-            if digest.is_none_or(|digest| !in_use.contains(&digest)) {
-                free.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), path, metadata.len()));
-            }
-        }
-        free.sort();
-        for (_, path, size) in free {
-            if total <= self.size {
-                break;
-            }
-            if fs::remove_file(path).is_ok() {
-                total = total.saturating_sub(size);
-            }
-        }
-        for (path, _) in entries(&self.records()) {
-            let written = files::read(&path, MOST_RECORD).ok();
-            let written: Option<ReferenceRecord> = written.and_then(|text| serde_json::from_slice(&text).ok());
-            let digest = written.and_then(|written| Digest::read(written.component.strip_prefix("sha256:")?));
-            if digest.is_none_or(|digest| !self.component(digest).exists()) {
-                let _ = fs::remove_file(path);
-            }
-        }
+/// The name of the files of a reference.
+fn name(reference: &Reference) -> Digest {
+    Digest::of(reference.to_string().as_bytes())
+}
+
+/// Creates a directory, or checks that only this user can write to it. A group's permission is withdrawn where this user may
+/// do that: volumes get it when they are mounted (`fsGroup`).
+fn own(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let metadata = fs::metadata(folder)?;
+    let me = rustix::process::geteuid().as_raw();
+    if ![0, me].contains(&metadata.uid()) || metadata.mode() & 0o002 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users can write to it"));
     }
+    if metadata.mode() & 0o020 != 0 {
+        if metadata.uid() != me {
+            let why = "its group can write to it, and it belongs to root; name a directory in it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        fs::set_permissions(folder, fs::Permissions::from_mode(metadata.mode() & 0o755))?;
+    }
+    Ok(())
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = (PathBuf, fs::Metadata)> {
@@ -221,67 +203,4 @@ fn entries(directory: &Path) -> impl Iterator<Item = (PathBuf, fs::Metadata)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reference(text: &str) -> Reference {
-        Reference::read(text).unwrap()
-    }
-
-    fn put(store: &ContentStore, text: &str, bytes: &[u8]) -> PulledComponent {
-        let record =
-            PulledComponent { manifest: Digest::of(b"m"), component: Digest::of(bytes), size: bytes.len() as u64 };
-        fs::write(store.component(record.component), bytes).unwrap();
-        store.keep(&reference(text), &record).unwrap();
-        record
-    }
-
-    #[test]
-    fn records_are_those_of_their_reference_and_component() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = ContentStore::at(directory.path().join("store"), 1 << 20).unwrap();
-        let record = put(&store, "oci://r.example/users:1", b"component");
-        let find = |text: &str| store.find(&reference(text));
-        assert_eq!(find("oci://r.example/users:1"), Some(record));
-        assert_eq!(find("oci://r.example/users:2"), None);
-        // A record under another name does not count.
-        let other = store.record_of(&reference("oci://r.example/users:2"));
-        fs::copy(store.record_of(&reference("oci://r.example/users:1")), other).unwrap();
-        assert_eq!(find("oci://r.example/users:2"), None);
-        // Nor does one of another digest than the pinned one.
-        let pinned = format!("oci://r.example/users@sha256:{}", Digest::of(b"other"));
-        store.keep(&reference(&pinned), &record).unwrap();
-        assert_eq!(find(&pinned), None);
-        fs::write(store.component(record.component), b"shorter").unwrap();
-        assert_eq!(find("oci://r.example/users:1"), None);
-        store.discard(record.component);
-        assert_eq!(find("oci://r.example/users:1"), None);
-    }
-
-    #[test]
-    fn the_store_is_bounded() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = ContentStore::at(directory.path().join("store"), 25).unwrap();
-        let names = ["oci://r.example/users:1", "oci://r.example/users:2", "oci://r.example/users:3"];
-        let records: Vec<_> = (0_u8..).zip(names).map(|(n, name)| put(&store, name, &[n; 10])).collect();
-        for (record, age) in records.iter().zip([30, 20, 10]) {
-            let file = fs::File::options().append(true).open(store.component(record.component)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
-        }
-        let known = || names.map(|name| store.find(&reference(name)).is_some());
-        store.evict(&HashSet::from([records[0].component]));
-        assert_eq!(known(), [true, false, true], "the oldest that is not in use");
-        assert_eq!(fs::read_dir(store.records()).unwrap().count(), 2);
-        store.evict(&HashSet::from([records[0].component]));
-        assert_eq!(known(), [true, false, true]);
-    }
-
-    #[test]
-    fn others_cannot_write_to_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store");
-        ContentStore::at(path.clone(), 0).unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(ContentStore::at(path, 0).is_err_and(|why| why.contains("other users can write to it")));
-    }
-}
+mod tests;

@@ -3,17 +3,18 @@
 //! The scanner asks for the component of a reference and never waits. A component that was pulled stays available while the
 //! registry is away, also after a restart; the problem is reported beside it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
-use tokio::time::{sleep_until, timeout};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{interval, sleep_until, timeout};
 
 use super::client::RegistryClient;
-use super::content::{ContentStore, PulledComponent};
+use super::content::{ContentStore, InUse, PulledComponent};
 use super::{Access, RegistryError};
 use lodge_base::config::Config;
 use lodge_base::lock::lock;
@@ -21,35 +22,33 @@ use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::reference::Reference;
 
+mod schedule;
+
+use self::schedule::{FollowedReference, LATE};
+
 /// The pause after the first failure, and the longest one.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How often other hosts with the same store see what is in use.
+const TOUCH: Duration = Duration::from_secs(60 * 60);
 
 /// The references that are followed.
 pub struct Pulls {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    store: OnceLock<Result<Arc<ContentStore>, String>>,
-    client: OnceLock<Result<Arc<RegistryClient>, String>>,
+    /// Whether components that are not in use are removed.
+    evicts: bool,
+    /// Whether a scan has seen all references.
+    scanned: AtomicBool,
+    store: OnceLock<Arc<ContentStore>>,
+    client: OnceLock<Arc<RegistryClient>>,
     references: Mutex<BTreeMap<Reference, FollowedReference>>,
     /// A reference is new, or has to be pulled again.
     wanted: Notify,
     /// There is something that a scan would find.
     changed: Notify,
-}
-
-/// A reference that a manifest names.
-#[derive(Default)]
-struct FollowedReference {
-    /// What it has led to.
-    record: Option<PulledComponent>,
-    /// Why the last attempt failed.
-    problem: Option<String>,
-    failures: u32,
-    /// When the next attempt is due; `None` while one is in progress, or if none is.
-    due: Option<Instant>,
-    running: Option<AbortHandle>,
-    /// Whether the current scan has seen it.
-    seen: bool,
+    /// An attempt has ended.
+    ended: Notify,
 }
 
 /// The component of a reference.
@@ -66,19 +65,36 @@ pub enum Pulled {
 impl Pulls {
     /// Follows nothing yet.
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::with(config, metrics, true)
+    }
+
+    /// Like [`Self::new`], for a command: what others have pulled stays, also if it is too much.
+    pub fn of_command(config: Arc<Config>) -> Arc<Self> {
+        Self::with(config, Arc::default(), false)
+    }
+
+    fn with(config: Arc<Config>, metrics: Arc<Metrics>, evicts: bool) -> Arc<Self> {
         Arc::new(Self {
             config,
             metrics,
+            evicts,
+            scanned: AtomicBool::new(false),
             store: OnceLock::new(),
             client: OnceLock::new(),
             references: Mutex::default(),
             wanted: Notify::new(),
             changed: Notify::new(),
+            ended: Notify::new(),
         })
     }
 
+    /// Opens the store. What prevents that may be mended, so that the next scan tries again.
     fn store(&self) -> Result<Arc<ContentStore>, String> {
-        self.store.get_or_init(|| ContentStore::open(&self.config).map(Arc::new)).clone()
+        if let Some(store) = self.store.get() {
+            return Ok(Arc::clone(store));
+        }
+        let store = Arc::new(ContentStore::open(&self.config)?);
+        Ok(Arc::clone(self.store.get_or_init(|| store)))
     }
 
     /// Returns the component of a reference, and follows the reference from now on. Blocking: reads the store.
@@ -102,7 +118,7 @@ impl Pulls {
             // What a digest has led to never changes.
             let due = (first.is_none() || reference.digest.is_none()).then(Instant::now);
             self.wanted.notify_one();
-            FollowedReference { record: first, due, ..FollowedReference::default() }
+            FollowedReference::new(first, due)
         });
         followed.seen = true;
         if is_gone {
@@ -110,18 +126,21 @@ impl Pulls {
             self.wanted.notify_one();
         }
         match (&followed.record, &followed.problem) {
-            (Some(record), problem) => {
-                Pulled::Here(store.component(record.component), record.component, problem.clone())
-            }
+            (Some(record), problem) => Pulled::Here(store.component(record), record.component, problem.clone()),
             (None, Some(problem)) => Pulled::Failed(problem.clone()),
+            (None, None) if followed.late => Pulled::Failed(format!(
+                "it has not arrived within {}; the pull goes on",
+                humantime::format_duration(LATE)
+            )),
             (None, None) => Pulled::Coming,
         }
     }
 
     /// Removes a component of the store that is not what it should be, and pulls it again.
     pub fn discard(&self, reference: &Reference, digest: Digest) {
-        if let Ok(store) = self.store() {
-            store.discard(digest);
+        let known = lock(&self.references).get(reference).and_then(|followed| followed.record);
+        if let (Ok(store), Some(record)) = (self.store(), known.filter(|record| record.component == digest)) {
+            store.discard(&record);
         }
         if let Some(followed) = lock(&self.references).get_mut(reference) {
             followed.repeat();
@@ -129,15 +148,43 @@ impl Pulls {
         }
     }
 
-    /// Ends a scan: references that it has not seen are not followed any more.
+    /// Ends a scan: references that it has not seen are not followed any more. Blocking: removes what is not in use from
+    /// the store.
     pub fn end_scan(&self) {
-        lock(&self.references).retain(|_, followed| {
+        let mut dropped = Vec::new();
+        lock(&self.references).retain(|reference, followed| {
             let seen = std::mem::take(&mut followed.seen);
             if let Some(running) = followed.running.take_if(|_| !seen) {
                 running.abort();
             }
+            if !seen {
+                dropped.push(reference.clone());
+            }
             seen
         });
+        let first = !self.scanned.swap(true, Relaxed);
+        // A host without references has no store.
+        let Some(store) = self.store.get().filter(|_| self.evicts && (first || !dropped.is_empty())) else { return };
+        dropped.iter().for_each(|reference| store.release(reference));
+        self.evict(false);
+    }
+
+    /// Removes what is not in use from the store, once a scan has seen all references. Blocking.
+    fn evict(&self, full: bool) {
+        let Some(store) = self.store.get().filter(|_| self.evicts && self.scanned.load(Relaxed)) else { return };
+        let mut in_use = InUse::default();
+        for (reference, followed) in &*lock(&self.references) {
+            let manifests = [followed.record.map(|record| record.manifest), followed.previous, followed.arriving];
+            in_use.add(reference, manifests.into_iter().flatten());
+        }
+        store.evict(&in_use, full);
+    }
+
+    /// Notes in the store what is in use.
+    fn touch(&self) {
+        let Some(store) = self.store.get() else { return };
+        let known: Vec<_> = lock(&self.references).keys().cloned().collect();
+        known.iter().for_each(|reference| store.touch(reference, SystemTime::now()));
     }
 
     /// Waits until a scan would find something new.
@@ -145,9 +192,20 @@ impl Pulls {
         self.changed.notified().await;
     }
 
-    /// Whether a component is being pulled for the first time.
+    /// Whether the registry of a reference has not been looked at yet, and has to be.
     pub fn is_pulling(&self) -> bool {
-        lock(&self.references).values().any(|followed| followed.record.is_none() && followed.problem.is_none())
+        lock(&self.references).values().any(|followed| !followed.looked)
+    }
+
+    /// Waits until the registries of all references have been looked at, successfully or not.
+    pub async fn looked(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.is_pulling() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Pulls what is due, until it is dropped.
@@ -159,35 +217,19 @@ impl Pulls {
                 followed.due = Some(Instant::now());
             }
         }
+        let mut touch = interval(TOUCH);
         loop {
             let next = self.begin(&mut tasks);
             tokio::select! {
+                _ = touch.tick() => {
+                    let this = Arc::clone(&self);
+                    spawn_blocking(move || this.touch());
+                }
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 () = self.wanted.notified() => {}
                 () = until(next), if next.is_some() => {}
             }
         }
-    }
-
-    /// Starts what is due, as far as there are places. Returns when the next attempt is due, unless all places are in use.
-    fn begin(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Option<Instant> {
-        let mut references = lock(&self.references);
-        let now = Instant::now();
-        let mut due: Vec<_> = references.iter_mut().filter(|(_, followed)| followed.due.is_some()).collect();
-        // Services that wait for their first component come before tags.
-        due.sort_by_key(|(_, followed)| (followed.record.is_some(), followed.due));
-        let mut next: Option<Instant> = None;
-        for (reference, followed) in due {
-            let Some(at) = followed.due else { continue };
-            if at > now {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            } else if tasks.len() < self.config.pull.concurrent {
-                followed.due = None;
-                let (this, reference) = (Arc::clone(self), reference.clone());
-                followed.running = Some(tasks.spawn(async move { this.attempt(reference).await }));
-            }
-        }
-        if tasks.len() < self.config.pull.concurrent { next } else { None }
     }
 
     async fn attempt(self: Arc<Self>, reference: Reference) {
@@ -208,48 +250,46 @@ impl Pulls {
             let size = bytesize::ByteSize(record.size).display().iec();
             tracing::info!("pulled {reference}: component {}, {size}", record.component.short());
         }
+        let full = result.as_ref().is_err_and(|error| error.is_full);
         if self.end(&reference, result) {
             self.changed.notify_one();
         }
+        self.ended.notify_waiters();
+        if outcome != "unchanged" {
+            // A panic is logged, and costs space only.
+            let _ = spawn_blocking(move || self.evict(full)).await;
+        }
+    }
+
+    async fn client(&self) -> Result<Arc<RegistryClient>, RegistryError> {
+        if let Some(client) = self.client.get() {
+            return Ok(Arc::clone(client));
+        }
+        // Reads certificates.
+        let config = Arc::clone(&self.config);
+        let made = spawn_blocking(move || RegistryClient::new(&config.pull).map(Arc::new)).await.map_err(ended)?;
+        let made = made.map_err(RegistryError::new)?;
+        Ok(Arc::clone(self.client.get_or_init(|| made)))
     }
 
     /// Pulls a reference once.
-    async fn pull(&self, reference: &Reference) -> Result<PulledComponent, RegistryError> {
-        let client = match self.client.get() {
-            Some(client) => client.clone(),
-            None => {
-                // Reads certificates.
-                let (config, at) = (Arc::clone(&self.config), &self.client);
-                let made = spawn_blocking(move || RegistryClient::new(&config.pull).map(Arc::new)).await;
-                let made = made.map_err(|error| RegistryError::new(error.to_string()))?;
-                at.get_or_init(|| made).clone()
-            }
-        };
-        let (client, store) = (client.map_err(RegistryError::new)?, self.store().map_err(RegistryError::new)?);
+    async fn pull(self: &Arc<Self>, reference: &Reference) -> Result<PulledComponent, RegistryError> {
+        let (client, this) = (self.client().await?, Arc::clone(self));
+        let store = spawn_blocking(move || this.store()).await.map_err(ended)?.map_err(RegistryError::new)?;
         let mut session = client.session(reference, Access::Pull);
         let found = session.resolve(reference, self.config.engine.max_file as u64).await?;
-        let record = PulledComponent { manifest: found.manifest, component: found.component, size: found.size };
-        let blocking = |error: tokio::task::JoinError| RegistryError::new(error.to_string());
-        let at = Arc::clone(&store);
-        let there = spawn_blocking(move || at.has(&record)).await.map_err(blocking)?;
-        if !there {
-            let at = Arc::clone(&store);
-            let partial = spawn_blocking(move || at.partial(record.component)).await.map_err(blocking)??;
-            session.fetch(&found, partial, &store.component(record.component)).await?;
+        let record = PulledComponent::of(&found);
+        if let Some(followed) = lock(&self.references).get_mut(reference) {
+            followed.arriving = Some(record.manifest);
         }
-        let mut in_use: HashSet<_> =
-            lock(&self.references).values().filter_map(|it| Some(it.record?.component)).collect();
-        in_use.insert(record.component);
-        let reference = reference.clone();
-        let kept = spawn_blocking(move || {
-            store.sign(record.component, found.signature.as_deref())?;
-            if store.find(&reference) != Some(record) {
-                store.keep(&reference, &record)?;
-                store.evict(&in_use);
-            }
-            Ok(record)
-        });
-        kept.await.map_err(blocking)?
+        let (at, of) = (Arc::clone(&store), reference.clone());
+        let partial = spawn_blocking(move || (!at.has(&record)).then(|| at.partial(&of, &record)).transpose());
+        if let Some(partial) = partial.await.map_err(ended)?? {
+            session.fetch(&found, partial, &store.component(&record)).await?;
+        }
+        let of = reference.clone();
+        spawn_blocking(move || store.keep(&of, &found)).await.map_err(ended)??;
+        Ok(record)
     }
 
     /// Records the result of an attempt. Returns whether a scan would find something new.
@@ -257,12 +297,15 @@ impl Pulls {
         let mut references = lock(&self.references);
         // The manifest may name another one by now.
         let Some(followed) = references.get_mut(reference) else { return false };
-        followed.running = None;
+        (followed.running, followed.arriving, followed.looked) = (None, None, true);
         let (before, problem) = (followed.record, followed.problem.take());
         let pause = match result {
             Ok(record) => {
                 if problem.is_some() {
                     tracing::info!("{reference}: the registry responds again");
+                }
+                if before != Some(record) {
+                    followed.previous = before.map(|before| before.manifest);
                 }
                 (followed.record, followed.failures) = (Some(record), 0);
                 reference.digest.is_none().then_some(self.config.pull.interval)
@@ -281,14 +324,9 @@ impl Pulls {
     }
 }
 
-impl FollowedReference {
-    /// Forgets what is not there any more.
-    fn repeat(&mut self) {
-        self.record = None;
-        if self.running.is_none() {
-            self.due = Some(Instant::now());
-        }
-    }
+/// The error of work that has panicked.
+fn ended(error: tokio::task::JoinError) -> RegistryError {
+    RegistryError::new(error.to_string())
 }
 
 async fn until(instant: Option<Instant>) {

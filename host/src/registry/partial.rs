@@ -34,16 +34,23 @@ impl PartialFile {
     /// # Errors
     /// If it cannot be written, or another process writes it.
     pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        let failed = |error: io::Error| RegistryError::new(format!("{}: {error}", path.display()));
+        let failed = |error: io::Error| RegistryError::of_file(path, &error);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o666).custom_flags(NO_LINKS);
+        options.read(true).write(true).create(true).truncate(false).mode(0o666).custom_flags(OWN);
         let file = options.open(path).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(RegistryError::new(format!("{} is not a regular file", path.display())));
+        }
+        let other = || RegistryError::new(format!("another process writes {}", path.display()));
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(RegistryError::new(format!("another process writes {}", path.display())));
-            }
+            Err(TryLockError::WouldBlock) => return Err(other()),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Another process may have completed it before it could be locked.
+        let [own, named] = [file.metadata(), fs::metadata(path)].map(|found| found.ok().map(|it| files::identity(&it)));
+        if own != named {
+            return Err(other());
         }
         let mut this = Self { file, path: path.to_owned(), hasher: Sha256::new(), length: 0 };
         this.read_back().map_err(failed)?;
@@ -100,9 +107,21 @@ impl PartialFile {
     }
 
     fn failed(&self, error: &io::Error) -> RegistryError {
-        RegistryError::new(format!("{}: {error}", self.path.display()))
+        RegistryError::of_file(&self.path, error)
     }
 }
 
-/// A link could lead to any file of the user.
-const NO_LINKS: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+/// Returns the name of the reference whose component arrives in this file, if there is one.
+pub(super) fn reference(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?;
+    Digest::read(name.split('.').next()?)
+}
+
+/// Removes a file that nothing is written to. Returns whether it is gone. Blocking.
+pub(super) fn remove_idle(path: &Path) -> bool {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(OWN).open(path);
+    file.is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
+}
+
+/// A link could lead to any file of the user, and a FIFO has to wait for a reader.
+const OWN: i32 = rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK).bits().cast_signed();

@@ -1,7 +1,7 @@
 //! Pulls a component: its manifest, and its bytes, which are verified while they arrive.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, header};
@@ -26,13 +26,18 @@ const ATTEMPTS: usize = 8;
 /// The pause before a component is requested again after its transfer broke off.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// The fewest bytes in [`STALL`]: a registry that sends less does not keep the place of others.
+const LEAST: u64 = 64 << 10;
+
 /// Bytes that are written at a time.
 const CHUNK: usize = 256 << 10;
 
 /// A component in a registry, as its manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundComponent {
-    /// Digest of the manifest in the registry.
+    /// Digest of the document that the reference names: the manifest, or an index.
+    pub named: Digest,
+    /// Digest of the manifest of the component.
     pub manifest: Digest,
     /// Digest of the component.
     pub component: Digest,
@@ -40,10 +45,46 @@ pub struct FoundComponent {
     pub size: u64,
     /// The file with the signature of the component.
     pub signature: Option<String>,
-    /// The manifest, for a copy.
+    /// The index, if the reference names one.
+    pub(super) index: Option<Bytes>,
+    /// The manifest.
     pub(super) document: Bytes,
     /// The config that the manifest names, for a copy.
     pub(super) config: Option<Descriptor>,
+}
+
+impl FoundComponent {
+    /// Reads what the documents of a registry lead to.
+    ///
+    /// # Errors
+    /// If they lead to no component, or the index does not lead to this manifest.
+    pub(super) fn of(index: Option<Bytes>, document: Bytes) -> Result<Self, RegistryError> {
+        let manifest = Digest::of(&document);
+        if let Some(index) = &index {
+            match artifact::read(index)? {
+                Leads::Manifest(of) if of.digest()? == manifest => {}
+                _ => return Err(RegistryError::new("the index in the registry leads to another manifest")),
+            }
+        }
+        let Leads::Component(layer, config) = artifact::read(&document)? else {
+            return Err(RegistryError::new("the index in the registry leads to another index"));
+        };
+        Ok(Self {
+            named: index.as_ref().map_or(manifest, |index| Digest::of(index)),
+            manifest,
+            component: layer.digest()?,
+            size: layer.size,
+            signature: layer.signature().map(str::to_owned),
+            index,
+            document,
+            config,
+        })
+    }
+
+    /// Whether the reference names an index of several platforms.
+    pub fn is_of_index(&self) -> bool {
+        self.index.is_some()
+    }
 }
 
 impl Session<'_> {
@@ -53,37 +94,24 @@ impl Session<'_> {
     /// If the registry has none, or one of more than `most` bytes.
     pub async fn resolve(&mut self, reference: &Reference, most: u64) -> Result<FoundComponent, RegistryError> {
         let what = reference.to_string();
-        let (mut digest, mut document) = self.document(&what, &reference.version(), reference.digest).await?;
-        let mut leads = artifact::read(&document)?;
-        if let Leads::Manifest(of) = leads {
-            let wanted = of.digest()?;
-            (digest, document) = self.document(&what, &format!("sha256:{wanted}"), Some(wanted)).await?;
-            leads = artifact::read(&document)?;
-        }
-        let Leads::Component(layer, config) = leads else {
-            return Err(RegistryError::new(format!("{what} is an index of indexes")));
+        let first = self.document(&what, &reference.version(), reference.digest).await?;
+        let found = match artifact::read(&first)? {
+            Leads::Manifest(of) => {
+                let wanted = of.digest()?;
+                let manifest = self.document(&what, &format!("sha256:{wanted}"), Some(wanted)).await?;
+                FoundComponent::of(Some(first), manifest)?
+            }
+            Leads::Component(..) => FoundComponent::of(None, first)?,
         };
-        if layer.size > most {
-            let [size, most] = [layer.size, most].map(|bytes| bytesize::ByteSize(bytes).display().iec().to_string());
+        if found.size > most {
+            let [size, most] = [found.size, most].map(|bytes| bytesize::ByteSize(bytes).display().iec().to_string());
             return Err(RegistryError::new(format!("{what} has {size}, over engine.max_file, which is {most}")));
         }
-        Ok(FoundComponent {
-            manifest: digest,
-            component: layer.digest()?,
-            size: layer.size,
-            signature: layer.signature().map(str::to_owned),
-            document,
-            config,
-        })
+        Ok(found)
     }
 
-    /// Returns a manifest or an index with its digest, which is `wanted` if that is there.
-    async fn document(
-        &mut self,
-        what: &str,
-        version: &str,
-        wanted: Option<Digest>,
-    ) -> Result<(Digest, Bytes), RegistryError> {
+    /// Returns a manifest or an index, whose digest is `wanted` if that is there.
+    async fn document(&mut self, what: &str, version: &str, wanted: Option<Digest>) -> Result<Bytes, RegistryError> {
         let ask = artifact::ACCEPTED.iter().fold(Ask::new(Method::GET), |ask, kind| ask.header(header::ACCEPT, kind));
         let response = self.send(self.url(&format!("manifests/{version}"))?, &ask).await?;
         if response.status() != StatusCode::OK {
@@ -96,7 +124,7 @@ impl Session<'_> {
                 let why = format!("the registry sent the manifest sha256:{digest} in place of sha256:{wanted}");
                 Err(RegistryError::new(why))
             }
-            None => Ok((digest, document)),
+            None => Ok(document),
         }
     }
 
@@ -159,6 +187,7 @@ async fn receive(
     size: u64,
 ) -> Result<(PartialFile, Option<String>), RegistryError> {
     let (mut body, mut waiting) = (response.into_body(), BytesMut::new());
+    let mut rate = TransferRate::new(Instant::now());
     let broken = loop {
         let frame = match timeout(STALL, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
@@ -174,6 +203,11 @@ async fn receive(
             return Err(RegistryError::new(format!("the component has more than the {size} bytes of its manifest")));
         }
         waiting.extend_from_slice(&data);
+        if !rate.suffices(data.len(), Instant::now()) {
+            partial.append(waiting.freeze()).await?;
+            let (least, time) = (bytesize::ByteSize(LEAST).display().iec(), humantime::format_duration(STALL));
+            return Err(RegistryError::new(format!("less than {least} of the component arrives in {time}")));
+        }
         if waiting.len() >= CHUNK {
             partial = partial.append(waiting.split().freeze()).await?;
         }
@@ -181,6 +215,29 @@ async fn receive(
     let partial = partial.append(waiting.freeze()).await?;
     let short = partial.length() < size;
     Ok((partial, broken.or_else(|| short.then(|| "the response ended".into()))))
+}
+
+/// The rate of a transfer, in periods of [`STALL`].
+struct TransferRate {
+    since: Instant,
+    bytes: u64,
+}
+
+impl TransferRate {
+    fn new(since: Instant) -> Self {
+        Self { since, bytes: 0 }
+    }
+
+    /// Adds bytes. Returns false at the end of a period with fewer than [`LEAST`].
+    fn suffices(&mut self, bytes: usize, now: Instant) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if now.saturating_duration_since(self.since) < STALL {
+            return true;
+        }
+        let enough = self.bytes >= LEAST;
+        *self = Self::new(now);
+        enough
+    }
 }
 
 async fn cleared(mut partial: PartialFile) -> Result<PartialFile, RegistryError> {
@@ -194,4 +251,20 @@ fn starts_at(response: &Response<Incoming>, from: u64) -> bool {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
     first == Some(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_transfers_end() {
+        let start = Instant::now();
+        let mut rate = TransferRate::new(start);
+        assert!(rate.suffices(1, start + STALL / 2));
+        assert!(rate.suffices(LEAST as usize, start + STALL));
+        assert!(rate.suffices(LEAST as usize - 2, start + STALL * 3 / 2));
+        assert!(!rate.suffices(1, start + STALL * 2));
+        assert!(rate.suffices(1, start + STALL * 2));
+    }
 }

@@ -277,4 +277,8 @@ fn partial_files_have_one_writer() {
     let link = target.partial.with_extension("link");
     std::os::unix::fs::symlink(&target.to, &link).unwrap();
     assert!(PartialFile::open(&link).is_err() && !target.to.exists());
+    // Nor does it wait for the reader of a FIFO.
+    let fifo = target.partial.with_extension("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    assert!(PartialFile::open(&fifo).is_err_and(|why| why.to_string().contains("is not a regular file")));
 }
