@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use clap::ArgMatches;
+use tokio::task::spawn_blocking;
 
 use super::inspect;
 use super::out::{self, CliError};
@@ -61,31 +62,56 @@ async fn pull(
     from: &Reference,
     output: Option<&Path>,
 ) -> Result<(), CliError> {
-    let usual = PathBuf::from(format!("{}.wasm", from.name()));
-    let to = output.unwrap_or(&usual);
-    if output.is_none() && to.symlink_metadata().is_ok() {
-        return Err(CliError::new(format!("{} exists; name the file with -o to replace it", to.display())));
-    }
+    let to = &target(from, output)?;
     let mut session = client.session(from, Access::Pull);
     let found = session.resolve(from, config.engine.max_file as u64).await?;
     fetch(&mut session, &found, to).await?;
-    if let Some(signature) = &found.signature {
-        let path = signature::path(to);
-        let written = files::replace(&path, format!("{signature}\n").as_bytes());
-        written.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?;
-    }
+    let path = signature::path(to);
+    let written = match &found.signature {
+        Some(signature) => files::replace(&path, format!("{signature}\n").as_bytes()),
+        // What is there is the signature of another component.
+        None => std::fs::remove_file(&path).or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) }),
+    };
+    written.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?;
     let size = bytesize::ByteSize(found.size).display().iec();
     out::line(&format!("{}: {size} of {}", to.display(), pinned(from, &found)))
+}
+
+/// Returns the file to pull into. Without `output`, no file is replaced, also not that of a signature.
+fn target(from: &Reference, output: Option<&Path>) -> Result<PathBuf, CliError> {
+    let problem = |path: &Path, why: &str| CliError::new(format!("{} {why}", path.display()));
+    let Some(named) = output else {
+        let usual = PathBuf::from(format!("{}.wasm", from.name()));
+        let known = [signature::path(&usual), usual.clone()].into_iter().find(|path| path.symlink_metadata().is_ok());
+        let exists = |path: PathBuf| problem(&path, "exists; name the file with -o to replace it");
+        return known.map_or(Ok(usual), |path| Err(exists(path)));
+    };
+    // A link stays one: its target is replaced.
+    let is_link = named.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let to = if is_link { named.canonicalize() } else { Ok(named.to_owned()) };
+    let to = to.map_err(|error| problem(named, &format!("leads nowhere: {error}")))?;
+    for path in [&to, &signature::path(&to)] {
+        if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(problem(path, "is not a regular file"));
+        }
+    }
+    Ok(to)
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 /// Pulls a component into a file. What an attempt leaves is beside it, hidden, and the next attempt continues there.
 async fn fetch(session: &mut Session<'_>, found: &FoundComponent, to: &Path) -> Result<(), CliError> {
     let partial = to.with_file_name(format!(".{}.{}.part", file_name(to), found.component.short()));
-    Ok(session.fetch(found, PartialFile::open(&partial)?, to).await?)
+    let opened = spawn_blocking(move || PartialFile::open(&partial)).await;
+    let opened = opened.map_err(|error| CliError::new(error.to_string()))?;
+    Ok(session.fetch(found, opened?, to).await?)
 }
 
 fn pinned(reference: &Reference, found: &FoundComponent) -> String {
-    Reference { digest: Some(found.manifest), ..reference.clone() }.to_string()
+    Reference { digest: Some(found.named), ..reference.clone() }.to_string()
 }
 
 /// Returns the tag under which a component is pushed.
@@ -107,7 +133,7 @@ async fn push(client: &RegistryClient, config: &Config, file: &Path, to: &Refere
     let mut session = client.session(to, Access::Push);
     let signature = match files::read_text(&signature::path(file), MOST_SIGNATURE) {
         Ok(text) => Some(text.trim_end().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if is_absent(&error) => None,
         Err(error) => return Err(CliError::new(format!("the signature of {shown}: {error}"))),
     };
     let component = (Bytes::from(content), signature.as_deref());
@@ -128,6 +154,11 @@ async fn copy(client: &RegistryClient, config: &Config, from: &Reference, to: &R
     let failed = |error: std::io::Error| CliError::new(format!("a temporary directory: {error}"));
     let mut source = client.session(from, Access::Pull);
     let found = source.resolve(from, config.engine.max_file as u64).await?;
+    if found.is_of_index() {
+        let manifest = Reference { tag: None, digest: Some(found.manifest), ..from.clone() };
+        let what = "is an index of several platforms, and only components are copied";
+        return Err(CliError::new(format!("{from} {what}; name the one for WebAssembly: {manifest}")));
+    }
     let directory = Temporary::new().map_err(failed)?;
     let file = directory.0.join("component.wasm");
     fetch(&mut source, &found, &file).await?;
@@ -152,5 +183,30 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_to_pull_into() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let from = Reference::read("oci://r.example/users:1").unwrap();
+        let of = |name: &str| target(&from, Some(&at(name))).map_err(|error| format!("{error:?}"));
+        fs::write(at("a.wasm"), "a").unwrap();
+        assert_eq!(of("a.wasm"), Ok(at("a.wasm")));
+        std::os::unix::fs::symlink(at("a.wasm"), at("link")).unwrap();
+        assert_eq!(of("link"), Ok(at("a.wasm").canonicalize().unwrap()));
+        std::os::unix::fs::symlink(at("none"), at("dangling")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        fs::create_dir(at("b.wasm.sig")).unwrap();
+        for (name, why) in [("dangling", "leads nowhere"), ("folder", "not a regular file"), ("b.wasm", "b.wasm.sig")] {
+            assert!(of(name).is_err_and(|error| error.contains(why)), "{name}");
+        }
     }
 }
