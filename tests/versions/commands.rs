@@ -86,6 +86,25 @@ async fn deploy_promote_and_rollback() {
     }
 }
 
+/// What the manifest names is beside the manifest, wherever the new component comes from.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_manifest_are_beside_it() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
+    fs::create_dir(directory.path().join("pictures")).unwrap();
+    fs::write(directory.path().join("users.toml"), "[volumes]\n\"/pictures\" = { path = \"pictures\" }").unwrap();
+    let process = Process::serve(directory.path(), &[]).await;
+    let mut client = Connection::http1(process.address).await;
+    for (number, canary) in [(2, None), (3, Some("100%"))] {
+        let file = elsewhere.path().join(format!("{number}.wasm"));
+        fs::write(&file, version(number)).unwrap();
+        let mut args = vec!["deploy", "users", file.to_str().unwrap()];
+        args.extend(canary.map(|share| ["--canary", share]).into_iter().flatten());
+        let (code, _, stderr) = order(&process, directory.path(), &args);
+        assert_eq!((code, asked(&mut client, "/users", &[]).await), (Some(0), number), "{stderr}");
+    }
+}
+
 /// Deploying or promoting the bytes that are served already keeps the version for a rollback, and the files keep their
 /// mode.
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,22 @@ fn files_rotate_and_hosts_restart() {
     assert_eq!(check(&[older(&file, 1), file.clone()]).unwrap().ends.unwrap()[1].0, 404);
 }
 
+/// A file that is removed or replaced while the host runs does not take the lines that follow with it.
+#[test]
+fn a_file_that_is_removed_is_begun_again() {
+    let (_directory, file) = trail(2, 1 << 20, 3);
+    let mut trail = Trail::open(&file, &settings(&file, 1 << 20, 3)).unwrap();
+    trail.append(SystemTime::now(), &change(2)).unwrap();
+    let moved = file.with_file_name("moved.log");
+    fs::rename(&file, &moved).unwrap();
+    trail.append(SystemTime::now(), &change(3)).unwrap();
+    assert_eq!(check(&[moved, file.clone()]).unwrap().ends.unwrap()[1].0, 4);
+    fs::remove_file(&file).unwrap();
+    trail.append(SystemTime::now(), &change(4)).unwrap();
+    let rest = check(&[file]).unwrap();
+    assert!(rest.lines == 1 && !rest.whole, "{rest:?}");
+}
+
 /// A host that ends while it writes leaves a part of a line. Nobody can make one later.
 #[test]
 fn a_line_that_is_cut_off() {

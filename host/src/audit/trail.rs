@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -77,6 +77,7 @@ impl Trail {
     pub(super) fn append(&mut self, time: SystemTime, event: &Event) -> io::Result<()> {
         let text = line(self.head, time, event).map_err(io::Error::other)?;
         let size = text.len() as u64 + 1;
+        self.find_again()?;
         if self.length > 0 && self.length.saturating_add(size) > self.most {
             self.rotate()?;
         }
@@ -93,6 +94,25 @@ impl Trail {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// Goes on in the file at the path, if that is another one than before: lines in a file that was removed are lost.
+    fn find_again(&mut self) -> io::Result<()> {
+        let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = identity(&self.file.metadata()?);
+        match fs::metadata(&self.path) {
+            Ok(metadata) if identity(&metadata) == own => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.file = create(&self.path)?;
+        self.length = self.file.metadata()?.len();
+        tracing::error!(
+            "audit.file: {} was removed or replaced; the trail goes on at line {} in the file that is there now",
+            self.path.display(),
+            self.head.next
+        );
+        Ok(())
     }
 
     /// Begins the next file. The chain goes on in it.

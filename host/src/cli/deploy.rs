@@ -236,7 +236,9 @@ impl DeployCommand<'_> {
         notice(&format!("compiling {shown}"));
         // Compiled from the file, which fails if its digest has changed meanwhile.
         let (name, size) = (served.to_owned(), content.len() as u64);
-        let spec = GuestSpec { name, path: file.to_owned(), content: None, digest, size, manifest };
+        // Files that the manifest names are relative to it, and not to the new component.
+        let (path, content_of) = (replaced.to_owned(), Some(file.to_owned()));
+        let spec = GuestSpec { name, path, content: content_of, digest, size, manifest };
         let compiled = super::block_on(async {
             Deployer::offline(self.config)?.deploy(spec).await.map_err(|why| why.to_string())
         });
