@@ -13,13 +13,15 @@ async fn the_start_says_what_was_read() {
     let file = settings.path().join("other.toml");
     std::fs::write(&file, "[stop]\ngrace = '1s'\n").unwrap();
     let host = Process::serve(directory.path(), &["--config", &file.display().to_string()]).await;
-    let log = host.log();
     let line = format!("settings are those of {}", file.canonicalize().unwrap().display());
-    assert!(log.contains(&line) && log.contains("is empty: copy a component into it"), "{log}");
+    let said = |log: String| log.contains(&line) && log.contains("is empty: copy a component into it");
+    until("it says so", || said(host.log())).await;
     drop(host);
     std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
-    let log = Process::serve(directory.path(), &[]).await.log();
-    assert!(log.contains("no lodge.toml was read") && !log.contains("is empty"), "{log}");
+    let host = Process::serve(directory.path(), &[]).await;
+    until("it says so", || host.log().contains("no lodge.toml was read")).await;
+    until("it serves", || host.log().contains("hello at /hello")).await;
+    assert!(!host.log().contains("is empty"), "{}", host.log());
 }
 
 /// Without cargo, `lodge dev` says where it looked and what to do.
