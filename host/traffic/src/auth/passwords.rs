@@ -1,6 +1,6 @@
 //! Passwords of users (RFC 7617), of which the host knows salted hashes.
 //!
-//! A hash takes some tenths of a second on purpose, so it is computed on another thread, few at a time ([`hashing`]). The result is
+//! A hash takes some tenths of a second on purpose, so it is computed on another thread, few at a time (`hashing`). The result is
 //! remembered for a while in bounded memory, by a tag that says nothing of the password without the key of this process.
 
 mod hashing;
