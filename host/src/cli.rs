@@ -95,7 +95,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
         }
         _ => {}
     }
-    let resolved = match resolve(matches) {
+    let mut resolved = match resolve(matches) {
         Ok(resolved) => resolved,
         Err(problems) => {
             for problem in problems {
@@ -104,7 +104,6 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
-    let mut resolved = resolved;
     let program = &mut resolved.config.program;
     program.compiler = this_program().ok();
     (program.tiers, program.explains) = match name {
