@@ -5,6 +5,8 @@
 
 pub mod certificate;
 pub mod jwt;
+mod requirements;
+mod settle;
 
 use std::path::PathBuf;
 
@@ -13,19 +15,14 @@ use serde_json::{Value, json};
 
 use self::certificate::CertificatePattern;
 use self::jwt::{JwkSource, Jwt};
+pub use self::requirements::is_scope;
+use self::requirements::{claims, texts};
+pub(crate) use self::settle::settle;
 use crate::Manifest;
-use crate::key::RequestKey;
-use crate::rate::{self, By};
 use crate::schema;
 use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, word};
-
-/// The most scopes or claims that a service or a route requires, and the most values of a claim.
-const MOST: usize = 64;
-
-/// The most bytes of a scope, and of the name and a value of a claim.
-const MOST_BYTES: usize = 256;
 
 const CALLS: [(&str, CallCredentials); 2] =
     [("trusted", CallCredentials::Trusted), ("checked", CallCredentials::Checked)];
@@ -175,8 +172,18 @@ impl Settings {
 
     /// Whether any credentials are accepted.
     fn accepts_any(&self) -> bool {
-        let secrets = [self.api_keys.is_some(), self.passwords.is_some(), self.jwt.is_some()];
-        secrets.contains(&true) || !self.client_certificates.is_empty()
+        self.accepts_secrets() || !self.client_certificates.is_empty()
+    }
+
+    /// Whether any credentials are accepted that a client sends in a header.
+    fn accepts_secrets(&self) -> bool {
+        self.api_keys.is_some() || self.passwords.is_some() || self.jwt.is_some()
+    }
+
+    /// Whether nothing meets the settings: a client certificate has neither scopes nor claims.
+    fn is_unmet(&self) -> bool {
+        let certificates = !self.client_certificates.is_empty() && !self.accepts_secrets();
+        certificates && (!self.scopes.is_empty() || !self.claims.is_empty())
     }
 
     /// Whether this header is removed from a request once it is verified.
@@ -250,74 +257,24 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
     sound.then(|| Auth::Identified(Box::new(auth)))
 }
 
-/// Gives the routes what they have from their service, and finds what is contradictory.
-pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let nothing = "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates` or [auth.jwt]";
-    let service = match &manifest.policies.service.auth {
-        Some(Auth::Identified(settings)) => Some(settings.clone()),
-        Some(Auth::Anyone) | None => None,
+/// Returns what the service requires, and the routes that require something else.
+fn view(manifest: &Manifest) -> Option<Value> {
+    let mut shown = match &manifest.policies.service.auth {
+        Some(Auth::Identified(settings)) => shown(settings),
+        Some(Auth::Anyone) | None => serde_json::Map::new(),
     };
-    if service.as_ref().is_some_and(|service| !service.accepts_any()) {
-        return problems.push(nothing.into());
-    }
-    let by_header = |rate: Option<&rate::Settings>| match rate.map(|rate| &rate.by) {
-        Some(By::Header(name)) => Some(name.clone()),
-        _ => None,
-    };
-    let mut check_key = |place: &str, auth: Option<&Settings>, name: Option<HeaderName>| {
-        if auth.zip(name).is_some_and(|(auth, name)| auth.removes(&name)) {
-            let remedy = "write another key, `identity` for a rate, or `forward = true` in [auth]";
-            problems.push(format!("{place}: the header is removed once it is verified; {remedy}"));
-        }
-    };
-    check_key("rate.by", service.as_deref(), by_header(manifest.policies.service.rate.as_ref()));
-    if let Some(RequestKey::Header(name)) = manifest.upstream.as_ref().map(|upstream| &upstream.hash) {
-        check_key("upstream.hash", service.as_deref(), Some(name.clone()));
-    }
     for (route, policies) in &manifest.policies.routes {
-        let auth = match &policies.auth {
-            Some(Auth::Anyone) => None,
-            Some(Auth::Identified(auth)) if auth.accepts_any() => Some(&**auth),
-            Some(Auth::Identified(_)) | None => service.as_deref(),
+        let own = match &policies.auth {
+            Some(Auth::Identified(settings)) => self::shown(settings).into(),
+            Some(Auth::Anyone) => "nothing".into(),
+            None => continue,
         };
-        check_key(&format!("route {route}: rate.by"), auth, by_header(policies.rate.as_ref()));
+        shown.insert(route.to_string(), own);
     }
-    let (mut open, mut own) = (false, false);
-    for (route, policies) in &mut manifest.policies.routes {
-        match &mut policies.auth {
-            None => {}
-            Some(Auth::Anyone) => open = true,
-            Some(Auth::Identified(auth)) => {
-                own = true;
-                if auth.calls.is_some() {
-                    problems.push(format!("route {route}: auth.calls: only the [auth] of the whole service has it"));
-                }
-                if let Some(service) = &service {
-                    auth.inherit(service);
-                }
-                if !auth.accepts_any() {
-                    problems.push(format!("route {route}: {nothing}"));
-                }
-            }
-        }
-    }
-    if own && service.as_ref().is_some_and(|service| service.calls() == CallCredentials::Checked) {
-        problems.push(
-            "auth.calls: calls have every path of a service, so the [auth] of a route does not hold for them; move it \
-             to the service"
-                .into(),
-        );
-    }
-    // A path that the service reads differently must not lead from a route without credentials to one with them.
-    if open && service.is_some() {
-        for (route, (_, policies)) in manifest.routes.iter_mut().zip(&manifest.policies.routes) {
-            route.guarded |= policies.auth != Some(Auth::Anyone);
-        }
-    }
+    if shown.is_empty() { None } else { Some(shown.into()) }
 }
 
-fn view(manifest: &Manifest) -> Option<Value> {
-    let Some(Auth::Identified(auth)) = &manifest.policies.service.auth else { return None };
+fn shown(auth: &Settings) -> serde_json::Map<String, Value> {
     let mut shown = serde_json::Map::new();
     if let Some(file) = &auth.api_keys {
         shown.insert("api_keys".into(), file.display().to_string().into());
@@ -344,7 +301,7 @@ fn view(manifest: &Manifest) -> Option<Value> {
     if !claims.is_empty() {
         shown.insert("claims".into(), json!(claims));
     }
-    Some(Value::Object(shown))
+    shown
 }
 
 fn file(text: &str) -> Result<PathBuf, String> {
@@ -366,34 +323,6 @@ fn key_header(text: &str) -> Result<KeyHeader, String> {
         _ if name.as_str().contains('_') || OTHERS.contains(&name.as_str()) => Err(wrong()),
         name => Ok(KeyHeader::Named(name)),
     }
-}
-
-/// Reads a list of texts, each of which must be `fit`.
-fn texts(key: &Written<'_>, form: &str, fit: fn(&str) -> bool) -> Result<Vec<String>, String> {
-    let wrong = || key.error(format!("write a list, like {form}: at most {MOST}, each of 1 to {MOST_BYTES} bytes"));
-    let items = key.items(form)?;
-    let read = |item: &Written<'_>| {
-        let text = item.string(&format!("write texts, like {form}"))?;
-        let fits = (1..=MOST_BYTES).contains(&text.len()) && fit(text);
-        if fits { Ok(text.to_owned()) } else { Err(wrong()) }
-    };
-    let read: Vec<_> = items.iter().map(read).collect::<Result<_, _>>()?;
-    if read.is_empty() || read.len() > MOST { Err(wrong()) } else { Ok(read) }
-}
-
-/// Whether this is one scope (RFC 6749 3.3): visible ASCII without quotes and backslashes.
-pub fn is_scope(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
-}
-
-fn claims(written: &Written<'_>) -> Result<Vec<(String, Vec<String>)>, String> {
-    const FORM: &str = "write them like { tenant = \"acme\", roles = [\"admin\", \"owner\"] }";
-    let keys = written.table().ok_or_else(|| written.error(FORM))?;
-    if keys.is_empty() || keys.len() > MOST || keys.iter().any(|key| key.inside(written).len() > MOST_BYTES) {
-        return Err(written.error(FORM));
-    }
-    let read = |key: &Written<'_>| Ok((key.inside(written).to_owned(), texts(key, "[\"admin\"]", |_| true)?));
-    keys.iter().map(read).collect()
 }
 
 #[cfg(test)]

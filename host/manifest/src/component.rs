@@ -93,7 +93,9 @@ fn component(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Prob
         _ if text.starts_with(SCHEME) => {
             Reference::read(text).map(ComponentSource::Registry).map_err(|problem| written.error(problem))
         }
-        _ if text.contains("://") => Err(written.error(format!("`{text}` is neither a file nor a reference; {FORM}"))),
+        _ if text.contains("://") || text.starts_with("oci:") => {
+            Err(written.error(format!("`{text}` is neither a file nor a reference; {FORM}")))
+        }
         _ if text.contains(['/', '\\']) || !text.ends_with(".wasm") => {
             Err(written.error(format!("`{text}` must be the name of a .wasm file in the same directory")))
         }

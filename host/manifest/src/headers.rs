@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Manifest;
 use crate::schema;
-use crate::section::{Owner, Section};
+use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written};
 
 /// The most headers in a list or table.
@@ -17,24 +17,42 @@ const MOST: usize = 50;
 const VALUE: usize = 4 << 10;
 
 /// Headers that belong to a connection, to the framing of a message or to what the host does itself. With [`PREFIXES`].
-const OWN: [HeaderName; 17] = [
+const OWN: [HeaderName; 24] = [
+    header::AGE,
+    header::ALLOW,
+    HeaderName::from_static("cache-status"),
     header::CONNECTION,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
     header::CONTENT_RANGE,
+    header::DATE,
     header::EXPECT,
     header::FORWARDED,
     header::HOST,
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
+    header::LOCATION,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("proxy-connection"),
+    header::RETRY_AFTER,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::VIA,
+    header::WWW_AUTHENTICATE,
+];
+
+/// Headers by which a client says which form of a response it takes. A response in another form is of no use to it.
+const ASKING: [HeaderName; 7] = [
+    header::ACCEPT_ENCODING,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
 ];
 
 const PREFIXES: [&str; 4] = ["x-lodge-", "x-forwarded-", "access-control-", "x-request-id"];
@@ -63,6 +81,11 @@ pub(crate) const SECTION: Section = Section {
         table
     },
     owner: Owner::Route(|settings, written, problems| settings.headers = read(written, problems).map(Arc::new)),
+    view: Some(View {
+        label: "headers",
+        value: |manifest| manifest.headers.as_ref().map(|rules| rules.shown()),
+        text: words,
+    }),
     ..Section::DEFAULT
 };
 
@@ -91,6 +114,26 @@ pub struct HeaderChanges {
 impl HeaderRules {
     fn is_on(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// Returns the names of the headers that are changed. Values may be secrets.
+    fn shown(&self) -> Value {
+        let mut shown = serde_json::Map::new();
+        if self.security {
+            shown.insert("security".into(), true.into());
+        }
+        for (message, changes) in [("request", &self.request), ("response", &self.response)] {
+            let set = changes.set.iter().map(|(name, _)| name).collect();
+            let added = changes.add.iter().map(|(name, _)| name).collect();
+            let removed = changes.remove.iter().collect::<Vec<_>>();
+            for (change, names) in [("set", set), ("add", added), ("remove", removed)] {
+                if !names.is_empty() {
+                    let names: Vec<_> = names.into_iter().map(HeaderName::as_str).collect();
+                    shown.insert(format!("{message}.{change}"), names.into());
+                }
+            }
+        }
+        shown.into()
     }
 }
 
@@ -128,7 +171,13 @@ fn changes(written: &Written<'_>, of_response: bool, problems: &mut Problems) ->
                 };
                 changes.remove = items.iter().filter_map(|item| problems.take(name(item))).collect();
             }
-            "set" => changes.set = fields(&key, of_response, problems),
+            "set" => {
+                changes.set = fields(&key, of_response, problems);
+                for (name, _) in changes.set.iter().filter(|(name, _)| !of_response && ASKING.contains(name)) {
+                    let why = "a client would get a response in a form that it did not ask for; remove it, if at all";
+                    problems.push(key.error(format!("`{name}` cannot be set: {why}")));
+                }
+            }
             _ => changes.add = fields(&key, false, problems),
         }
     }
@@ -247,6 +296,13 @@ mod tests {
             "Proxy-Authorization",
             "Expect",
             "Access-Control-Allow-Origin",
+            "Date",
+            "Age",
+            "Cache-Status",
+            "Allow",
+            "Location",
+            "Retry-After",
+            "WWW-Authenticate",
         ] {
             for key in ["request.set", "response.set", "response.add"] {
                 check(&format!("[headers]\n{key}.\"{name}\" = 'x'"), "cannot be changed");
@@ -254,6 +310,10 @@ mod tests {
             for key in ["request.remove", "response.remove"] {
                 check(&format!("[headers]\n{key} = '{name}'"), "cannot be changed");
             }
+        }
+        for name in ["Range", "If-Range", "If-None-Match", "if-match", "If-Modified-Since", "Accept-Encoding"] {
+            check(&format!("headers.request.set.{name} = 'x'"), "cannot be set: a client would get");
+            assert!(manifest(&format!("headers.request.remove = '{name}'")).is_ok(), "{name}");
         }
         check("headers.response.set.vary = 'accept'", "use response.add");
         check("headers.response.remove = 'Vary'", "use response.add");

@@ -247,6 +247,8 @@ impl Manifest {
             cors::spread(of_routes.cors, &mut self);
             headers::spread(of_routes.headers, &mut self);
             auth::settle(&mut self, &mut problems);
+            redirects::find_unreachable(&self, &mut problems);
+            redirects::find_loops(&self, &mut problems);
         }
         files::settle(&keys, &mut self);
         conflicts::find(&keys, &self, &mut problems);

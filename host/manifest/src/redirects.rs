@@ -1,15 +1,17 @@
 //! `redirects`: paths whose content is elsewhere now.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use http::{HeaderValue, StatusCode, Uri};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::Manifest;
-use crate::route::Segment;
+use crate::route::{Route, Segment};
 use crate::routes::read_host;
 use crate::schema;
-use crate::section::{Owner, Section};
+use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written};
 use lodge_base::canonical;
 
@@ -18,6 +20,9 @@ const MOST: usize = 100;
 
 /// The most bytes of a target.
 const TARGET: usize = 2_048;
+
+/// The most bytes of a `Location`, with what is put into a target.
+const LOCATION: usize = 8 << 10;
 
 const STATUSES: [u32; 5] = [301, 302, 303, 307, 308];
 
@@ -29,6 +34,7 @@ pub(crate) const SECTION: Section = Section {
     page: "front",
     schema: redirects_schema,
     owner: Owner::Service(read),
+    view: Some(View { label: "redirects", value: view, text: words }),
     ..Section::DEFAULT
 };
 
@@ -97,12 +103,20 @@ impl Redirect {
         if (!self.below && !rest.is_empty()) || rest.starts_with('/') {
             return None;
         }
-        let mut location = String::new();
+        let (mut location, mut in_query) = (String::new(), false);
         for piece in &self.to {
-            match piece {
-                TargetPart::Text(text) => location.push_str(text),
-                TargetPart::Segment(at) => location.push_str(&encoded(found.get(*at)?)),
-                TargetPart::Rest => location.push_str(&encoded(rest)),
+            let value = match piece {
+                TargetPart::Text(text) => {
+                    in_query |= text.contains('?');
+                    location.push_str(text);
+                    continue;
+                }
+                TargetPart::Segment(at) => *found.get(*at)?,
+                TargetPart::Rest => rest,
+            };
+            location.push_str(&if in_query { as_parameter(value) } else { encoded(value) });
+            if location.len() > LOCATION {
+                return None;
             }
         }
         if let Some(query) = query.filter(|_| !self.has_query) {
@@ -111,11 +125,99 @@ impl Redirect {
         }
         HeaderValue::try_from(location).ok()
     }
+
+    /// Whether requests that this is about can have come by `route`.
+    fn is_reached_by(&self, route: &Route) -> bool {
+        let hosts = self.host.as_ref().zip(route.host.as_ref());
+        let same = |pair: (&Segment, &Segment)| match pair {
+            (Segment::Name(own), Segment::Name(name)) => own == name,
+            _ => true,
+        };
+        let (own, pattern) = (self.from.len(), route.path.segments.len());
+        let deep_enough = own == pattern || if own > pattern { route.path.below } else { self.below };
+        hosts.is_none_or(|(own, host)| own == host)
+            && deep_enough
+            && self.from.iter().zip(&route.path.segments).all(same)
+    }
+}
+
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.host.as_deref().unwrap_or_default())?;
+        for segment in &self.from {
+            match segment {
+                Segment::Name(name) => write!(f, "/{name}")?,
+                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        f.write_str(if self.below {
+            "/*"
+        } else if self.from.is_empty() {
+            "/"
+        } else {
+            ""
+        })
+    }
+}
+
+/// Finds redirects that no route of the service leads to. A service without routes has one by its name, which is not known here.
+pub(crate) fn find_unreachable(manifest: &Manifest, problems: &mut Problems) {
+    for redirect in manifest.redirects.iter().filter(|_| !manifest.routes.is_empty()) {
+        if !manifest.routes.iter().any(|route| redirect.is_reached_by(route)) {
+            problems.push(format!("redirects: no route of the service leads to `{redirect}`; add one to `routes`"));
+        }
+    }
+}
+
+/// Finds redirects whose targets are redirected without an end. Browsers keep some of them, also once the manifest is mended.
+pub(crate) fn find_loops(manifest: &Manifest, problems: &mut Problems) {
+    let redirects = &manifest.redirects;
+    for redirect in redirects {
+        let host = redirect.host.as_deref().unwrap_or_default();
+        let segment = |segment: &Segment| match segment {
+            Segment::Name(name) => format!("/{name}"),
+            Segment::Parameter(_) => "/x".into(),
+        };
+        let path: String = redirect.from.iter().map(segment).collect();
+        let mut path = if redirect.below { format!("{path}/x") } else { path };
+        if path.is_empty() {
+            path.push('/');
+        }
+        // More steps than there are redirects: one of them is taken twice.
+        let ends = (0..=redirects.len()).any(|_| {
+            let next = redirects.iter().find_map(|next| next.location(host, &path, None));
+            let target = next.as_ref().and_then(|next| next.to_str().ok()).unwrap_or_default();
+            let own = target.split_once("://").map_or(Some(target), |(_, rest)| {
+                let rest = rest.strip_prefix(host).filter(|_| !host.is_empty())?;
+                rest.starts_with('/').then_some(rest)
+            });
+            path = own.unwrap_or_default().split('?').next().unwrap_or_default().to_owned();
+            path.is_empty()
+        });
+        if !ends {
+            problems
+                .push(format!("redirects: the redirect from `{redirect}` leads back to itself, by way of `{path}`"));
+        }
+    }
+}
+
+/// Returns each redirect with its status.
+fn view(manifest: &Manifest) -> Option<Value> {
+    let shown = |redirect: &Redirect| Value::from(format!("{redirect} ({})", redirect.status.as_u16()));
+    let all: Vec<_> = manifest.redirects.iter().map(shown).collect();
+    if all.is_empty() { None } else { Some(all.into()) }
 }
 
 /// Browsers read `\` as `/`.
 fn encoded(text: &str) -> Cow<'_, str> {
     if text.contains('\\') { text.replace('\\', "%5C").into() } else { text.into() }
+}
+
+/// Encodes a part of a path so that it stays one value of a query.
+fn as_parameter(text: &str) -> Cow<'_, str> {
+    /// What ends a value, or has a meaning of its own in one. `%` begins what is encoded already.
+    const SPECIAL: &AsciiSet = &CONTROLS.add(b'&').add(b'=').add(b'+').add(b';').add(b'\\').add(b'#').add(b'?');
+    utf8_percent_encode(text, SPECIAL).into()
 }
 
 fn read(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
@@ -212,103 +314,4 @@ fn read_to(text: &str, from: &[Segment], below: bool) -> Result<(Vec<TargetPart>
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::tests::read as manifest;
-
-    fn location(keys: &str, path: &str) -> Option<String> {
-        let redirects = manifest(&format!("redirects = [{{ {keys} }}]")).unwrap().redirects;
-        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-        redirects[0].location("a.test", path, query).map(|value| value.to_str().unwrap().to_owned())
-    }
-
-    #[test]
-    fn paths_are_redirected() {
-        let check = |keys: &str, cases: &[(&str, Option<&str>)]| {
-            for (path, expected) in cases {
-                assert_eq!(location(keys, path).as_deref(), *expected, "{keys}: {path}");
-            }
-        };
-        let exact = "from = '/old', to = '/new'";
-        check(exact, &[("/old", Some("/new")), ("/old?a=b", Some("/new?a=b")), ("/%6fld", Some("/new"))]);
-        check(exact, &[("/old/", None), ("/old/x", None), ("/older", None), ("/", None), ("/x/old", None)]);
-        check("from = '/', to = '/home'", &[("/", Some("/home")), ("/a", None)]);
-        let below = "from = '/blog/*', to = 'https://blog.test/posts/*'";
-        check(
-            below,
-            &[("/blog/a/b?c", Some("https://blog.test/posts/a/b?c")), ("/blog/", Some("https://blog.test/posts/"))],
-        );
-        check(below, &[("/blog", None), ("/blog//a", None), ("/blogs/a", None)]);
-        check(
-            "from = '/*', to = 'https://b.test/*'",
-            &[("/", Some("https://b.test/")), ("/a/", Some("https://b.test/a/"))],
-        );
-        let parts = "from = '/u/{id}/p/{post}', to = '/posts/{post}?by={id}'";
-        check(parts, &[("/u/7/p/%C3%A4", Some("/posts/%C3%A4?by=7")), ("/u/7/p/1?x", Some("/posts/1?by=7"))]);
-        check(parts, &[("/u//p/1", None), ("/u/7/p/", None), ("/u/7/p/1/2", None), ("/u/7/p", None)]);
-        check("from = '/a', to = '/b', host = 'a.test'", &[("/a", Some("/b"))]);
-        check("from = '/a', to = '/b', host = 'b.test'", &[("/a", None)]);
-    }
-
-    /// No request decides to which site it is redirected.
-    #[test]
-    fn clients_do_not_choose_the_site() {
-        for (keys, path) in [
-            ("from = '/old/*', to = '/*'", "/old//evil.test"),
-            ("from = '/old/*', to = '/*'", "/old///evil.test"),
-            ("from = '/*', to = '/x/*'", "//evil.test"),
-            ("from = '/{a}/*', to = '/{a}/x/*'", "//evil.test/x"),
-        ] {
-            assert_eq!(location(keys, path), None, "{keys}: {path}");
-        }
-        for (path, expected) in [
-            ("/old/\\evil.test", "/%5Cevil.test"),
-            ("/old/\\/evil.test", "/%5C/evil.test"),
-            ("/old/%2Fevil.test", "/%2Fevil.test"),
-            ("/old/https://evil.test", "/https://evil.test"),
-            ("/old/@evil.test", "/@evil.test"),
-        ] {
-            assert_eq!(location("from = '/old/*', to = '/*'", path).as_deref(), Some(expected), "{path}");
-        }
-    }
-
-    #[test]
-    fn problems_name_the_key() {
-        let check = |keys: &str, expected: &str| {
-            let problem = manifest(&format!("redirects = [{{ {keys} }}]")).unwrap_err();
-            assert!(problem.contains(expected), "{keys}: {problem}");
-        };
-        for to in [
-            "new",
-            "//evil.test",
-            "/\\\\evil.test",
-            "https://{a}.test/",
-            "https://a*",
-            "ftp://a/",
-            "/a b",
-            "/a#b",
-            "",
-            "/a}{",
-            "https://u@a.test/",
-        ] {
-            assert!(manifest(&format!("redirects = [{{ from = '/{{a}}/*', to = \"{to}\" }}]")).is_err(), "{to}");
-        }
-        for from in ["old", "", "/a*", "/*/a", "/a/../b", "/a//b", "/a?b", "/a/", "//*", "/a//*", "/**"] {
-            check(&format!("from = '{from}', to = '/x'"), "is not a path like");
-        }
-        check("from = '/a', to = '/*'", "`*` is at the end, and so it must be in `from`");
-        check("from = '/a/*', to = '/*/b'", "`*` is at the end");
-        check("from = '/{a}', to = '/{b}'", "there is no {b} in `from`");
-        check("from = '/a', to = '/a'", "leads to itself");
-        check("from = '/a'", "a redirect needs `from` and `to`");
-        check("from = '/a', to = '/b', status = 200", "write 301, 302, 303, 307 or 308");
-        check("from = '/a', to = '/b', code = 301", "unknown key `code`");
-        check("from = '/a', to = '/b', host = 'a b'", "host `a b`");
-        let problem = |text: &str| manifest(text).unwrap_err();
-        assert!(problem("redirects = '/a'").contains("a redirect is a table"));
-        assert!(problem("redirects = true").contains("write a list"));
-        let many = "{ from = '/a', to = '/b' },".repeat(101);
-        assert!(problem(&format!("redirects = [{many}]")).contains("101 redirects are more than 100"));
-        let version = manifest("").unwrap().version("redirects = []", 1 << 30).unwrap_err();
-        assert!(version[0].contains("a version cannot set this"), "{version:?}");
-    }
-}
+mod tests;

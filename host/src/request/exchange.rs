@@ -61,7 +61,7 @@ impl Handler {
                 response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
             }
             if let Some(front) = &record.front {
-                front.change_response(secure, response.headers_mut());
+                front.change_response(secure, &mut response);
             }
             response.map(|body| body.with(record))
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, header, request};
+use http::{HeaderMap, Response, StatusCode, header, request};
 
 use super::handler::Caller;
 use crate::guests::target::Target;
@@ -32,12 +32,13 @@ impl ClientFront {
     }
 
     /// Changes the head of the response. `secure` is whether the client uses HTTPS.
-    pub(super) fn change_response(&self, secure: bool, headers: &mut HeaderMap) {
+    pub(super) fn change_response<B>(&self, secure: bool, response: &mut Response<B>) {
+        let status = response.status();
         if let Some(rules) = &self.front.headers {
-            header_rules::change_response(rules, secure, headers);
+            header_rules::change_response(rules, status, secure, response.headers_mut());
         }
         if let Some(cors) = &self.cors {
-            cors.write(headers);
+            cors.write(response.headers_mut());
         }
     }
 }

@@ -157,3 +157,32 @@ fn problems_of_tokens() {
         "cannot both be in `authorization`",
     );
 }
+
+#[test]
+fn certificates_have_no_scopes() {
+    let own = "routes = [{ path = '/x', auth = { client_certificates = 'a.test', scopes = 'read' } }]";
+    for text in [
+        "auth = { client_certificates = 'a.test', scopes = 'read' }",
+        "auth = { client_certificates = 'a.test', claims = { tenant = 'acme' } }",
+        own,
+        "routes = [{ path = '/x', auth = { scopes = 'read' } }]\nauth = { client_certificates = 'a.test' }",
+    ] {
+        let problems = manifest(text).unwrap_err();
+        assert!(problems.contains("a client certificate has neither scopes nor claims"), "{text}: {problems:?}");
+    }
+    service("auth = { client_certificates = 'a.test', api_keys = 'k', scopes = 'read' }");
+    service("auth = { client_certificates = 'a.test' }");
+}
+
+#[test]
+fn operators_see_what_routes_require() {
+    let shown = |text: &str| view(&manifest(text).unwrap()).map(|value| words(&value));
+    assert_eq!(shown("routes = ['/a']"), None);
+    let text = "routes = ['/a', { path = '/b', auth = { scopes = 'write' } }, { path = '/c', auth = false }]\n\
+                auth = { api_keys = 'k' }";
+    let shown = shown(text).unwrap();
+    for part in ["/b api_keys k, header x-api-key, scopes write", "/c nothing"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert!(!shown.contains("/a"), "{shown}");
+}

@@ -1,5 +1,6 @@
 //! Changes to the heads of requests and responses that a manifest names.
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use lodge_manifest::headers::{HeaderChanges, HeaderRules};
@@ -18,13 +19,28 @@ const STRICT: [(HeaderName, HeaderValue); 4] = [
 /// Headers that name the software of a service.
 const REVEALING: [HeaderName; 2] = [header::SERVER, HeaderName::from_static("x-powered-by")];
 
+/// Headers about the content of a response, and about storing it. What a manifest says of the content of a service must not make
+/// browsers and caches keep a failure.
+const OF_CONTENT: [HeaderName; 10] = [
+    header::CACHE_CONTROL,
+    HeaderName::from_static("cdn-cache-control"),
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::PRAGMA,
+];
+
 /// Changes the head of a request.
 pub fn change_request(rules: &HeaderRules, headers: &mut HeaderMap) {
-    change(&rules.request, headers);
+    change(&rules.request, |_| true, headers);
 }
 
-/// Changes the head of a response. `secure` is whether the client uses HTTPS.
-pub fn change_response(rules: &HeaderRules, secure: bool, headers: &mut HeaderMap) {
+/// Changes the head of a response with `status`. `secure` is whether the client uses HTTPS.
+pub fn change_response(rules: &HeaderRules, status: StatusCode, secure: bool, headers: &mut HeaderMap) {
     if rules.security {
         for (name, value) in &STRICT {
             headers.entry(name).or_insert_with(|| value.clone());
@@ -37,17 +53,19 @@ pub fn change_response(rules: &HeaderRules, secure: bool, headers: &mut HeaderMa
             headers.remove(name);
         }
     }
-    change(&rules.response, headers);
+    let has_content = status.is_success() || status == StatusCode::NOT_MODIFIED;
+    change(&rules.response, |name| has_content || !OF_CONTENT.contains(name), headers);
 }
 
-fn change(changes: &HeaderChanges, headers: &mut HeaderMap) {
-    for name in &changes.remove {
+/// Changes the headers that are `meant`.
+fn change(changes: &HeaderChanges, meant: impl Fn(&HeaderName) -> bool, headers: &mut HeaderMap) {
+    for name in changes.remove.iter().filter(|name| meant(name)) {
         headers.remove(name);
     }
-    for (name, value) in &changes.set {
+    for (name, value) in changes.set.iter().filter(|(name, _)| meant(name)) {
         headers.insert(name, value.clone());
     }
-    for (name, value) in &changes.add {
+    for (name, value) in changes.add.iter().filter(|(name, _)| meant(name)) {
         headers.append(name, value.clone());
     }
 }
@@ -59,13 +77,22 @@ mod tests {
     use lodge_manifest::Manifest;
 
     fn response(text: &str, secure: bool, fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        response_with(StatusCode::OK, text, secure, fields)
+    }
+
+    fn response_with(
+        status: StatusCode,
+        text: &str,
+        secure: bool,
+        fields: &[(&'static str, &'static str)],
+    ) -> Vec<String> {
         let limits = config::resolve(&[]).unwrap().config.limits;
         let manifest = Manifest::read("users", &format!("[headers]\n{text}"), &limits, 1 << 30).unwrap();
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        change_response(&manifest.headers.unwrap(), secure, &mut headers);
+        change_response(&manifest.headers.unwrap(), status, secure, &mut headers);
         let mut lines: Vec<_> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -78,6 +105,22 @@ mod tests {
             "response.remove = ['a', 'b']\nresponse.set = { b = '2', c = '3' }\nresponse.add = { c = ['4'], d = '5' }";
         let fields = [("a", "1"), ("a", "1"), ("b", "1"), ("c", "1"), ("c", "1"), ("e", "1")];
         assert_eq!(response(text, false, &fields), ["b: 2", "c: 3", "c: 4", "d: 5", "e: 1"]);
+    }
+
+    /// What a manifest says of content holds for content only.
+    #[test]
+    fn failures_are_not_stored() {
+        let text = "response.set = { cache-control = 'max-age=9', x-a = '1', content-type = 'text/css' }\n\
+                    response.add = { etag = '\"1\"' }\nresponse.remove = ['expires', 'x-b']";
+        let fields = [("cache-control", "no-store"), ("content-type", "a/b"), ("expires", "0"), ("x-b", "1")];
+        for status in [200, 206, 304] {
+            let changed = ["cache-control: max-age=9", "content-type: text/css", "etag: \"1\"", "x-a: 1"];
+            assert_eq!(response_with(StatusCode::from_u16(status).unwrap(), text, false, &fields), changed, "{status}");
+        }
+        for status in [302, 308, 401, 404, 429, 500, 503] {
+            let kept = ["cache-control: no-store", "content-type: a/b", "expires: 0", "x-a: 1"];
+            assert_eq!(response_with(StatusCode::from_u16(status).unwrap(), text, false, &fields), kept, "{status}");
+        }
     }
 
     #[test]
