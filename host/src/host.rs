@@ -4,6 +4,7 @@
 //! host stops: after a drain, or when the grace period is over.
 
 mod housekeeping;
+mod sockets;
 mod systemd;
 mod tasks;
 
@@ -15,6 +16,7 @@ use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use self::sockets::GivenSockets;
 use self::tasks::RunningHost;
 use crate::audit::AuditTrail;
 use crate::guests::builds::Builds;
@@ -104,20 +106,22 @@ impl Host {
         }
         let directory = path_and_identity(directory);
         raise_file_limit(config.listener.connections);
-        let plain = bind("listen", config.listen).await?;
+        let mut given = GivenSockets::from_environment()?;
+        let plain = given.listen("listen", config.listen).await?;
         let secure = match config.tls.listen {
-            Some(address) => Some(bind("tls.listen", address).await?),
+            Some(address) => Some(given.listen("tls.listen", address).await?),
             None => None,
         };
         let admin = match config.admin {
-            Some(address) => Some(bind("admin", address).await?),
+            Some(address) => Some(given.listen("admin", address).await?.listener),
             None => None,
         };
+        given.finish()?;
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
         let secure = match secure {
-            Some(listener) => Some((listener, Arc::new(TlsServer::new(&config.tls, &compiler.metrics)?))),
+            Some(socket) => Some((socket, Arc::new(TlsServer::new(&config.tls, &compiler.metrics)?))),
             None => None,
         };
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
@@ -171,12 +175,12 @@ impl Host {
 
     /// Returns the address of the services.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listeners.plain.local_addr().ok()
+        self.listeners.plain.listener.local_addr().ok()
     }
 
     /// Returns the address of the services over HTTPS, if `tls.listen` is set.
     pub fn https_address(&self) -> Option<SocketAddr> {
-        self.listeners.secure.as_ref()?.0.local_addr().ok()
+        self.listeners.secure.as_ref()?.0.listener.local_addr().ok()
     }
 
     /// Returns the address of the admin listener.
@@ -204,7 +208,7 @@ impl Host {
             stop_requested: Arc::new(Notify::new()),
             consuming: ActiveTriggers::new(),
         };
-        let tasks = self.start_tasks(&running);
+        let (tasks, current) = (self.start_tasks(&running), self.current());
         let Self { config, listeners, deployer, handler, slots, exporting, .. } = self;
         let RunningHost { buffers, stop_requested, consuming, .. } = running;
         let audit = handler.audit.clone();
@@ -224,7 +228,8 @@ impl Host {
             stopper.stop();
             tokio::time::sleep(config.stop.delay).await;
         };
-        accept(listeners, server, delayed).await;
+        let start = sockets::started(listeners.are_shared(), current);
+        accept(listeners, server, start, delayed).await;
         let finished = async {
             stopper.done().await;
             // Their messages are settled after the response.
@@ -276,9 +281,9 @@ fn hsts(time: Duration) -> Option<HeaderValue> {
 
 fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>, reset: Reset) {
     let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
-    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(&listeners.plain));
+    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(&listeners.plain.listener));
     if let Some((secure, _)) = &listeners.secure {
-        tracing::info!(target: START, "serving {} on https://{}", config.guests.display(), at(secure));
+        tracing::info!(target: START, "serving {} on https://{}", config.guests.display(), at(&secure.listener));
     }
     if let Some(admin) = admin {
         tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
@@ -302,15 +307,4 @@ fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>,
 fn is_empty(directory: &std::path::Path) -> bool {
     let Ok(entries) = std::fs::read_dir(directory) else { return false };
     entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
-}
-
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let way_out = if error.kind() == std::io::ErrorKind::AddrInUse {
-            "; another program uses it: choose another port"
-        } else {
-            ""
-        };
-        format!("{key}: cannot listen on {address}: {error}{way_out}")
-    })
 }

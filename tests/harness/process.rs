@@ -99,8 +99,14 @@ impl Process {
         let mut all = vec!["serve", &directory, "--listen", listen, "--admin", admin];
         all.extend(["--engine-instances", "300", "--cache-directory", cache]);
         all.extend(args);
-        let mut child =
-            Leashed(lodge(&all).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("lodge starts"));
+        let mut command = lodge(&all);
+        command.envs(variables.iter().copied());
+        Self::of(command).await
+    }
+
+    /// The same of a command that serves a directory.
+    pub(crate) async fn of(mut command: Command) -> Self {
+        let mut child = Leashed(command.stderr(Stdio::piped()).spawn().expect("lodge starts"));
         let mut stderr = BufReader::new(child.0.stderr.take().expect("piped"));
         let (mut first, mut second) = (String::new(), String::new());
         stderr.read_line(&mut first).expect("a line");

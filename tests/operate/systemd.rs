@@ -1,9 +1,17 @@
-//! Promise: systemd knows when the host is ready, that it is alive, and when it stops.
+//! Promise: systemd knows when the host is ready, that it is alive, and when it stops; no client is refused while a host restarts
+//! whose socket systemd has opened.
 
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, Process, get, wasm};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{PATIENCE, Process, cache, get, lodge, output, wasm};
 
 /// Returns the next report.
 fn next(socket: &UnixDatagram) -> String {
@@ -40,4 +48,47 @@ async fn systemd_is_kept_informed() {
     process.signal(rustix::process::Signal::TERM);
     tokio::task::block_in_place(|| while !next(&socket).starts_with("STOPPING=1\n") {});
     assert!(process.ended().await.success());
+}
+
+/// A host to which a socket is given as systemd does it.
+fn activated(socket: &TcpListener, directory: &Path, listen: &str) -> Command {
+    rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).unwrap();
+    let directory = directory.display().to_string();
+    let serve =
+        lodge(&["serve", &directory, "--listen", listen, "--admin", "127.0.0.1:0", "--cache-directory", cache()]);
+    let mut command = Command::new("bash");
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&{}", socket.as_raw_fd());
+    command.args(["-c", &script, "bash"]).arg(serve.get_program()).args(serve.get_args());
+    command.current_dir(std::env::temp_dir());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_systemd_outlives_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut first = Process::of(activated(&socket, directory.path(), &address.to_string())).await;
+    assert_eq!((first.address, &*get(address, "/hello").await.text()), (address, "Hello, World!"));
+    first.signal(rustix::process::Signal::TERM);
+    assert!(first.ended().await.success());
+    // No host is there; the client waits.
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let _second = Process::of(activated(&socket, directory.path(), &address.to_string())).await;
+    let mut response = String::new();
+    tokio::time::timeout(PATIENCE, client.read_to_string(&mut response)).await.expect("a response").unwrap();
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("Hello, World!"), "{response}");
+}
+
+/// The clients of a socket that nobody accepts from would wait for ever.
+#[test]
+fn a_socket_without_a_setting_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (status, _, stderr) = output(&mut activated(&socket, directory.path(), "127.0.0.1:0"));
+    let port = socket.local_addr().unwrap().port();
+    assert_ne!(status, Some(0));
+    assert!(stderr.contains(&format!("systemd: nothing listens on port {port}")), "{stderr}");
 }

@@ -22,47 +22,74 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// How long handshakes that were under way when the host stops may take: a slow round trip.
 const HANDSHAKES: Duration = Duration::from_millis(250);
 
+/// A socket that listens.
+pub struct Socket {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Whether systemd has it, too. Then connections that are not accepted wait for the next process.
+    pub is_shared: bool,
+}
+
 /// The sockets for services.
 pub struct Listeners {
     /// Without TLS.
-    pub plain: TcpListener,
+    pub plain: Socket,
     /// With TLS.
-    pub secure: Option<(TcpListener, Arc<TlsServer>)>,
+    pub secure: Option<(Socket, Arc<TlsServer>)>,
 }
 
 impl Listeners {
-    /// Returns the next connection, and the TLS that it begins with.
-    async fn next(&self) -> (TcpStream, Option<Arc<TlsServer>>) {
-        let Some((secure, tls)) = &self.secure else { return (accepted(&self.plain).await, None) };
+    /// Whether systemd has one of the sockets, too.
+    pub fn are_shared(&self) -> bool {
+        self.plain.is_shared || self.secure.as_ref().is_some_and(|(secure, _)| secure.is_shared)
+    }
+
+    /// Returns the next connection, and the TLS that it begins with. `shared` is whether it may come from a socket that systemd has, too.
+    async fn next(&self, shared: bool) -> (TcpStream, Option<Arc<TlsServer>>) {
+        let next = async |socket: &Socket| match socket.is_shared && !shared {
+            true => std::future::pending().await,
+            false => accepted(&socket.listener).await,
+        };
+        let Some((secure, tls)) = &self.secure else { return (next(&self.plain).await, None) };
         tokio::select! {
-            stream = accepted(&self.plain) => (stream, None),
-            stream = accepted(secure) => (stream, Some(Arc::clone(tls))),
+            stream = next(&self.plain) => (stream, None),
+            stream = next(secure) => (stream, Some(Arc::clone(tls))),
         }
     }
 }
 
-/// Accepts connections until `stop`, then those that the kernel has completed by then, and closes the listeners.
-pub async fn accept(listeners: Listeners, server: Arc<Server>, stop: impl Future<Output = ()>) {
+/// Accepts connections from `start` until `stop`, then those that the kernel has completed by then, and closes the listeners.
+pub async fn accept(
+    listeners: Listeners,
+    server: Arc<Server>,
+    start: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
+) {
     let places = Arc::new(Semaphore::new(server.bounds.connections));
     let accepting = forever("listener", || async {
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
-            spawn(&server, listeners.next().await, place);
+            spawn(&server, listeners.next(true).await, place);
         }
     });
+    let accepting = async {
+        start.await;
+        accepting.await;
+    };
     tokio::select! {
         () = accepting => {}
         () = stop => {}
     }
-    for listener in [&listeners.plain].into_iter().chain(listeners.secure.as_ref().map(|(secure, _)| secure)) {
-        if let Err(error) = begin_no_more(listener) {
+    let sockets = [&listeners.plain].into_iter().chain(listeners.secure.as_ref().map(|(secure, _)| secure));
+    for socket in sockets.filter(|socket| !socket.is_shared) {
+        if let Err(error) = begin_no_more(&socket.listener) {
             tracing::debug!("a connection made while the listener closes may be lost: {error}");
         }
     }
     // The clients of these already see an open connection.
     let rest = async {
         loop {
-            spawn(&server, listeners.next().await, ());
+            spawn(&server, listeners.next(false).await, ());
         }
     };
     let _ = tokio::time::timeout(HANDSHAKES, rest).await;
