@@ -1,7 +1,7 @@
 //! What every layer of the host uses. This crate names no other crate of the host.
 //!
 //! * Helpers: [`lock`], [`time`], [`clock`], [`files`], [`fetch`], [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
-//!   tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
+//!   changes of files of keys ([`key_changes`]), tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
 //! * [`config`]: `lodge.toml`, flags and environment variables.
 //! * [`telemetry`]: logs, metrics and traces.
 //! * [`cpu`]: how much CPU time a thread has used, and which guest computes next.
@@ -17,6 +17,7 @@ pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ids;
+pub mod key_changes;
 pub mod lasting;
 pub mod lock;
 pub mod telemetry;

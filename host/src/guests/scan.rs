@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use self::file::{MANIFEST, is_component};
 pub use self::settle::{PLACED, SETTLE};
 pub use crate::guests::scan::scanner::{Scanner, pinned};
+use lodge_base::key_changes::KeyChange;
 use lodge_manifest::refusal::Refusal;
 pub use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::GuestSpec;
@@ -43,6 +44,8 @@ pub struct Scan {
     pub ignored: Vec<String>,
     /// When to scan again even without an event, because files that are being written may be complete by then.
     pub again: Option<Duration>,
+    /// The changes of `trust.keys` since the last scan.
+    pub keys: Vec<KeyChange>,
 }
 
 /// The state of a service's files.

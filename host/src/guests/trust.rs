@@ -13,6 +13,7 @@ use self::signature::Signature;
 use lodge_base::config::Config;
 use lodge_base::config::trust::{NamePattern, Trust, TrustedFile};
 use lodge_base::files;
+use lodge_base::key_changes::{KeyChange, KeyMarks};
 use lodge_manifest::refusal::Refusal;
 
 /// The most bytes of a file of keys.
@@ -116,6 +117,8 @@ fn read(source: &TrustedFile, others: usize) -> Result<Vec<PublicKey>, String> {
 pub struct LiveKeys {
     files: Vec<LiveFile>,
     current: Option<Arc<TrustedKeys>>,
+    /// What has changed since this was taken.
+    pub changes: Vec<KeyChange>,
 }
 
 /// A file of keys.
@@ -140,7 +143,12 @@ impl LiveKeys {
         for (source, file) in trust.keys.iter().zip(&mut self.files) {
             let others = count.saturating_sub(file.keys.len());
             match read(source, others) {
-                Ok(keys) => *file = LiveFile { keys, problem: None },
+                Ok(keys) => {
+                    if self.current.is_some() {
+                        self.changes.extend(KeyChange::between(&source.path, &marks(&file.keys), &marks(&keys)));
+                    }
+                    *file = LiveFile { keys, problem: None };
+                }
                 Err(problem) => {
                     if self.current.is_some() && file.problem.as_ref() != Some(&problem) {
                         let (left, services) = (file.keys.len(), &source.services);
@@ -163,6 +171,11 @@ impl LiveKeys {
         }
         self.current.clone()
     }
+}
+
+/// Returns the names of keys, which are all that files say of them.
+fn marks(keys: &[PublicKey]) -> KeyMarks {
+    keys.iter().map(|key| (key.fingerprint(), 0)).collect()
 }
 
 /// Returns why the keys cannot be used, for a host that is to start.

@@ -116,7 +116,7 @@ impl Scanner {
         self.forget_manifests(&mut look);
         self.pulls.iter().for_each(|pulls| pulls.end_scan());
         self.first = false;
-        Ok(Scan { found, ignored, again: look.again })
+        Ok(Scan { found, ignored, again: look.again, keys: std::mem::take(&mut self.keys.changes) })
     }
 
     /// The paths of the components that exist or should exist, and names that are almost those of one.

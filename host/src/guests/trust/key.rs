@@ -9,6 +9,7 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 use rustls::pki_types::pem::{PemObject, SectionKind};
+use sha2::{Digest as _, Sha256};
 
 /// What is before the key in a SubjectPublicKeyInfo: the algorithm Ed25519 (RFC 8410), and a bit string of 32 bytes.
 const ED25519_INFO: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -96,11 +97,21 @@ impl PublicKey {
 
     /// The PEM file of the key.
     pub fn pem(&self) -> String {
+        pem("PUBLIC KEY", &self.der())
+    }
+
+    /// The first 16 digits of the SHA-256 of the key in DER, as `openssl pkey -pubin -outform DER` writes it.
+    pub fn fingerprint(&self) -> String {
+        let digits: String = Sha256::digest(self.der()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{digits}")
+    }
+
+    fn der(&self) -> Vec<u8> {
         let info = match self.kind {
             KeyType::Ed25519 => ED25519_INFO,
             KeyType::P256 => P256_INFO,
         };
-        pem("PUBLIC KEY", &[info, &self.bytes].concat())
+        [info, &self.bytes].concat()
     }
 
     /// Whether this is a signature over `content` by this key. DER is strict: no bytes after it, and no other form of a number. Both

@@ -246,6 +246,10 @@ fn a_broken_file_holds_up_no_other() {
         !trusts(&one) && trusts(&two) && trusts(&next),
         "the first key is revoked although the other file is broken"
     );
+    let [change] = &*live.changes else { panic!("{:?}", live.changes) };
+    let [removed, added] = [&one, &next].map(|key| key.public().fingerprint());
+    assert_eq!(change.change, format!("added {added}; removed {removed}"));
+    assert_eq!(change.file, at("one"));
 }
 
 /// Keys in the served directory would be keys of whoever can write there.

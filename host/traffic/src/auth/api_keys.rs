@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 use super::denial::Cause;
 use super::identity::{AuthMethod, Identity};
 use super::password_hash;
+use lodge_base::ids::hash_of;
+use lodge_base::key_changes::KeyMarks;
 use lodge_manifest::auth::is_scope;
 
 /// The most bytes of a file.
@@ -187,6 +189,15 @@ impl KeyRing {
     /// Returns the number of keys.
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns the names of the keys.
+    pub fn marks(&self) -> KeyMarks {
+        let mark = |digest: &[u8; 32], key: &Key| {
+            let text = format!("{digest:?} {:?} {:?}", key.identity.scopes(), key.expires);
+            (key.identity.subject().to_owned(), hash_of(text.as_bytes()))
+        };
+        self.0.iter().map(|(digest, key)| mark(digest, key)).collect()
     }
 
     /// Returns whose key this is.

@@ -121,6 +121,11 @@ impl Identity {
         &self.subject
     }
 
+    /// Returns the scopes of the credentials.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
     /// Returns a claim as text; `None` if there is none of this name. `sub` is the name of the sender.
     pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
         match self.claims.get(name) {

@@ -26,6 +26,8 @@ use super::live::LiveValue;
 use super::password_hash::{self, LENGTH, PasswordHash};
 pub(super) use hashing::Hashing;
 pub use hashing::{HashPayer, PasswordAttempt};
+use lodge_base::ids::hash_of;
+use lodge_base::key_changes::KeyMarks;
 
 /// How long a result is remembered. One that is used in the second half is remembered for as long again: it cannot become wrong,
 /// because its tag contains the hash, and the many requests of a user never wait for a hash at the same time.
@@ -92,6 +94,12 @@ impl UserList {
     /// Returns the number of users.
     pub fn count(&self) -> usize {
         self.users.len()
+    }
+
+    /// Returns the names of the users.
+    pub fn marks(&self) -> KeyMarks {
+        let mark = |user: &User| format!("{} {:?} {:?}", user.text, user.identity.scopes(), user.expires);
+        self.users.iter().map(|(name, user)| (name.clone(), hash_of(mark(user).as_bytes()))).collect()
     }
 }
 

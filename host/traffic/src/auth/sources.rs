@@ -24,6 +24,7 @@ use super::live::LiveValue;
 use super::passwords::{Hashing, Passwords, UserList};
 use super::remote::Remote;
 use lodge_base::files;
+use lodge_base::key_changes::{KeyChange, KeyMarks, KeyObserver};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::auth::jwt::{JwkSource, Jwt};
@@ -57,6 +58,8 @@ pub struct CredentialSources {
     metrics: Arc<Metrics>,
     /// Whether the host verifies certificates of clients.
     certificates: bool,
+    /// Where changes of files go.
+    observer: KeyObserver,
 }
 
 /// The files of one kind that are in use.
@@ -74,6 +77,9 @@ trait WatchedKeys: Sized + Send + Sync + 'static {
 
     /// Returns the number of keys.
     fn count(&self) -> usize;
+
+    /// Returns the names of the keys, for the audit trail.
+    fn marks(&self) -> KeyMarks;
 }
 
 impl WatchedKeys for KeyRing {
@@ -86,6 +92,10 @@ impl WatchedKeys for KeyRing {
 
     fn count(&self) -> usize {
         self.count()
+    }
+
+    fn marks(&self) -> KeyMarks {
+        self.marks()
     }
 }
 
@@ -100,6 +110,10 @@ impl WatchedKeys for UserList {
     fn count(&self) -> usize {
         self.count()
     }
+
+    fn marks(&self) -> KeyMarks {
+        self.marks()
+    }
 }
 
 impl WatchedKeys for KeySet {
@@ -112,6 +126,10 @@ impl WatchedKeys for KeySet {
 
     fn count(&self) -> usize {
         self.count()
+    }
+
+    fn marks(&self) -> KeyMarks {
+        self.marks()
     }
 }
 
@@ -128,7 +146,13 @@ impl CredentialSources {
             threads: Arc::new(Semaphore::new(THREADS)),
             metrics: Arc::clone(metrics),
             certificates,
+            observer: KeyObserver::default(),
         }
+    }
+
+    /// Tells `observer` of changes of the files that are opened from now on.
+    pub fn set_observer(&mut self, observer: KeyObserver) {
+        self.observer = observer;
     }
 
     /// Reads what these checks need, and goes on reading it for as long as they are in use. Files are relative to
@@ -211,7 +235,7 @@ impl CredentialSources {
         let mut files = lock(files);
         files.retain(|_, live| live.strong_count() > 0);
         files.insert(path.to_owned(), Arc::downgrade(&live));
-        tokio::spawn(follow(file, Arc::downgrade(&live), stamp));
+        tokio::spawn(follow(file, Arc::downgrade(&live), stamp, self.observer.clone()));
         Ok(live)
     }
 }
@@ -278,7 +302,12 @@ impl Watched {
 }
 
 /// Replaces the keys whenever their file changes, for as long as they are in use. What cannot be used is logged once.
-async fn follow<T: WatchedKeys>(file: Watched, live: Weak<LiveValue<T>>, mut stamp: Option<FileStamp>) {
+async fn follow<T: WatchedKeys>(
+    file: Watched,
+    live: Weak<LiveValue<T>>,
+    mut stamp: Option<FileStamp>,
+    observer: KeyObserver,
+) {
     let shown = format!("{} in {}", T::WHAT, file.path.display());
     let mut problem = None;
     loop {
@@ -299,6 +328,7 @@ async fn follow<T: WatchedKeys>(file: Watched, live: Weak<LiveValue<T>>, mut sta
             (_, None) => return,
             (Ok(keys), Some(live)) => {
                 tracing::info!("{shown}: {} are in force", keys.count());
+                observer.observe(KeyChange::between(&file.path, &live.load().marks(), &keys.marks()));
                 live.replace(keys);
                 problem = None;
             }
@@ -313,81 +343,4 @@ async fn follow<T: WatchedKeys>(file: Watched, live: Weak<LiveValue<T>>, mut sta
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    fn key(name: &str, digit: &str) -> String {
-        format!("[[key]]\nname = '{name}'\nsha256 = '{}'\n", digit.repeat(64))
-    }
-
-    async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-        let waited = timeout(PATIENCE, async {
-            while !reached() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        });
-        waited.await.unwrap_or_else(|_| panic!("not reached: {what}"));
-    }
-
-    /// A file is followed for as long as it is used, through links as well, and services share it.
-    #[tokio::test]
-    async fn files_are_followed() {
-        let directory = tempfile::tempdir().unwrap();
-        let (first, link) = (directory.path().join("1.toml"), directory.path().join("keys.toml"));
-        fs::write(&first, key("ada", "a")).unwrap();
-        std::os::unix::fs::symlink(&first, &link).unwrap();
-        let sources = CredentialSources::new(&Arc::default(), false);
-        let live = sources.follow(&sources.api_keys, &link).await.unwrap();
-        assert!(Arc::ptr_eq(&live, &sources.follow(&sources.api_keys, &link).await.unwrap()));
-        assert_eq!(live.load().count(), 1);
-        // A bad file, and none at all, leave the last keys in force.
-        fs::write(&first, "[[key]]\nname = 'ada'").unwrap();
-        sleep(POLL + SETTLE * 4).await;
-        assert_eq!(live.load().count(), 1);
-        fs::remove_file(&link).unwrap();
-        sleep(POLL + SETTLE * 4).await;
-        assert_eq!(live.load().count(), 1);
-        let second = directory.path().join("2.toml");
-        fs::write(&second, key("ada", "a") + &key("bob", "b")).unwrap();
-        std::os::unix::fs::symlink(&second, &link).unwrap();
-        until("the keys of the second file", || live.load().count() == 2).await;
-        // No keys are keys: this revokes all.
-        fs::write(&second, "").unwrap();
-        until("no keys", || live.load().count() == 0).await;
-        drop(live);
-        until("nothing follows the file", || lock(&sources.api_keys).values().all(|live| live.strong_count() == 0))
-            .await;
-    }
-
-    /// A password costs one hash, whichever route, service or deployment it is for.
-    #[tokio::test]
-    async fn results_are_shared() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("users.list");
-        fs::write(&path, "").unwrap();
-        let sources = CredentialSources::new(&Arc::default(), false);
-        let passwords = sources.passwords(&path).await.unwrap();
-        assert!(Arc::ptr_eq(&passwords, &sources.passwords(&path).await.unwrap()));
-        let known = Arc::downgrade(&passwords);
-        drop(passwords);
-        assert!(known.upgrade().is_none(), "nothing is remembered of a file that is not used");
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_read_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("keys.toml");
-        let sources = CredentialSources::new(&Arc::default(), false);
-        let problem = async || sources.follow(&sources.api_keys, &path).await.unwrap_err();
-        assert!(problem().await.starts_with("it cannot be read: "));
-        fs::write(&path, vec![b'#'; api_keys::MOST_BYTES as usize + 1]).unwrap();
-        assert!(problem().await.contains("over 4.0 MiB"), "{}", problem().await);
-        fs::write(&path, "[[key]]").unwrap();
-        assert!(problem().await.contains("missing field"));
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        assert!(problem().await.contains("it is not a regular file"));
-    }
-}
+mod tests;

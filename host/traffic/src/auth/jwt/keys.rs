@@ -14,6 +14,7 @@ use super::json;
 use super::token::SignedToken;
 use crate::auth::denial::Cause;
 use lodge_base::ids::hash_of;
+use lodge_base::key_changes::KeyMarks;
 use lodge_manifest::auth::jwt::{ALGORITHMS, Algorithm};
 
 /// The most bytes of a set.
@@ -102,6 +103,17 @@ impl KeySet {
     /// Returns the number of keys.
     pub fn count(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Returns the names of the keys: `kid`, or a number.
+    pub fn marks(&self) -> KeyMarks {
+        let mut marks = KeyMarks::new();
+        for (number, key) in self.keys.iter().enumerate() {
+            let name = key.kid.clone().unwrap_or_else(|| format!("number {number}"));
+            // Several keys may have the same name.
+            *marks.entry(name).or_default() ^= hash_of(format!("{:?} {:?}", key.only, key.material).as_bytes());
+        }
+        marks
     }
 
     /// Verifies the signature of a token with the key that it names. Without a name, there must be only one key that fits.
