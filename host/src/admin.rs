@@ -12,6 +12,7 @@ mod body;
 pub mod contract;
 pub mod data;
 mod page;
+mod record;
 pub(crate) mod report;
 pub mod scrape;
 mod versions;
@@ -32,8 +33,9 @@ use tokio::task::AbortHandle;
 
 use self::body::{Body, problem, text};
 use self::contract::HostStatus;
+use self::record::OperatorRecord;
 use crate::admin::scrape::{Format, Scrape};
-use crate::audit::{AuditTrail, Event};
+use crate::audit::AuditTrail;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::listener::accept;
@@ -185,15 +187,37 @@ impl Responder for Operator {
 }
 
 impl Admin {
-    /// Responds, and records what an operator changes or tries to change.
+    /// Responds, and records what an operator changes or tries to change, and reads of data. These run in a task of their own, which
+    /// ends only when they do: the future of a response is dropped when its client leaves, in the middle of a change, or after it and
+    /// before its lines of the log and the trail.
     async fn respond_audited(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
-        let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-        let Some(audit) = self.audit.clone().filter(|_| changes) else { return self.respond(peer, request).await };
-        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-        let response = self.respond(peer, request).await;
-        let client = peer.to_canonical();
-        audit.record(Event::Operator { client, method, path, status: response.status().as_u16() });
+        let (method, path) = (request.method(), request.uri().path());
+        let record = OperatorRecord::new(self.audit.clone(), peer.to_canonical(), method, path);
+        let (admin, alone) = (Arc::clone(self), record::is_recorded(method, path));
+        let respond = async move {
+            let response = match admin.refuse_unaudited(request.method()) {
+                Some(refused) => refused,
+                None => admin.respond(peer, request).await,
+            };
+            record.end(response.status());
+            response
+        };
+        if !alone {
+            return respond.await;
+        }
+        let response = tokio::spawn(respond).await;
         response
+            .unwrap_or_else(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the request failed; see the log"))
+    }
+
+    /// Returns the refusal of a change that the trail would not have.
+    fn refuse_unaudited(&self, method: &Method) -> Option<Response<Body>> {
+        let changes = !matches!(*method, Method::GET | Method::HEAD);
+        let refuses = changes && self.audit.as_ref().is_some_and(|audit| audit.refuses_changes());
+        refuses.then(|| {
+            let why = "nothing is changed, since the audit trail cannot be written and `audit.required` is set; the log says why";
+            problem(StatusCode::SERVICE_UNAVAILABLE, "audit", why)
+        })
     }
 
     async fn respond(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {

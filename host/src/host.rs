@@ -153,7 +153,8 @@ impl Host {
         let reset = compiler.reset;
         let requests: Weak<dyn MessageRequests> = Arc::<Handler>::downgrade(&handler);
         let stores = Arc::new(Stores::new(&config));
-        let deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
+        let mut deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
+        handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
         let config = Arc::new(config);
         Ok(Self {
             listeners: Listeners { plain, secure },
@@ -247,7 +248,8 @@ impl Host {
         exporting.shutdown(EXPORT).await;
         drop(tasks);
         if let Some(audit) = audit {
-            let _ = tokio::task::spawn_blocking(move || audit.flush()).await;
+            let drained = matches!(ended, Ended::Drained);
+            let _ = tokio::task::spawn_blocking(move || audit.close(drained)).await;
         }
         ended
     }

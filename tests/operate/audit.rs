@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::harness::{Connection, TestHost, get, host, lodge, output, until};
 use crate::policies::auth::create;
@@ -23,15 +26,31 @@ async fn operate(host: &TestHost, method: Method, path: &str) -> u16 {
     Connection::http1(host.admin).await.ask(method, path, &[], "").await.status
 }
 
+/// Sends a change, and leaves when the host is in the middle of it.
+async fn leave(host: &TestHost) {
+    let mut stream = TcpStream::connect(host.admin).await.unwrap();
+    let head = "POST /v1/services/hello@2/rollback HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The host writes this, and waits for the version to be disabled before it removes its files.
+    let manifest = host.directory().join("hello@2.toml");
+    while !manifest.exists() {
+        tokio::task::yield_now().await;
+    }
+    stream.set_zero_linger().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trail_says_who_did_what() {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("audit.log");
-    let setup = host(&["echo", "hello"]).set("audit.file", &file.display().to_string());
-    let key = create(&setup.directory.path().join("keys.list"), "ada", &[]);
-    let manifest = "audit = true\nroutes = ['/echo', { path = '/echo/open', auth = false, audit = false },\n\
-                    { path = '/echo/once', rate = '1/h' }]\nauth = { api_keys = 'keys.list' }";
-    let host = setup.manifest("echo", manifest).start().await;
+    let setup =
+        host(&["echo", "hello", "keyvalue"]).named("hello", "hello@2").set("audit.file", &file.display().to_string());
+    let keys = setup.directory.path().join("keys.list");
+    let key = create(&keys, "ada", &[]);
+    let manifest = "audit = true\nlimits.request_body = 10\nauth = { api_keys = 'keys.list' }\n\
+                    routes = ['/echo', { path = '/echo/open', auth = false, audit = false }, { path = '/echo/once', rate = '1/h' },\n\
+                    { path = '/outer', strip_prefix = true }]";
+    let host = setup.manifest("echo", manifest).manifest("keyvalue", "keyvalue = true").start().await;
     let ask = async |path: &str, key: &str| {
         let headers = [("x-api-key", key), ("x-secret", "s3cret")];
         host.connect().await.ask(Method::GET, path, &headers, "").await
@@ -40,11 +59,19 @@ async fn the_trail_says_who_did_what() {
     assert_eq!(first.status, 200);
     assert_eq!(ask("/echo/head", "wrong").await.status, 401);
     assert_eq!([ask("/echo/once/head", &key).await.status, ask("/echo/once/head", &key).await.status], [200, 429]);
+    assert_eq!(ask("/outer/head", &key).await.status, 200);
+    // Refused before anybody looks at its key.
+    assert_eq!(host.connect().await.ask(Method::POST, "/echo/head", &[], "more than ten bytes").await.status, 413);
     // Neither of a route that does not want it, nor of a service without the key.
     assert_eq!([ask("/echo/open/head", "").await.status, ask("/hello", "").await.status], [200, 200]);
     assert_eq!(operate(&host, Method::POST, "/v1/services/hello/disable").await, 200);
     assert_eq!(operate(&host, Method::POST, "/v1/services/none/disable").await, 404);
     assert_eq!(get(host.admin, "/v1/services").await.status, 200);
+    assert_eq!(operate(&host, Method::GET, "/v1/services/keyvalue/data/entry?key=a").await, 404);
+    let foreign = [("origin", "http://elsewhere.example")];
+    assert_eq!(Connection::http1(host.admin).await.ask(Method::GET, "/v1/host", &foreign, "").await.status, 403);
+    leave(&host).await;
+    create(&keys, "bob", &[]);
     fs::remove_file(host.directory().join("hello.wasm")).unwrap();
     let wanted = |line: &Value, fields: &[(&str, &str)]| {
         fields
@@ -79,13 +106,19 @@ async fn the_trail_says_who_did_what() {
             ("client", "127.0.0.1"),
         ],
         &[("kind", "operator"), ("path", "/v1/services/none/disable"), ("status", "404")],
+        &[("kind", "operator"), ("method", "GET"), ("path", "/v1/services/keyvalue/data/entry"), ("status", "404")],
+        &[("kind", "operator"), ("path", "/v1/host"), ("status", "403")],
+        &[("kind", "operator"), ("path", "/v1/services/hello@2/rollback"), ("status", "200")],
+        &[("kind", "change"), ("file", &keys.display().to_string()), ("change", "added bob")],
+        &[("kind", "request"), ("decision", "allow"), ("path", "/outer/head"), ("route", "/outer")],
+        &[("kind", "request"), ("decision", "none"), ("status", "413")],
         &[("kind", "change"), ("service", "hello")],
     ] {
         until(&format!("the trail has {fields:?}"), || has(fields)).await;
     }
     let all = lines(&file);
     let requests: Vec<_> = all.iter().filter(|line| line["kind"] == "request").collect();
-    assert_eq!(requests.len(), 4, "{all:#?}");
+    assert_eq!(requests.len(), 6, "{all:#?}");
     assert_eq!(requests[0]["request_id"], first.header("x-request-id").as_str());
     let text = fs::read_to_string(&file).unwrap();
     assert!(!text.contains("s3cret") && !text.contains(&key) && !text.contains("/v1/services\""), "{text}");
@@ -94,7 +127,16 @@ async fn the_trail_says_who_did_what() {
     let (code, stdout, stderr) = verify(&[&path]);
     assert!(code == Some(0) && stdout.contains("from the beginning of the trail to line"), "{stdout}{stderr}");
     let hash = stdout.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
-    assert_eq!(verify(&[&path, "--ends-with", &hash]).0, Some(0));
+    assert_eq!(verify(&[&path, "--ends-with", &hash, "--contains", &hash, "--from-beginning"]).0, Some(0));
+    let (code, _, stderr) = verify(&[&path, "--contains", &hash, "--contains", &"a".repeat(64)]);
+    assert!(code == Some(1) && stderr.contains("has the hash aaaa"), "{stderr}");
+    // The beginning is cut off.
+    let rest = text.split_once('\n').unwrap().1.to_owned();
+    fs::write(&file, &rest).unwrap();
+    let (code, stdout, _) = verify(&[&path]);
+    assert!(code == Some(0) && stdout.contains("what was before line 2 is not in these files"), "{stdout}");
+    let (code, _, stderr) = verify(&[&path, "--from-beginning"]);
+    assert!(code == Some(1) && stderr.contains("these files begin with line 2"), "{stderr}");
     // The end is cut off, and then a line is changed.
     let cut = text.trim_end().rsplit_once('\n').unwrap().0.to_owned() + "\n";
     fs::write(&file, &cut).unwrap();
@@ -116,4 +158,33 @@ async fn a_trail_is_there_or_nothing_is_served() {
     let args = ["serve", &guests, "--listen", "127.0.0.1:0", "--admin", "off", "--audit-file", "/nowhere/audit.log"];
     let (code, _, stderr) = output(&mut lodge(&args));
     assert!(code == Some(1) && stderr.contains("audit.file: /nowhere/audit.log: No such file"), "{stderr}");
+}
+
+/// With `audit.required`, operators change nothing while the trail cannot be written; what is lost is counted and told.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_need_a_trail_that_can_be_written() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("audit");
+    fs::create_dir(&directory).unwrap();
+    let file = directory.join("audit.log");
+    let setup = host(&["hello"]).set("audit.file", &file.display().to_string()).set("audit.required", "true");
+    let host = setup.start().await;
+    let disable = async || operate(&host, Method::POST, "/v1/services/hello/disable").await;
+    let becomes = async |status: u16| {
+        for _ in 0..1000 {
+            if disable().await == status {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {status}");
+    };
+    assert_eq!(disable().await, 200);
+    fs::remove_dir_all(&directory).unwrap();
+    becomes(503).await;
+    assert_eq!(operate(&host, Method::GET, "/v1/services/hello").await, 200);
+    assert!(!get(host.admin, "/metrics").await.text().contains("\nlodge_audit_lost_lines_total 0"));
+    fs::create_dir(&directory).unwrap();
+    becomes(200).await;
+    until("the trail says what it lost", || lines(&file).iter().any(|line| line["kind"] == "lost")).await;
 }

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
 use self::services::Scraped;
+use crate::audit::AuditTrail;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
 use crate::listener::tls::{CertificateExpiry, TlsServer};
@@ -42,6 +43,8 @@ pub struct Scrape {
     pub unmatched: Arc<Service>,
     /// The log.
     pub logs: Arc<Logs>,
+    /// The audit trail, if there is one.
+    pub audit: Option<Arc<AuditTrail>>,
     /// The tracer.
     pub tracer: Tracer,
     /// The memory for data that clients send.
@@ -193,7 +196,7 @@ impl Scrape {
     }
 
     /// Returns the counters of the host.
-    fn counters(&self) -> [Number<u64>; 9] {
+    fn counters(&self) -> [Number<u64>; 10] {
         let metrics = &self.metrics;
         [
             ("lodge_connections_accepted", "Connections accepted", metrics.accepted.load(Relaxed)),
@@ -212,6 +215,11 @@ impl Scrape {
                 "lodge_log_lines_dropped",
                 "Log lines lost because stderr or a follower was too slow",
                 self.logs.dropped(),
+            ),
+            (
+                "lodge_audit_lost_lines",
+                "Lines that the audit trail lost, because its file could not be written or too many waited",
+                self.audit.as_ref().map_or(0, |audit| audit.lost()),
             ),
             ("lodge_spans_exported", "Spans that a collector has accepted", self.tracer.exported()),
             ("lodge_spans_dropped", "Spans that were lost", self.tracer.dropped()),

@@ -1,15 +1,44 @@
 use std::fs;
-use std::sync::mpsc::sync_channel;
+use std::io::Write as _;
 
+use super::trail::{Head, line};
 use super::verify::Chain;
 use super::*;
 
 fn settings(file: &Path, size: usize, files: usize) -> Settings {
-    Settings { file: Some(file.to_owned()), size, files }
+    Settings { file: Some(file.to_owned()), size, files, required: false }
 }
 
 fn change(number: usize) -> Event {
-    Event::Change { service: "users".into(), change: format!("change {number}") }
+    Event::Change { service: Some("users".into()), file: None, change: format!("change {number}") }
+}
+
+fn request() -> Event {
+    Event::Request(Box::new(RequestEvent {
+        request_id: "id".into(),
+        service: "users".into(),
+        route: "/users".into(),
+        auth: None,
+        subject: None,
+        client: [127, 0, 0, 1].into(),
+        method: "GET".into(),
+        path: "/users".into(),
+        decision: "allow",
+        status: Some(200),
+        reason: None,
+        ms: 1,
+    }))
+}
+
+/// Writes to a trail until it is closed.
+fn host(file: &Path, drained: bool, events: usize) {
+    let audit = AuditTrail::open(&settings(file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    (0..events).for_each(|number| audit.record(change(number)));
+    audit.close(drained);
+}
+
+fn text(file: &Path) -> String {
+    fs::read_to_string(file).unwrap()
 }
 
 /// Writes lines to a trail of its own in a new directory.
@@ -106,7 +135,7 @@ fn a_file_that_is_removed_is_begun_again() {
 fn a_line_that_is_cut_off() {
     let (_directory, file) = trail(3, 1 << 20, 3);
     let whole = fs::read(&file).unwrap();
-    for part in [1, 9, 60, 120] {
+    for part in [1, 9, 60, 120, 230] {
         fs::write(&file, &whole[..whole.len() - part]).unwrap();
         let cut = check(std::slice::from_ref(&file));
         assert!(part == 1 || cut.unwrap().ends_cut_off());
@@ -119,32 +148,220 @@ fn a_line_that_is_cut_off() {
     }
 }
 
-/// What cannot be written is counted, and told by the next line that can be.
+/// What cannot be written is counted, told by the next line that can be, and noted for the next host.
 #[test]
 fn lines_are_lost_and_the_trail_says_so() {
     let (_directory, file) = trail(1, 1 << 20, 3);
     let settings = settings(&file, 1 << 20, 3);
-    let run = |trail: Trail, lost: &AtomicU64| {
+    let run = |trail: Trail, events: usize, counts: &Arc<TrailCounts>| {
         let (queue, orders) = sync_channel(8);
-        (0..5).for_each(|number| queue.send(Order::Write(SystemTime::now(), change(number))).unwrap());
-        drop(queue);
-        write(trail, &orders, lost);
+        (0..events).for_each(|number| queue.send(Order::Write(SystemTime::now(), change(number))).unwrap());
+        let (done, closed) = sync_channel(1);
+        queue.send(Order::Close(Event::Stopped { drained: true }, done)).unwrap();
+        counts.waiting.store(events as u64, Relaxed);
+        TrailWriter::new(trail, Arc::clone(counts)).run(&orders);
+        closed.recv().unwrap();
     };
-    let lost = AtomicU64::new(2);
+    let counts = Arc::new(TrailCounts::default());
+    counts.lose(2);
     let mut broken = Trail::open(&file, &settings).unwrap();
     broken.break_for_test();
-    run(broken, &lost);
-    assert_eq!(lost.load(Relaxed), 7);
-    run(Trail::open(&file, &settings).unwrap(), &lost);
+    run(broken, 5, &counts);
+    // The last line is one of them.
+    assert_eq!([counts.untold.load(Relaxed), counts.lost.load(Relaxed)], [8, 8]);
+    assert!(counts.fails.load(Relaxed));
+    let next = Trail::open(&file, &settings).unwrap();
+    assert_eq!(next.lost_before(), 8);
+    let counts = Arc::new(TrailCounts::default());
+    counts.untold.store(next.lost_before(), Relaxed);
+    run(next, 5, &counts);
     let chain = check(std::slice::from_ref(&file)).unwrap();
-    assert_eq!((chain.lines, chain.lost, lost.load(Relaxed)), (7, 7, 0));
-    // A full queue never makes anybody wait.
-    let (queue, orders) = sync_channel(2);
-    let audit = AuditTrail { queue, lost: Arc::default() };
-    (0..10).for_each(|number| audit.record(change(number)));
-    assert_eq!(audit.lost.load(Relaxed), 8);
+    assert_eq!((chain.lines, chain.lost, counts.untold.load(Relaxed)), (8, 8, 0));
+    assert_eq!(Trail::open(&file, &settings).unwrap().lost_before(), 0, "nothing is told twice");
+    // A note without a number, as a full disk takes it.
+    fs::write(file.with_file_name("audit.log.lost"), "").unwrap();
+    assert_eq!(Trail::open(&file, &settings).unwrap().lost_before(), 1);
+}
+
+/// A full queue makes nobody wait, and requests do not push out what operators do.
+#[test]
+fn places_are_reserved() {
+    let (queue, orders) = sync_channel(usize::try_from(QUEUE + RESERVED).unwrap());
+    let audit = AuditTrail { queue, counts: Arc::default(), attempts: Mutex::new((Instant::now(), 0)), required: true };
+    (0..QUEUE + 10).for_each(|_| audit.record(request()));
+    assert_eq!(audit.lost(), 10);
+    assert!(audit.counts.overflows.load(Relaxed));
+    (0..RESERVED).for_each(|number| audit.record(change(usize::try_from(number).unwrap())));
+    assert_eq!(audit.lost(), 10);
+    audit.record(change(0));
+    assert_eq!(audit.lost(), 11);
+    assert!(!audit.refuses_changes());
+    audit.counts.fails.store(true, Relaxed);
+    assert!(audit.refuses_changes());
     drop(orders);
-    audit.flush();
+    audit.close(true);
+}
+
+/// A flood of refused operators is some lines, and a number.
+#[test]
+fn refused_operators_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.log");
+    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    (0..1000).for_each(|_| audit.record_attempt(change(0)));
+    audit.close(true);
+    let text = text(&file);
+    assert_eq!(text.matches("change 0").count(), ATTEMPTS as usize);
+    let counted: u64 = text.lines().filter(|line| line.contains("\"kind\":\"attempts\"")).map(requests).sum();
+    assert_eq!(counted, 1000 - u64::from(ATTEMPTS));
+    assert_eq!(audit.lost(), 0);
+}
+
+fn requests(line: &str) -> u64 {
+    serde_json::from_str::<Value>(line).unwrap()["requests"].as_u64().unwrap()
+}
+
+/// The end of a host waits for operators' requests in progress.
+#[test]
+fn what_is_in_progress_is_recorded() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.log");
+    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    audit.expect();
+    let working = Arc::clone(&audit);
+    let work = std::thread::spawn(move || {
+        std::thread::park_timeout(LAST / 10);
+        working.record(change(7));
+        working.settle();
+    });
+    audit.close(false);
+    work.join().unwrap();
+    let text = text(&file);
+    let last = text.lines().last().unwrap();
+    assert!(
+        text.contains("change 7") && last.contains("\"kind\":\"stopped\"") && last.contains("\"drained\":false"),
+        "{text}"
+    );
+}
+
+/// What was cut off while no host ran: found by a noted hash, and by a start without an end before it.
+#[test]
+fn a_tail_that_is_cut_before_a_start_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.log");
+    host(&file, true, 6);
+    let before = text(&file);
+    let noted = check(std::slice::from_ref(&file)).unwrap().ends.unwrap()[1].1.clone();
+    host(&file, true, 1);
+    let contains = |hash: &String| {
+        let mut chain = Chain::with([hash]);
+        chain.read(text(&file).as_bytes()).map(|()| chain)
+    };
+    let grown = contains(&noted).unwrap();
+    assert!(grown.wanted.is_empty() && grown.unstopped.is_none(), "{grown:?}");
+    // Half of the lines.
+    let cut: String = before.split_inclusive('\n').take(4).collect();
+    fs::write(&file, cut).unwrap();
+    host(&file, true, 1);
+    let cut = contains(&noted).unwrap();
+    assert_eq!((cut.wanted.len(), cut.unstopped), (1, Some((1, 5))));
+    // A line between the end of a host and the start of the next is of no host.
+    let head = {
+        let [_, (seq, hash)] = cut.ends.unwrap();
+        let bytes = (0..64).step_by(2).map(|at| u8::from_str_radix(&hash[at..at + 2], 16).unwrap());
+        Head { next: seq + 1, hash: bytes.collect::<Vec<_>>().try_into().unwrap() }
+    };
+    let forged = line(head, SystemTime::now(), &change(3)).unwrap() + "\n";
+    fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(forged.as_bytes()).unwrap();
+    host(&file, true, 1);
+    assert!(contains(&noted).unwrap_err().contains("it follows the end of a host"), "{:?}", contains(&noted));
+}
+
+/// After a text that is no line, the numbers go on, so that a check can compare them.
+#[test]
+fn numbers_go_on_after_what_is_no_line() {
+    for junk in ["junk\n", "junk", "\n\n", "{\"seq\":1,\"previous\":\"\n", "{\"seq\":4"] {
+        let (_directory, file) = trail(3, 1 << 20, 3);
+        fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(junk.as_bytes()).unwrap();
+        append(&file, 1, &settings(&file, 1 << 20, 3));
+        let junk_lines = junk.matches('\n').count().max(1);
+        let last = text(&file).lines().last().and_then(|line| number(line.as_bytes()));
+        assert_eq!(last, Some(4 + junk_lines as u64), "{junk:?}");
+        let is_part = junk.starts_with('{');
+        assert_eq!(check(std::slice::from_ref(&file)).is_ok(), is_part, "{junk:?}");
+        if is_part {
+            let other = text(&file).replace("{\"seq\":5,", "{\"seq\":9,");
+            assert!(Chain::default().read(other.as_bytes()).unwrap_err().contains("number 9 in place of 5"));
+        }
+    }
+}
+
+/// Hosts that are killed again and again while they write, also in the oldest file that is left.
+#[test]
+fn parts_may_follow_each_other() {
+    let (_directory, file) = trail(2, 1 << 20, 3);
+    let settings = settings(&file, 1 << 20, 3);
+    for part in ["{\"se", "{\"seq\":4,\"prev", "{\0\0\0"] {
+        let newline = if text(&file).ends_with('\n') { "" } else { "\n" };
+        fs::write(&file, text(&file) + newline + part).unwrap();
+    }
+    append(&file, 1, &settings);
+    let chain = check(std::slice::from_ref(&file)).unwrap();
+    assert_eq!((chain.lines, chain.cut_off, chain.ends.unwrap()[1].0), (3, 3, 6));
+    // The lines before them are in a file that is gone.
+    let rest: String = text(&file).split_inclusive('\n').skip(2).collect();
+    let mut chain = Chain::default();
+    chain.read(rest.as_bytes()).unwrap();
+    assert!(chain.lines == 1 && !chain.whole, "{chain:?}");
+    // The first line of all is a part.
+    fs::write(&file, "{\"seq\":1,").unwrap();
+    append(&file, 2, &settings);
+    let chain = check(std::slice::from_ref(&file)).unwrap();
+    assert!(chain.whole && chain.ends.unwrap()[1].0 == 3);
+}
+
+/// What is done to the file while the host runs does not make the next line a part of another, or full of NUL bytes.
+#[test]
+fn a_file_that_is_changed_in_place() {
+    let (_directory, file) = trail(3, 1 << 20, 3);
+    let settings = settings(&file, 1 << 20, 3);
+    let mut trail = Trail::open(&file, &settings).unwrap();
+    trail.append(SystemTime::now(), &change(3)).unwrap();
+    // Truncated, and then the disk is full.
+    fs::write(&file, "").unwrap();
+    trail.take_back();
+    assert_eq!(fs::metadata(&file).unwrap().len(), 0);
+    for (name, changed) in [("truncated", ""), ("a part", "{\"seq\":1"), ("garbage", "garbage")] {
+        fs::write(&file, changed).unwrap();
+        trail.append(SystemTime::now(), &change(5)).unwrap();
+        let text = text(&file);
+        let last = text.lines().last().unwrap();
+        assert!(number(last.as_bytes()).is_some() && text.lines().count() <= 2, "{name}: {text}");
+    }
+    // Another file without a newline at its end is moved there.
+    let other = file.with_file_name("other");
+    fs::write(&other, "garbage").unwrap();
+    fs::rename(&other, &file).unwrap();
+    trail.append(SystemTime::now(), &change(6)).unwrap();
+    let text = text(&file);
+    assert!(text.starts_with("garbage\n{\"seq\":") && text.lines().count() == 2, "{text}");
+}
+
+/// A rotation that fails stops no line.
+#[test]
+fn a_file_that_cannot_be_moved_grows() {
+    let (_directory, file) = trail(1, 1 << 20, 2);
+    let settings = settings(&file, 16 << 10, 2);
+    let target = older(&file, 1);
+    fs::create_dir(&target).unwrap();
+    let mut trail = Trail::open(&file, &settings).unwrap();
+    (0..200).for_each(|number| trail.append(SystemTime::now(), &change(number)).unwrap());
+    assert!(fs::metadata(&file).unwrap().len() > 32 << 10);
+    fs::remove_dir(&target).unwrap();
+    trail.rotate_again_for_test();
+    trail.append(SystemTime::now(), &change(200)).unwrap();
+    let chain = check(&[target, file]).unwrap();
+    assert!(chain.whole && chain.lines == 202, "{chain:?}");
 }
 
 #[test]
@@ -154,8 +371,8 @@ fn a_trail_has_one_writer_and_short_texts() {
     assert!(Trail::open(&file, &settings(&file, 1 << 20, 3)).err().unwrap().contains("another host writes to it"));
     drop(held);
     assert!(Trail::open(file.parent().unwrap(), &settings(&file, 1 << 20, 3)).is_err());
-    let head = Head { next: 1, hash: BEGINNING };
-    let event = Event::Change { service: "users".into(), change: "\u{20ac}\n".repeat(10_000) };
+    let head = Head::FIRST;
+    let event = Event::Change { service: Some("users".into()), file: None, change: "\u{20ac}\n".repeat(10_000) };
     let text = line(head, SystemTime::UNIX_EPOCH, &event).unwrap();
     assert!(text.len() < 4 << 10 && !text.contains('\n'), "{}", text.len());
     assert!(text.contains("\"kind\":\"change\"") && text.contains("\"time\":\"1970-01-01T00:00:00.000Z\""), "{text}");

@@ -4,25 +4,56 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{BEGINNING, Event, Head, hash, line, older};
+use super::{BEGINNING, Event, MOST_TEXT, hash, hex, is_part, number, older, with_suffix};
 use lodge_base::config::audit::Audit as Settings;
 use lodge_base::files;
 use serde_json::Value;
 
-/// How much of the end of a file is read for its last line, which is shorter.
+/// How much of the end of a file is read for its last lines, which are shorter.
 const END: u64 = 256 << 10;
+
+/// The time from a rotation that failed to the next one.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The current file, and where the chain is.
 pub(super) struct Trail {
     path: PathBuf,
     file: File,
-    /// The bytes of whole lines.
+    /// The bytes of the file.
     length: u64,
+    /// The file does not end with a newline.
+    ragged: bool,
     head: Head,
     most: u64,
     files: usize,
+    /// When a rotation failed.
+    unrotated: Option<Instant>,
+}
+
+/// Where a chain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The number of the next line.
+    pub(super) next: u64,
+    /// The hash of the last line.
+    pub(super) hash: [u8; 32],
+}
+
+impl Head {
+    /// The head of a trail without lines.
+    pub(super) const FIRST: Self = Self { next: 1, hash: BEGINNING };
+
+    /// Returns where a chain is after these lines: the last one with a number says it, and those after that are counted, as in a check.
+    fn after(text: &[u8]) -> Self {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let mut head = Self::FIRST;
+        for line in text.split(|byte| *byte == b'\n').filter(|_| !text.is_empty()) {
+            head = Self { next: number(line).unwrap_or(head.next).saturating_add(1), hash: hash(line) };
+        }
+        head
+    }
 }
 
 impl Trail {
@@ -36,9 +67,11 @@ impl Trail {
             path: path.to_owned(),
             file,
             length: 0,
-            head: Head { next: 1, hash: BEGINNING },
+            ragged: false,
+            head: Head::FIRST,
             most: settings.size as u64,
             files: settings.files,
+            unrotated: None,
         };
         trail.resume().map_err(|error| error.to_string())?;
         Ok(trail)
@@ -50,46 +83,70 @@ impl Trail {
 
     /// Finds the end of the chain, in this file or in the one before it.
     fn resume(&mut self) -> io::Result<()> {
-        self.length = self.file.metadata()?.len();
-        let last = match last_line(&self.file, self.length)? {
-            Some(last) => Some(last),
-            None => match files::open(&older(&self.path, 1)) {
-                Ok((file, metadata)) => last_line(&file, metadata.len())?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => return Err(error),
-            },
-        };
-        if let Some(last) = last {
-            self.head = Head { next: number(&last).map_or(1, |number| number.saturating_add(1)), hash: hash(&last) };
+        self.settle()?;
+        let mut end = end(&self.file, self.length)?;
+        if !end.split(|byte| *byte == b'\n').any(|line| number(line).is_some()) {
+            let before = older(&self.path, 1);
+            match files::open(&before) {
+                Ok((file, metadata)) => {
+                    let mut all = self::end(&file, metadata.len())?;
+                    if all.last().is_some_and(|last| *last != b'\n') {
+                        all.push(b'\n');
+                    }
+                    all.append(&mut end);
+                    end = all;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io::Error::other(format!("{}: {error}", before.display()))),
+            }
         }
-        // A host that ended while it wrote leaves a part of a line, which stays: this is append-only.
-        if self.length > 0 && !ends_in_newline(&self.file)? {
-            self.file.write_all(b"\n")?;
-            self.length += 1;
+        self.head = Head::after(&end);
+        let last = end.strip_suffix(b"\n").unwrap_or(&end).rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        if !end.is_empty() && number(last).is_none() && !is_part(last) {
+            let shown = self.path.display();
+            tracing::error!(
+                "audit.file: {shown} ends with a text that is no line of a trail; `lodge audit verify` finds it"
+            );
         }
         Ok(())
     }
 
-    /// Appends a line. After an error, the file is as before.
+    /// Finds the end of the file. A part of a line stays, since this is append-only, and gets its newline with the next one.
+    fn settle(&mut self) -> io::Result<()> {
+        self.length = self.file.metadata()?.len();
+        self.ragged = self.length > 0 && !ends_in_newline(&self.file)?;
+        Ok(())
+    }
+
+    /// Appends a line. After an error, the file is as before; or has a part of a line, if it allows nothing but to append.
     ///
     /// # Errors
     /// Those of the file system.
     pub(super) fn append(&mut self, time: SystemTime, event: &Event) -> io::Result<()> {
-        let text = line(self.head, time, event).map_err(io::Error::other)?;
-        let size = text.len() as u64 + 1;
         self.find_again()?;
-        if self.length > 0 && self.length.saturating_add(size) > self.most {
-            self.rotate()?;
+        let text = line(self.head, time, event).map_err(io::Error::other)?;
+        if self.length > 0 && self.length.saturating_add(text.len() as u64 + 1) > self.most {
+            self.rotate();
         }
-        let written = self.file.write_all(format!("{text}\n").as_bytes());
-        if let Err(error) = written {
-            // A part of a line would not be one.
-            self.file.set_len(self.length)?;
+        let newline = if self.ragged { "\n" } else { "" };
+        let written = format!("{newline}{text}\n");
+        if let Err(error) = self.file.write_all(written.as_bytes()) {
+            self.take_back();
             return Err(error);
         }
-        self.length = self.length.saturating_add(size);
+        self.length = self.length.saturating_add(written.len() as u64);
+        self.ragged = false;
         self.head = Head { next: self.head.next.saturating_add(1), hash: hash(text.as_bytes()) };
         Ok(())
+    }
+
+    /// Removes the part of a line that was written. Makes the file never longer, as it would be with NUL bytes.
+    pub(super) fn take_back(&mut self) {
+        let is_longer = self.file.metadata().is_ok_and(|metadata| metadata.len() > self.length);
+        if is_longer && self.file.set_len(self.length).is_err() {
+            // As after a host that ended while it wrote.
+            let _ = self.resume();
+        }
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -100,33 +157,99 @@ impl Trail {
     fn find_again(&mut self) -> io::Result<()> {
         let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
         let own = identity(&self.file.metadata()?);
+        let (shown, next) = (self.path.display(), self.head.next);
         match fs::metadata(&self.path) {
-            Ok(metadata) if identity(&metadata) == own => return Ok(()),
+            Ok(metadata) if identity(&metadata) == own && metadata.len() == self.length => return Ok(()),
+            Ok(metadata) if identity(&metadata) == own => {
+                let (found, left) = (metadata.len(), self.length);
+                tracing::error!(
+                    "audit.file: {shown} was changed while the host runs: it has {found} bytes in place of {left}; the trail goes on \
+                     at line {next}"
+                );
+                return self.settle();
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         self.file = create(&self.path)?;
-        self.length = self.file.metadata()?.len();
         tracing::error!(
-            "audit.file: {} was removed or replaced; the trail goes on at line {} in the file that is there now",
-            self.path.display(),
-            self.head.next
+            "audit.file: {shown} was removed or replaced; the trail goes on at line {next} in the file that is there now"
         );
-        Ok(())
+        self.settle()
     }
 
-    /// Begins the next file. The chain goes on in it.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
+    /// Begins the next file, in which the chain goes on. If that fails, the trail goes on in this one, and grows.
+    fn rotate(&mut self) {
+        if self.unrotated.is_some_and(|at| at.elapsed() < ROTATE_AGAIN) {
+            return;
+        }
+        match self.begin_next() {
+            Ok(()) => self.unrotated = None,
+            Err(why) => {
+                if self.unrotated.replace(Instant::now()).is_none() {
+                    let shown = self.path.display();
+                    tracing::error!(
+                        "audit.file: {why}; the trail goes on in {shown}, which grows beyond audit.size until then"
+                    );
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// Which file cannot be moved or created, and why; the file that is written to is at its path then.
+    fn begin_next(&mut self) -> Result<(), String> {
+        // Lines that the disk does not take are the same in a file of another name.
+        let _ = self.file.sync_data();
+        let shift = |from: &Path, to: &Path| {
+            fs::rename(from, to).map_err(|error| {
+                (error.kind(), format!("{} cannot be moved to {}: {error}", from.display(), to.display()))
+            })
+        };
         for number in (1..self.files.saturating_sub(1)).rev() {
-            match fs::rename(older(&self.path, number), older(&self.path, number.saturating_add(1))) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            match shift(&older(&self.path, number), &older(&self.path, number.saturating_add(1))) {
+                Err((kind, why)) if kind != io::ErrorKind::NotFound => return Err(why),
                 _ => {}
             }
         }
-        fs::rename(&self.path, older(&self.path, 1))?;
-        (self.file, self.length) = (create(&self.path)?, 0);
-        Ok(())
+        let moved = older(&self.path, 1);
+        shift(&self.path, &moved).map_err(|(_, why)| why)?;
+        match create(&self.path) {
+            Ok(file) => {
+                (self.file, self.length, self.ragged) = (file, 0, false);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = fs::rename(&moved, &self.path);
+                Err(format!("{} cannot be created: {error}", self.path.display()))
+            }
+        }
+    }
+
+    /// The file that says, for the next host, that lines are lost which the trail does not tell of.
+    fn lost_file(&self) -> PathBuf {
+        with_suffix(&self.path, "lost")
+    }
+
+    /// Returns the lines that a host before this one lost without telling, at least.
+    pub(super) fn lost_before(&self) -> u64 {
+        match files::read_text(&self.lost_file(), 64) {
+            // On a full disk, the file could be created, and its text not be written.
+            Ok(text) => text.trim().parse().unwrap_or(1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(_) => 1,
+        }
+    }
+
+    /// Notes that lines are lost, if the directory can be written.
+    pub(super) fn note_lost(&self, lines: u64) {
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(self.lost_file());
+        let _ = file.and_then(|mut file| writeln!(file, "{lines}"));
+    }
+
+    /// Removes the note, after a line has told of them.
+    pub(super) fn forget_lost(&self) {
+        let _ = fs::remove_file(self.lost_file());
     }
 }
 
@@ -142,14 +265,12 @@ fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns the last line, without its newline, if there is one; also one that is cut off.
-fn last_line(mut file: &File, length: u64) -> io::Result<Option<Vec<u8>>> {
+/// Returns the end of a file of this length.
+fn end(mut file: &File, length: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
     let mut end = Vec::new();
     file.take(END).read_to_end(&mut end)?;
-    let end = end.strip_suffix(b"\n").unwrap_or(&end);
-    let last = end.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok((!last.is_empty()).then(|| last.to_owned()))
+    Ok(end)
 }
 
 fn ends_in_newline(mut file: &File) -> io::Result<bool> {
@@ -159,14 +280,27 @@ fn ends_in_newline(mut file: &File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Returns the number of a line; that of one that is cut off, if it is in the part that is there.
-fn number(line: &[u8]) -> Option<u64> {
-    if let Ok(value) = serde_json::from_slice::<Value>(line) {
-        return value.get("seq")?.as_u64();
+/// The text of a line, without its newline: the number first, which is there if the line is cut off.
+pub(super) fn line(head: Head, time: SystemTime, event: &Event) -> Result<String, serde_json::Error> {
+    let mut fields = serde_json::to_value(event)?;
+    if let Value::Object(fields) = &mut fields {
+        fields.values_mut().for_each(shorten);
     }
-    let text = std::str::from_utf8(line).ok()?;
-    let digits = text.split_once("\"seq\":")?.1;
-    digits.split(|char: char| !char.is_ascii_digit()).next()?.parse().ok()
+    let (fields, time) = (serde_json::to_string(&fields)?, humantime::format_rfc3339_millis(time));
+    // Every event has a kind, so there is a first field.
+    let fields = fields.strip_prefix('{').unwrap_or_default();
+    Ok(format!("{{\"seq\":{},\"previous\":\"{}\",\"time\":\"{time}\",{fields}", head.next, hex(&head.hash)))
+}
+
+/// Cuts a text off that a client could make longer than any that is of use.
+fn shorten(value: &mut Value) {
+    if let Value::String(text) = value
+        && text.len() > MOST_TEXT
+    {
+        let end = (0..=MOST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
 }
 
 #[cfg(test)]
@@ -174,5 +308,10 @@ impl Trail {
     /// Makes every write fail, as a full disk does.
     pub(super) fn break_for_test(&mut self) {
         self.file = File::open(&self.path).unwrap();
+    }
+
+    /// Makes the next rotation due.
+    pub(super) fn rotate_again_for_test(&mut self) {
+        self.unrotated = self.unrotated.and_then(|at| at.checked_sub(ROTATE_AGAIN));
     }
 }

@@ -1,10 +1,11 @@
 //! Checks the chain of audit files.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
 
 use serde_json::Value;
 
-use super::{BEGINNING, hash, hex};
+use super::{BEGINNING, hash, hex, is_part};
 
 /// The most bytes of a line.
 const MOST_LINE: u64 = 64 << 10;
@@ -22,13 +23,25 @@ pub struct Chain {
     pub ends: Option<[(u64, String); 2]>,
     /// Whether the first line is the first of its trail.
     pub whole: bool,
-    /// What the next line has to say.
-    expected: Option<(u64, [u8; 32])>,
+    /// The hashes that a line must have, in lower case, and that none has yet.
+    pub wanted: BTreeSet<String>,
+    /// The number of hosts that began though the one before had not written that it stopped, and the line of the last of them.
+    pub unstopped: Option<(u64, u64)>,
+    /// The hash that the next line has to name, and its number if that is known.
+    expected: Option<([u8; 32], Option<u64>)>,
+    /// Whether the last host has stopped; `None` before the first line.
+    stopped: Option<bool>,
     /// The last line was a part of one.
     part: bool,
 }
 
 impl Chain {
+    /// Returns a chain that is to contain lines with these hashes, in hexadecimal.
+    pub fn with<'a>(hashes: impl IntoIterator<Item = &'a String>) -> Self {
+        let wanted = hashes.into_iter().map(|hash| hash.to_ascii_lowercase()).collect();
+        Self { wanted, ..Self::default() }
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -51,38 +64,60 @@ impl Chain {
     }
 
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
+        const NONE: &str = "it is not a line of a trail";
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            // The next line has its hash, so nobody can pass off another text as one.
-            let (next, _) = self.expected.ok_or("it is not a line of a trail")?;
-            if std::mem::replace(&mut self.part, true) {
-                return Err("it is not a line of a trail".into());
+            if !is_part(line) {
+                return Err(NONE.into());
             }
+            // The next line has its hash, so nobody can pass off another text as one.
+            self.part = true;
             self.cut_off = self.cut_off.saturating_add(1);
-            self.expected = Some((next.saturating_add(1), hash(line)));
+            let next = self.expected.and_then(|(_, next)| next);
+            self.expected = Some((hash(line), next.map(|next| next.saturating_add(1))));
             return Ok(());
         };
-        let (seq, previous) = (value.get("seq").and_then(Value::as_u64), value.get("previous").and_then(Value::as_str));
-        let (Some(seq), Some(previous)) = (seq, previous) else { return Err("it is not a line of a trail".into()) };
+        let text = |name: &str| value.get(name).and_then(Value::as_str);
+        let number = |name: &str| value.get(name).and_then(Value::as_u64);
+        let (Some(seq), Some(previous)) = (number("seq"), text("previous")) else { return Err(NONE.into()) };
         match self.expected {
-            Some((_, before)) if previous != hex(&before) => {
+            Some((before, _)) if previous != hex(&before) => {
                 return Err("the line before it was changed, removed or added".into());
             }
-            // The number of a part of a line may not be known.
-            Some((next, _)) if seq != next && !self.part => {
+            Some((_, Some(next))) if seq != next => {
                 return Err(format!("it has the number {seq} in place of {next}"));
             }
-            Some(_) => {}
-            None => self.whole = previous == hex(&BEGINNING) && seq == 1,
+            _ => {}
         }
+        if self.ends.is_none() {
+            // Parts may be before the first line.
+            self.whole = seq.checked_sub(self.cut_off) == Some(1) && (self.cut_off > 0 || previous == hex(&BEGINNING));
+        }
+        self.follow(seq, text("kind"))?;
         self.part = false;
         let own = (seq, hex(&hash(line)));
+        self.wanted.remove(&own.1);
         let first = self.ends.take().map_or_else(|| own.clone(), |[first, _]| first);
         self.ends = Some([first, own]);
         self.lines = self.lines.saturating_add(1);
-        if value.get("kind").and_then(Value::as_str) == Some("lost") {
-            self.lost = self.lost.saturating_add(value.get("lines").and_then(Value::as_u64).unwrap_or(0));
+        if text("kind") == Some("lost") {
+            self.lost = self.lost.saturating_add(number("lines").unwrap_or(0));
         }
-        self.expected = Some((seq.saturating_add(1), hash(line)));
+        self.expected = Some((hash(line), Some(seq.saturating_add(1))));
+        Ok(())
+    }
+
+    /// Follows the starts and ends of hosts.
+    fn follow(&mut self, seq: u64, kind: Option<&str>) -> Result<(), String> {
+        match (kind, self.stopped) {
+            // A host says what the one before has lost, before it says that it starts.
+            (Some("lost"), Some(_)) => return Ok(()),
+            (Some("started"), Some(false)) => {
+                self.unstopped = Some((self.unstopped.map_or(1, |(count, _)| count.saturating_add(1)), seq));
+            }
+            (Some("started"), _) | (_, None | Some(false)) => {}
+            (_, Some(true)) => return Err("it follows the end of a host, which wrote no more lines".into()),
+        }
+        self.stopped = Some(kind == Some("stopped"));
         Ok(())
     }
 

@@ -23,7 +23,7 @@ pub(super) fn tell(changes: impl IntoIterator<Item = PendingChange>, snapshot: &
             tracing::info!(target: CHANGE, service = change.service(), "{before}{change}{after}");
             if let Some(audit) = audit {
                 let (service, change) = (change.service().to_owned(), format!("{before}{change}{after}"));
-                audit.record(Event::Change { service, change });
+                audit.record(Event::Change { service: Some(service), file: None, change });
             }
         }
     }

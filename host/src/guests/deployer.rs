@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::Semaphore;
 
+use crate::audit::{AuditTrail, Event};
 use crate::guests::backend::Backend;
 use crate::guests::blobs::Blobs;
 use crate::guests::configurations::Configurations;
@@ -16,6 +17,7 @@ use crate::guests::volumes::Volumes;
 use lodge_base::config::Config;
 use lodge_base::config::state::{State as StateConfig, StatePath};
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
+use lodge_base::key_changes::KeyObserver;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::files::FilesSpec;
@@ -99,6 +101,12 @@ impl Deployer {
             credentials,
             optimiser,
         }
+    }
+
+    /// Records changes of files of keys in the audit trail, from now on.
+    pub fn audit_keys(&mut self, audit: &Arc<AuditTrail>) {
+        let audit = Arc::clone(audit);
+        self.credentials.set_observer(KeyObserver::new(move |change| audit.record(Event::keys(change))));
     }
 
     /// Creates a deployer that only checks whether services could be deployed. Their guests can send no requests.

@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS, Reader};
 use super::watch::Ticks;
-use crate::audit::AuditTrail;
+use crate::audit::{AuditTrail, Event};
 use crate::guests::backend::Backend;
 use crate::guests::changes::{tell, warn_of};
 use crate::guests::deployer::Deployer;
@@ -136,6 +136,9 @@ impl Reconciler {
 
     fn apply(&mut self, scan: Scan) {
         (self.unreadable, self.failed) = (false, false);
+        if let Some(audit) = &self.audit {
+            scan.keys.into_iter().for_each(|change| audit.record(Event::keys(change)));
+        }
         let now = Instant::now();
         // A file that still changes does not count yet, so the component of a build may be missing.
         let settled = scan.again.is_none();

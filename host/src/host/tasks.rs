@@ -99,6 +99,7 @@ impl Host {
                 unsent: Arc::clone(&self.handler.unsent),
                 unmatched: Arc::clone(&self.handler.unmatched),
                 logs: Arc::clone(&self.logs),
+                audit: self.handler.audit.clone(),
                 tracer: self.tracer.clone(),
                 buffers: Arc::clone(&running.buffers),
                 tls: self.listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls)),

@@ -44,7 +44,10 @@ pub(super) async fn handle<B: RequestBody>(
             routed.target.admission.check_client(&routed.view(request.headers()))?;
             let at = (&uri, routed.route);
             match responses.lookup(rules, at, deployment, &mut request, record).await {
-                Lookup::Hit(response) => return with_room(&routed, version, response, None, record),
+                Lookup::Hit(response) => {
+                    record.set_allowed();
+                    return with_room(&routed, version, response, None, record);
+                }
                 Lookup::Miss(fill) => fill,
             }
         }
@@ -99,8 +102,9 @@ fn stale(
     response: Response<Body>,
     error: Option<RequestError>,
     routed: &Routed<'_>,
-    record: &Record,
+    record: &mut Record,
 ) -> Response<Body> {
+    record.set_allowed();
     if let Some(error) = error {
         error.record(&routed.target.deployment().service, record.request_id(), false);
     }

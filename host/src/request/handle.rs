@@ -158,13 +158,6 @@ fn route<'a>(
             record.front = found.front.map(|front| Box::new(ClientFront::new(front, &head.headers)));
             let redirect = front::redirect(found.target, caller, head);
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
-            if found.prefix > 0 {
-                // What is found relative to this path depends on it.
-                if found.prefix == head.uri.path().len() && found.target.backend.is_files() {
-                    head.extensions.insert(BarePrefix);
-                }
-                headers::strip_prefix(head, found.prefix)?;
-            }
             let (service, route) = (found.target, found.number);
             let split = service.split.as_ref();
             let choose = |split: &Split<Target>| {
@@ -178,6 +171,14 @@ fn route<'a>(
                 && service.deployment().spec.manifest.policies.audits(route)
             {
                 record.set_audit(audit, caller.client, head, found.route);
+            }
+            // After the record has the path that the client sent.
+            if found.prefix > 0 {
+                // What is found relative to this path depends on it.
+                if found.prefix == head.uri.path().len() && service.backend.is_files() {
+                    head.extensions.insert(BarePrefix);
+                }
+                headers::strip_prefix(head, found.prefix)?;
             }
             if service.is_disabled() {
                 return Err(RequestError::Disabled);

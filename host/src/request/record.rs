@@ -58,12 +58,24 @@ struct Audited {
     path: String,
     route: Arc<str>,
     identity: Option<Arc<Identity>>,
+    /// Whether the request was identified, as far as its route needs that, and admitted.
+    allowed: bool,
 }
 
 impl Audited {
-    fn write(self, record: &Record, service: &Service, took: Duration) {
+    /// Returns what was decided: nothing, if the request ended before, or was not refused for what it is.
+    fn decision(&self, reason: Option<&str>) -> &'static str {
         let is_denial =
             |reason: &str| reason.starts_with("auth-") || ["client-denied", "rate-limited"].contains(&reason);
+        match (self.allowed, reason.is_some_and(is_denial)) {
+            (true, _) => "allow",
+            (false, true) => "deny",
+            (false, false) => "none",
+        }
+    }
+
+    fn write(self, record: &Record, service: &Service, took: Duration) {
+        let decision = self.decision(record.reason);
         self.audit.record(Event::Request(Box::new(RequestEvent {
             request_id: Arc::clone(&record.request_id),
             service: Arc::clone(&service.name),
@@ -73,7 +85,7 @@ impl Audited {
             client: self.client,
             method: self.method.to_string(),
             path: self.path,
-            decision: if record.reason.is_some_and(is_denial) { "deny" } else { "allow" },
+            decision,
             status: record.status.map(|status| status.as_u16()),
             reason: record.reason,
             ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -150,7 +162,15 @@ impl Record {
             path: head.uri.path().to_owned(),
             route: Arc::clone(route),
             identity: None,
+            allowed: false,
         }));
+    }
+
+    /// Records that nothing denies the request any more.
+    pub(super) fn set_allowed(&mut self) {
+        if let Some(audited) = &mut self.audited {
+            audited.allowed = true;
+        }
     }
 
     /// Leaves a header out of the log line: it has a credential.
@@ -210,6 +230,7 @@ impl Record {
 
     /// Records that the request was admitted. Returns when its time limit begins.
     pub fn record_admission(&mut self, permit: &Permit) -> Instant {
+        self.set_allowed();
         let waited = permit.queue_wait();
         if let Some(service) = self.service.as_ref().filter(|_| !waited.is_zero()) {
             service.metrics.waited.record(waited);

@@ -3,6 +3,7 @@
 //! Every service is an upstream whose list of replicas is empty, so an admitted request fails with `no-replica`. A
 //! response comes from the cache.
 
+mod audited;
 mod cache;
 mod deadlines;
 mod fixture;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::key::{Key, count, size};
+use super::key::{Key, count, size, word};
 
 /// The trail of what operators and senders did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Audit {
     pub size: usize,
     /// The files that are kept, the current one included.
     pub files: usize,
+    /// Whether operators may change nothing while the trail cannot be written.
+    pub required: bool,
 }
 
 /// Every setting, in the order of the docs.
@@ -37,5 +39,11 @@ pub(super) const KEYS: &[Key<Audit>] = &[
         default: "10",
         help: "audit files that are kept, the current one included; the oldest is removed",
         set: |c, text| count(text, 2..=10_000).map(|value| c.files = value),
+    },
+    Key {
+        name: "required",
+        default: "false",
+        help: "`true` refuses changes by the admin API while the audit trail cannot be written",
+        set: |c, text| word(text, &[("false", false), ("true", true)]).map(|value| c.required = value),
     },
 ];

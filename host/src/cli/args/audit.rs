@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, Command, value_parser};
+use clap::{Arg, ArgAction, Command, value_parser};
 
 /// Returns the command with its command.
 pub(super) fn command() -> Command {
@@ -24,6 +24,16 @@ pub(super) fn command() -> Command {
                 .arg(
                     Arg::new("ends-with").long("ends-with").value_name("HASH").help(
                         "The hash of the last line, as another place has noted it: finds lines that were cut off",
+                    ),
+                )
+                .arg(
+                    Arg::new("contains").long("contains").value_name("HASH").action(ArgAction::Append).help(
+                        "A hash that was the last one once: finds lines that were cut off before others followed",
+                    ),
+                )
+                .arg(
+                    Arg::new("from-beginning").long("from-beginning").action(ArgAction::SetTrue).help(
+                        "Require the first line of the trail: finds first lines and oldest files that were removed",
                     ),
                 ),
         )
