@@ -31,9 +31,9 @@ async fn leave(host: &TestHost) {
     let mut stream = TcpStream::connect(host.admin).await.unwrap();
     let head = "POST /v1/services/hello@2/rollback HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    // The host writes this, and waits for the version to be disabled before it removes its files.
-    let manifest = host.directory().join("hello@2.toml");
-    while !manifest.exists() {
+    // The host writes a manifest, and waits for the version to be disabled before it removes both; a slow test may miss that.
+    let [manifest, component] = ["hello@2.toml", "hello@2.wasm"].map(|name| host.directory().join(name));
+    while !manifest.exists() && component.exists() {
         tokio::task::yield_now().await;
     }
     stream.set_zero_linger().unwrap();
