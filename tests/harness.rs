@@ -4,7 +4,6 @@ pub(crate) mod authority;
 mod browser;
 mod client;
 pub(crate) mod far;
-pub(crate) mod kubernetes;
 mod narrow;
 mod process;
 mod replica;

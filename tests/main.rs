@@ -76,7 +76,6 @@ mod upstreams {
     mod balancing;
     mod bodies;
     mod failover;
-    mod kubernetes;
     mod loop_detection;
 }
 
@@ -131,6 +130,11 @@ mod operate {
     mod page;
     mod rollout_status;
     mod systemd;
+}
+
+/// Deploying on hosts elsewhere: docs/deploy.md.
+mod deploy {
+    mod pipeline;
 }
 
 /// Logs, metrics and traces: docs/observe.md.

@@ -1,21 +1,27 @@
 //! The listener for operators: health, metrics, the page, and the API that the page and the commands use.
 //!
 //! `/healthz`, `/readyz`, `/metrics` and the page without data are open to every client of the address. The API requires the
-//! token `admin_token`. If none is configured, it accepts connections from this machine, except requests whose headers show that
-//! a proxy or a guest sent them. A browser on this machine may show pages of other origins, so requests with another host or
-//! origin are refused.
+//! token `admin_token`, or a key of `admin_keys` with the scope of the request. If neither is configured, it accepts connections from
+//! this machine, except requests whose headers show that a proxy or a guest sent them. A browser on this machine may show pages of
+//! other origins, so requests with another host or origin are refused.
 //!
 //! `/readyz` is 200 once every file was loaded or refused, and 503 from the time when the host begins to stop.
 
+mod access;
 mod api;
 mod body;
+mod compare;
 pub mod contract;
 pub mod data;
+pub mod deploy;
 mod page;
 mod record;
 pub(crate) mod report;
+pub(crate) mod rollout;
+mod routes;
 pub mod scrape;
-mod versions;
+mod upload;
+pub(crate) mod verdict;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -23,17 +29,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
+pub use self::access::misplaced;
 use self::body::{Body, problem, text};
 use self::contract::HostStatus;
 use self::record::OperatorRecord;
+pub(crate) use self::upload::SIGNATURE;
 use crate::admin::scrape::{Format, Scrape};
 use crate::audit::AuditTrail;
 use crate::guests::snapshot::Current;
@@ -45,13 +51,14 @@ use crate::listener::connection::Responder;
 use crate::listener::intake::{Account, Buffers, Upload};
 use crate::request::respond::Reserve;
 use lodge_base::budget::Budget;
-use lodge_base::canonical;
 use lodge_base::config::Config;
 use lodge_base::drain::StopSignal;
 use lodge_base::telemetry::logs::Logs;
 use lodge_runtime::compile::Reset;
+use lodge_traffic::admission::rate::FailedAttempts;
+use lodge_traffic::auth::api_keys::KeyRing;
+use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::cache::ResponseCache;
-use lodge_traffic::proxy::headers::is_forwarded;
 
 /// The most connections for any request.
 const CONNECTIONS: usize = 64;
@@ -105,6 +112,12 @@ pub struct Admin {
     pub data: Arc<Semaphore>,
     /// The stores of services.
     pub stores: Arc<Stores>,
+    /// The keys that the API takes beside the token, if there is a file of them.
+    pub keys: Option<Arc<LiveValue<KeyRing>>>,
+    /// The failed attempts at the API; `None` if any number is allowed.
+    pub attempts: Option<FailedAttempts>,
+    /// Permits for changes of the files of services.
+    pub rollouts: Arc<Semaphore>,
 }
 
 /// A connection to the listener.
@@ -192,12 +205,12 @@ impl Admin {
     /// before its lines of the log and the trail.
     async fn respond_audited(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
         let (method, path) = (request.method(), request.uri().path());
-        let record = OperatorRecord::new(self.audit.clone(), peer.to_canonical(), method, path);
+        let mut record = OperatorRecord::new(self.audit.clone(), peer.to_canonical(), method, path);
         let (admin, alone) = (Arc::clone(self), record::is_recorded(method, path));
         let respond = async move {
             let response = match admin.refuse_unaudited(request.method()) {
                 Some(refused) => refused,
-                None => admin.respond(peer, request).await,
+                None => admin.respond(peer, request, &mut record).await,
             };
             record.end(response.status());
             response
@@ -220,7 +233,12 @@ impl Admin {
         })
     }
 
-    async fn respond(self: &Arc<Self>, peer: IpAddr, request: Request<Upload<Incoming>>) -> Response<Body> {
+    async fn respond(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        request: Request<Upload<Incoming>>,
+        record: &mut OperatorRecord,
+    ) -> Response<Body> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
@@ -232,9 +250,12 @@ impl Admin {
                 Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written"),
             },
             "/" if read => page::page(),
-            path if path.starts_with("/v1/") => match self.refuse(peer, request.uri(), request.headers()) {
-                Some(refused) => refused,
-                None => api::respond(self, request).await,
+            path if path.starts_with("/v1/") => match self.identify(peer, request.uri(), request.headers()) {
+                Err(refused) => *refused,
+                Ok(operator) => {
+                    record.set_operator(&operator);
+                    api::respond(self, &operator, request, record).await
+                }
             },
             _ => problem(
                 StatusCode::NOT_FOUND,
@@ -249,44 +270,6 @@ impl Admin {
         let mut response = body::typed(format.content_type(), self.scrape.text(format)?.into_bytes());
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
         Ok(response)
-    }
-
-    /// Returns the refusal of a client that may not use the API.
-    fn refuse(&self, peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Option<Response<Body>> {
-        let header = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        // HTTP/2 sends the host in the URI.
-        let host = header(&header::HOST).or(uri.authority().map(Authority::as_str)).unwrap_or_default();
-        if let Some(origin) = header(&header::ORIGIN)
-            && origin.split_once("://").is_none_or(|(_, of)| of != host)
-        {
-            return Some(problem(
-                StatusCode::FORBIDDEN,
-                "foreign-origin",
-                "a page of another origin may not use the API",
-            ));
-        }
-        match &self.config.admin_token {
-            Some(token) => {
-                let shown = header(&header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-                // Hashes are compared, so that the time of the comparison reveals nothing about the token.
-                let same = shown.is_some_and(|shown| Sha256::digest(shown) == Sha256::digest(token));
-                (!same).then(|| unauthorized("send the token `admin_token`: `authorization: Bearer …`"))
-            }
-            None if !peer.to_canonical().is_loopback() => Some(unauthorized(
-                "set `admin_token`: without a token, only clients on the machine of the host may use the API",
-            )),
-            // The peer is a proxy on this machine or a guest of this host, and the client may be anywhere.
-            None if is_forwarded(headers) => {
-                Some(unauthorized("set `admin_token`: without a token, the API refuses requests of proxies and guests"))
-            }
-            // DNS rebinding: another site's name resolves to this machine, in a browser that runs here.
-            None if !is_local(host) => Some(problem(
-                StatusCode::FORBIDDEN,
-                "foreign-host",
-                "use the host name localhost, or set `admin_token`",
-            )),
-            None => None,
-        }
     }
 
     fn host(&self) -> HostStatus {
@@ -311,46 +294,6 @@ impl Admin {
             memory_bytes: process.resident,
             cpu_seconds: process.cpu.as_secs_f64(),
             sandbox_reset: self.reset.to_string(),
-        }
-    }
-}
-
-fn unauthorized(why: &str) -> Response<Body> {
-    let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", why);
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
-}
-
-fn is_local(host: &str) -> bool {
-    let Some(authority) = canonical::authority(host.as_bytes(), &Scheme::HTTP) else { return false };
-    let name = canonical::host(authority.as_str());
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn local_names() {
-        for (host, local) in [
-            ("localhost:9090", true),
-            ("LocalHost", true),
-            ("127.0.0.1:1", true),
-            ("127.1.2.3", true),
-            ("[::1]:9090", true),
-            ("localhost.:9090", true),
-            ("[::ffff:127.0.0.1]", true),
-            ("localhost:80:80", false),
-            ("localhost:x", false),
-            ("", false),
-            ("localhost.example.com", false),
-            ("127.0.0.1.example.com", false),
-            ("10.0.0.1", false),
-            ("[::2]", false),
-        ] {
-            assert_eq!(is_local(host), local, "{host}");
         }
     }
 }

@@ -141,10 +141,20 @@ impl Event {
 pub struct OperatorEvent {
     /// The address of the operator.
     pub client: IpAddr,
+    /// How the operator is known: `api-key`, `admin-token`, or `local` where nobody needs a token; absent if the request has no valid
+    /// credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<&'static str>,
+    /// The name of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// The method.
     pub method: String,
     /// The path, without the query.
     pub path: String,
+    /// The SHA-256 of a component that was received as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// The status of the response; absent if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

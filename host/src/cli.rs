@@ -7,6 +7,7 @@ mod client;
 mod data;
 mod deploy;
 mod dev;
+mod diff;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod health;
@@ -44,7 +45,6 @@ use lodge_base::config::{self, Config, Origin, Resolved, Source, Tiers};
 use lodge_base::files;
 use lodge_base::lasting;
 use lodge_base::telemetry::logs::Logs;
-use lodge_manifest::percent::Percent;
 use lodge_runtime::code_cache;
 use lodge_runtime::compile::{this_program, worker};
 
@@ -53,6 +53,9 @@ const EX_USAGE: u8 = 64;
 
 /// The most bytes of a configuration file.
 const MAX_FILE: u64 = 1 << 20;
+
+/// The most bytes of a file with a token.
+const MAX_TOKEN: u64 = 4 << 10;
 
 /// How long a command waits at its end for threads that are blocked by a file system or a resolver.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -136,6 +139,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
             let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
             out::exit_code(check::compile(resolved.config, seal))
         }
+        "diff" => diff::run(matches, &resolved.config),
         _ => out::exit_code(run_client_command(name, matches, &resolved)),
     }
 }
@@ -149,16 +153,9 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
         return inspect::component(config, &path, json);
     }
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
-        return run_rollout(name, matches, resolved, service);
+        return deploy::run(name, matches, resolved, service);
     }
-    let client = match (text(matches, "host"), config.admin) {
-        (Some(url), _) => AdminClient::at(url, config.admin_token.clone())?,
-        (None, Some(admin)) => AdminClient::new(admin, config.admin_token.clone())?,
-        (None, None) => {
-            let why = "the setting admin is `off`, so no host can be reached; set --admin to the host's admin address";
-            return Err(CliError::new(why));
-        }
-    };
+    let client = required_client(matches, config)?;
     let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),
@@ -181,25 +178,26 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     }
 }
 
-/// Runs `deploy`, `promote` or `rollback`, with or without a running host.
-fn run_rollout(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
-    let config = &resolved.config;
-    let client = config.admin.map(|admin| AdminClient::new(admin, config.admin_token.clone())).transpose()?;
-    let client = client.as_ref();
-    let label = text(matches, "label").map_or(deploy::CANARY, String::as_str);
-    let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
-    let directory = deploy::directory(config, chosen, client)?;
-    let order = deploy::DeployCommand { config, client, directory, name: service };
-    match (name, matches.try_get_one::<PathBuf>("file").ok().flatten()) {
-        ("deploy", Some(file)) => {
-            let percent = text(matches, "canary").map(|text| Percent::parse(text)).transpose();
-            let percent = percent.map_err(|expected| CliError::Usage(format!("--canary: {expected}")))?;
-            let key = matches.get_one::<PathBuf>("key").map(PathBuf::as_path);
-            order.deploy((file, key), percent.map(|percent| (percent, label)), flag(matches, "new"))
+/// Returns the client of the host that the arguments select; `None` if the setting `admin` is `off`.
+fn client(matches: &ArgMatches, config: &Config) -> Result<Option<AdminClient>, CliError> {
+    let token = match matches.try_get_one::<PathBuf>("token-file").ok().flatten() {
+        Some(path) => {
+            let read = files::read_text(path, MAX_TOKEN).map(|text| text.trim().to_owned());
+            Some(read.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?)
         }
-        ("promote", _) => order.promote(label, flag(matches, "force")),
-        _ => order.rollback(label),
+        None => config.admin_token.clone(),
+    };
+    match text(matches, "host") {
+        Some(url) => AdminClient::at(url, token).map(Some),
+        None => config.admin.map(|admin| AdminClient::new(admin, token)).transpose(),
     }
+}
+
+/// Returns the client of the host that the arguments select.
+fn required_client(matches: &ArgMatches, config: &Config) -> Result<AdminClient, CliError> {
+    client(matches, config)?.ok_or_else(|| {
+        CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
+    })
 }
 
 /// Returns whether a flag was given. False for commands that do not have it.

@@ -15,6 +15,7 @@ pub mod databases;
 pub mod deployer;
 mod deployments;
 pub mod ledger;
+pub mod placement;
 pub mod publisher;
 mod reader;
 pub mod reconcile;

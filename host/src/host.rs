@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use self::sockets::GivenSockets;
 use self::tasks::RunningHost;
+use crate::admin;
 use crate::audit::AuditTrail;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
@@ -46,6 +47,8 @@ use lodge_runtime::compile::{Compiler, Reset};
 use lodge_runtime::outgoing::{LocalCalls, Outgoing};
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::admission::rate::FailedAttempts;
+use lodge_traffic::auth::api_keys::KeyRing;
+use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
@@ -63,6 +66,8 @@ pub struct Host {
     directory: [String; 2],
     listeners: Listeners,
     admin: Option<TcpListener>,
+    /// The keys of `admin_keys`.
+    operator_keys: Option<Arc<LiveValue<KeyRing>>>,
     deployer: Arc<Deployer>,
     /// How the memory of sandboxes is reset.
     reset: Reset,
@@ -101,7 +106,8 @@ impl Host {
                 format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`")
             });
         }
-        if let Some(problem) = code_cache::misplaced(&config).or_else(|| trust::misconfigured(&config)) {
+        let problem = code_cache::misplaced(&config).or_else(|| trust::misconfigured(&config));
+        if let Some(problem) = problem.or_else(|| admin::misplaced(&config)) {
             return Err(problem);
         }
         let directory = path_and_identity(directory);
@@ -125,7 +131,7 @@ impl Host {
             None => None,
         };
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
-        let upstreams = SharedUpstreams::new(config.upstreams.connections, &config.kubernetes);
+        let upstreams = SharedUpstreams::new(config.upstreams.connections);
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let slots = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
         let publisher = Publisher::new(Arc::clone(&slots));
@@ -155,8 +161,15 @@ impl Host {
         let stores = Arc::new(Stores::new(&config));
         let mut deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
         handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
+        let operator_keys = match &config.admin_keys {
+            Some(file) => {
+                Some(deployer.api_keys(file).await.map_err(|why| format!("admin_keys: {}: {why}", file.display()))?)
+            }
+            None => None,
+        };
         let config = Arc::new(config);
         Ok(Self {
+            operator_keys,
             listeners: Listeners { plain, secure },
             admin,
             pulls: Pulls::new(Arc::clone(&config), Arc::clone(&handler.metrics)),

@@ -8,7 +8,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::api_contract::Contract;
-use crate::harness::{Connection, Narrow, Response, TestHost, get, host, raw, unread, until, within};
+use crate::harness::{Connection, Narrow, Response, TestHost, get, host, lodge, output, raw, unread, until, within};
+use crate::policies::auth::create;
 
 async fn ask(host: &TestHost, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
     let mut headers = headers.to_vec();
@@ -103,6 +104,46 @@ async fn a_token_is_required() {
     assert_eq!(status("/v1/services", "Bearer 0123456789abcdef").await, 200);
     for open in ["/", "/healthz", "/readyz", "/metrics"] {
         assert_eq!(status(open, "").await, 200, "{open}");
+    }
+}
+
+/// Guesses at the token have a rate, which bounds those of one address only. A key that has expired is no guess.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_tokens_are_bounded() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("admin.keys");
+    let [expired, read] = ["old", "now"].map(|name| create(&file, name, &["--scope", "read"]));
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("created = ", "expires = '2020-01-01T00:00:00Z'\ncreated = ", 1)).unwrap();
+    let setup = host(&["hello"]).set("admin_keys", &file.display().to_string()).set("auth_failures", "3");
+    let host = setup.start().await;
+    let status = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers: &[_] = if token.is_empty() { &[] } else { &[("authorization", &*bearer)] };
+        ask(&host, Method::GET, "/v1/services", headers, "").await.status
+    };
+    for _ in 0..5 {
+        assert_eq!([status("").await, status(&expired).await, status(&read).await], [401, 401, 200]);
+    }
+    assert_eq!([status("a").await, status("b").await, status("c").await], [401; 3]);
+    // Even the right one, which would tell a guess from another.
+    assert_eq!([status("d").await, status(&read).await, status("").await], [429, 429, 401]);
+    let limited = ask(&host, Method::GET, "/v1/services", &[("authorization", "Bearer d")], "").await;
+    assert_eq!(
+        (kind(&limited), limited.header("retry-after").is_empty()),
+        ("urn:lodge:admin:auth-limited".into(), false)
+    );
+    let mut other = Connection::from([127, 0, 0, 2].into(), host.admin).await;
+    let headers = [("authorization", &*format!("Bearer {read}")), ("host", "localhost")];
+    assert_eq!(other.ask(Method::GET, "/v1/services", &headers, "").await.status, 200);
+    // A file that is not there, or where others can write it, ends the start.
+    let guests = host.directory().display().to_string();
+    for (file, why) in
+        [("/nowhere/keys".to_owned(), "cannot be read"), (format!("{guests}/keys"), "is inside the guests directory")]
+    {
+        let args = ["serve", &guests, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-keys", &file];
+        let (code, _, stderr) = output(&mut lodge(&args));
+        assert!(code != Some(0) && stderr.contains("admin_keys: ") && stderr.contains(why), "{stderr}");
     }
 }
 
@@ -231,7 +272,8 @@ async fn versions_are_promoted_and_removed() {
     let (status, why) = act("hello@2", "promote").await;
     assert!(status == 409 && why.contains("urn:lodge:admin:locked"), "{why}");
     drop(lock);
-    assert_eq!(act("hello@2", "promote").await, (200, r#"{"service":"hello","state":"serving"}"#.into()));
+    let (status, promoted) = act("hello@2", "promote").await;
+    assert!(status == 200 && promoted.starts_with(r#"{"service":"hello","state":"serving","digest":"#), "{promoted}");
     assert!(read("hello.wasm") == component && !is_there("hello@2.wasm") && !is_there("hello@2.toml"));
     assert!(is_there("hello.wasm.previous"), "for a rollback by command");
     until("the version is the service", || served() != before).await;

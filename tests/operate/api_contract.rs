@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use http::Method;
 use lodge::admin::contract::{
     ActionResult, DeletedKey, DrainResult, EntryPage, FileReport, ImportCount, KeyList, LevelRequest, LogLevel,
-    Problem, PurgeResult, RefusedFile, STATES, ServiceDetails, ServiceStatus, WrittenKey,
+    ManifestComparison, Problem, PurgeResult, RefusedFile, STATES, ServiceDetails, ServiceStatus, WrittenKey,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde::Serialize;
@@ -220,7 +220,13 @@ async fn every_type_is_documented() {
         FailedRequest: failed_request(),
         Line: line(),
         HostStatus: host_status(),
-        ActionResult: ActionResult { service: text("users"), state: "disabled".into() },
+        ActionResult: ActionResult {
+            service: text("users"),
+            state: "disabled".into(),
+            digest: Some(text("00")),
+            unchanged: true,
+        },
+        ManifestComparison: ManifestComparison { keys: vec![text("limits.cpu")] },
         PurgeResult: PurgeResult { service: text("users"), path: text("/"), purged: 1 },
         LogLevel: LogLevel { level: text("info") },
         DrainResult: DrainResult { stopping: true },
@@ -246,6 +252,12 @@ async fn every_type_is_documented() {
 
 /// An entry as an import has it.
 const ENTRY: &str = r#"{"bucket":"default","key":"imported","value":"eA=="}"#;
+
+/// The path of a component.
+const COMPONENT: &str = "/v1/services/{name}/component";
+
+/// The path of a comparison.
+const COMPARE: &str = "/v1/services/{name}/compare";
 
 /// Paths of data.
 const DATA: [&str; 3] =
@@ -280,8 +292,8 @@ async fn every_path_is_documented() {
             let asked: Method = method.to_uppercase().parse().unwrap();
             // The first has no end, the second ends the host, and the others change its files.
             let others = ["/v1/stream", "/v1/drain", "/v1/services/{name}/promote", "/v1/services/{name}/rollback"];
-            // No JSON.
-            let others = others.into_iter().chain(["/v1/data/backup"]);
+            // One sends no JSON, and the other takes none.
+            let others = others.into_iter().chain(["/v1/data/backup", COMPONENT]);
             if others.into_iter().any(|other| other == path) {
                 continue;
             }
@@ -290,10 +302,15 @@ async fn every_path_is_documented() {
                 if path.ends_with("/data/entry") {
                     here += "?key=k";
                 }
-                let body = if path.ends_with("/data/entries") { ENTRY } else { r#"{"level":"info"}"# };
+                let body = match path.rsplit('/').next() {
+                    Some("entries") => ENTRY,
+                    Some("compare") => "rate = '1/s'",
+                    _ => r#"{"level":"info"}"#,
+                };
                 let response = ask(asked.clone(), &here, body).await;
                 contract.check_response(method, path, &response);
                 let expected: &[_] = match (name, path.as_str()) {
+                    (_, "/v1/services/{name}/compare") => &[200],
                     ("nobody", path) if path.contains("{name}") => &[404],
                     ("far", "/v1/services/{name}/unload") => &[409],
                     // The first request is before the key was set, and those without [keyvalue] have no data.
@@ -324,6 +341,10 @@ async fn every_path_is_documented() {
         (Method::PUT, DATA[2], "/v1/services/hello/data/entry?key=k&ttl=soon", "x", "bad-query"),
         (Method::PUT, DATA[2], "/v1/services/hello/data/entry?bucket=b", "x", "bad-data"),
         (Method::POST, DATA[1], "/v1/services/hello/data/entries", "x", "bad-body"),
+        (Method::PUT, COMPONENT, "/v1/services/hello@2/component", "x", "bad-query"),
+        (Method::PUT, COMPONENT, "/v1/services/hello@2/component?percent=x", "x", "bad-query"),
+        (Method::PUT, COMPONENT, "/v1/services/-/component", "x", "bad-name"),
+        (Method::POST, COMPARE, "/v1/services/-/compare", "", "bad-name"),
     ] {
         let name = method.as_str().to_lowercase();
         let bad = ask(method, here, body).await;

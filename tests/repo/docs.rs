@@ -217,7 +217,7 @@ fn commands_exist() {
                 known
             });
             for flag in words.filter(|word| word.starts_with('-')) {
-                let has = known.split([' ', ',', '\n']).any(|word| word == flag);
+                let has = known.split([' ', ',', '\n', '[']).any(|word| word == flag);
                 assert!(has, "{path}: `{line}`: `lodge {}` has no {flag}", command.join(" "));
                 checked += 1;
             }

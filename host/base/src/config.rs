@@ -12,7 +12,6 @@ mod engine;
 mod files;
 pub mod key;
 pub mod keys;
-mod kubernetes;
 pub mod limits;
 mod listener;
 pub mod otel;
@@ -31,7 +30,6 @@ mod watch;
 pub use cache::{Cache, CacheDirectory};
 pub use calls::Calls;
 pub use engine::Engine;
-pub use kubernetes::Kubernetes;
 pub use listener::Listener;
 pub use responses::Responses;
 pub use settings::described;
@@ -68,6 +66,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// The token that the admin API requires. Without one, only connections from this machine may use the API.
     pub admin_token: Option<String>,
+    /// A file with API keys that the admin API takes as well, each with its scopes.
+    pub admin_keys: Option<PathBuf>,
     /// The directory of guests and manifests to serve.
     pub guests: PathBuf,
     /// The file with values that services may refer to, if there is one.
@@ -100,8 +100,6 @@ pub struct Config {
     pub calls: Calls,
     /// Connections to replicas, for all services together.
     pub upstreams: Upstreams,
-    /// The API server of Kubernetes.
-    pub kubernetes: Kubernetes,
     /// Bytes of memory that the process may use, if `memory` sets it.
     pub memory: Option<usize>,
     /// Watching of the directory.
@@ -310,6 +308,7 @@ impl Config {
             listen: nowhere,
             admin: None,
             admin_token: None,
+            admin_keys: None,
             guests: PathBuf::new(),
             shared_config: None,
             log_format: LogFormat::Text,
@@ -326,7 +325,6 @@ impl Config {
             engine: Engine::default(),
             calls: Calls::default(),
             upstreams: Upstreams::default(),
-            kubernetes: Kubernetes::default(),
             memory: None,
             watch: Watch::default(),
             trust: Trust::default(),

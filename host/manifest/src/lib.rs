@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod build;
 pub mod cache;
 pub mod clients;
+pub mod compare;
 pub mod component;
 pub mod config;
 mod conflicts;

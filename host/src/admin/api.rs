@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::Admin;
+use super::access::Requester;
 use super::body::{Body, Events, events, json, problem, typed};
 use super::contract::{ActionResult, DrainResult, LevelRequest, LogLevel, PurgeResult};
-use super::data;
-use super::report;
-use super::versions::{self, VersionAction};
+use super::record::OperatorRecord;
+use super::routes::{Action, ApiRoute, Unrouted};
+use super::{compare, data, deploy, report};
 use crate::guests::target::Target;
 use crate::listener::intake::Upload;
 use lodge_base::canonical;
@@ -35,61 +36,65 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(5);
 
 /// Responds to a request of an operator who may use the API.
-pub(super) async fn respond(admin: &Arc<Admin>, request: Request<Upload<Incoming>>) -> Response<Body> {
+pub(super) async fn respond(
+    admin: &Arc<Admin>,
+    operator: &Requester,
+    request: Request<Upload<Incoming>>,
+    record: &mut OperatorRecord,
+) -> Response<Body> {
     // `@` is the only character of a name that clients such as browsers escape.
     let path = request.uri().path().replace("%40", "@");
     let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
-    let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    match (get, request.method().clone(), parts.as_slice()) {
-        (true, _, ["services"]) => json(&report::statuses(&admin.current.snapshot())),
-        (true, _, ["services", name]) => {
+    let route = match ApiRoute::of(request.method(), &parts) {
+        Ok(route) => route,
+        Err(Unrouted::Path) => {
+            return problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for the paths");
+        }
+        Err(Unrouted::Method) => {
+            let why = "see /v1/openapi.json for the methods";
+            return problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", why);
+        }
+    };
+    if let Some(refused) = operator.refuse(route.needs()) {
+        return refused;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match route {
+        ApiRoute::Services => json(&report::statuses(&admin.current.snapshot())),
+        ApiRoute::Service(name) => {
             with(admin, name, |target| json(&report::details(&admin.current.snapshot(), target)))
         }
-        (true, _, ["services", name, "errors"]) => {
-            with(admin, name, |target| json(&target.deployment().service.failures()))
-        }
-        (_, Method::POST, ["services", name, act @ ("disable" | "enable" | "unload")]) => {
-            with(admin, name, |target| self::act(target, act))
-        }
-        (_, Method::POST, ["services", name, "promote"]) => versions::act(admin, name, VersionAction::Promote).await,
-        (_, Method::POST, ["services", name, "rollback"]) => versions::act(admin, name, VersionAction::Rollback).await,
-        (_, Method::POST, ["services", name, "purge"]) => {
-            let query = request.uri().query().unwrap_or_default();
+        ApiRoute::Errors(name) => with(admin, name, |target| json(&target.deployment().service.failures())),
+        ApiRoute::Compare(name) => compare::respond(admin, name, request.into_body()).await,
+        ApiRoute::Act(name, action) => with(admin, name, |target| self::act(target, action)),
+        ApiRoute::Component(name) => deploy::component(admin, name, request, record).await,
+        ApiRoute::Promote(name) => deploy::promote(admin, name, parameter(query, "force") == Some("true")).await,
+        ApiRoute::Rollback(name) => deploy::rollback(admin, name).await,
+        ApiRoute::Purge(name) => {
             let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
             let path = path.map_or("/".into(), |(_, path)| path);
             with(admin, name, |target| purge(admin, target, &path))
         }
-        (_, _, ["services", name, "data", rest @ ..]) => data::respond(admin, name, rest, request).await,
-        (true, _, ["data"]) => data::all(admin).await,
-        (true, _, ["data", "backup"]) => data::backup(admin).await,
-        (true, _, ["logs"]) => logs(admin, request.uri().query().unwrap_or_default()),
-        (true, _, ["events"]) => changes(admin, request.uri().query().unwrap_or_default()),
-        (true, _, ["stream"]) => {
+        ApiRoute::ServiceData(name, rest) => data::respond(admin, name, rest, request).await,
+        ApiRoute::Data => data::all(admin).await,
+        ApiRoute::Backup => data::backup(admin).await,
+        ApiRoute::Logs => logs(admin, query),
+        ApiRoute::Events => changes(admin, query),
+        ApiRoute::Stream => {
             let all = Arc::clone(admin);
             following(admin, move |events| stream(all, events))
         }
-        (true, _, ["host"]) => json(&admin.host()),
-        (true, _, ["log-level"]) => json(&LogLevel { level: admin.logs.level() }),
-        (_, Method::PUT, ["log-level"]) => set_level(admin, request.into_body()).await,
-        (_, Method::POST, ["drain"]) => {
+        ApiRoute::Host => json(&admin.host()),
+        ApiRoute::LogLevel => json(&LogLevel { level: admin.logs.level() }),
+        ApiRoute::SetLogLevel => set_level(admin, request.into_body()).await,
+        ApiRoute::Drain => {
             tracing::info!(target: CHANGE, "stopping, by an operator");
             admin.stop.notify_one();
             let mut response = json(&DrainResult { stopping: true });
             *response.status_mut() = StatusCode::ACCEPTED;
             response
         }
-        (true, _, ["openapi.json"]) => typed("application/json", include_str!("openapi.json")),
-        (
-            _,
-            _,
-            ["services"]
-            | ["services", _]
-            | ["services", _, "errors" | "disable" | "enable" | "unload" | "purge" | "promote" | "rollback"]
-            | ["data"]
-            | ["data", "backup"]
-            | ["logs" | "events" | "stream" | "host" | "log-level" | "drain" | "openapi.json"],
-        ) => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "see /v1/openapi.json for the methods"),
-        _ => problem(StatusCode::NOT_FOUND, "not-found", "see /v1/openapi.json for the paths"),
+        ApiRoute::OpenApi => typed("application/json", include_str!("openapi.json")),
     }
 }
 
@@ -102,23 +107,25 @@ fn with(admin: &Admin, name: &str, response: impl FnOnce(&Target) -> Response<Bo
     }
 }
 
-fn act(target: &Target, act: &str) -> Response<Body> {
+fn act(target: &Target, action: Action) -> Response<Body> {
     let (service, name) = (&target.deployment().service, &*target.deployment().name);
-    match act {
-        "unload" if target.backend.guest().is_none_or(|guest| !guest.unload()) => {
+    let done = match action {
+        Action::Unload if target.backend.guest().is_none_or(|guest| !guest.unload()) => {
             let why = "the compile cache does not have its machine code, so it stays in memory";
             return problem(StatusCode::CONFLICT, "not-cached", why);
         }
-        "unload" => {}
-        act => service.set_disabled(act == "disable"),
-    }
-    let action = match act {
-        "disable" => "disabled",
-        "enable" => "enabled",
-        _ => "unloaded",
+        Action::Unload => "unloaded",
+        Action::Disable => {
+            service.set_disabled(true);
+            "disabled"
+        }
+        Action::Enable => {
+            service.set_disabled(false);
+            "enabled"
+        }
     };
-    tracing::info!(target: CHANGE, service = name, "{name}: {action} by an operator");
-    json(&ActionResult { service: name.to_owned(), state: report::state(target).into() })
+    tracing::info!(target: CHANGE, service = name, "{name}: {done} by an operator");
+    json(&ActionResult { service: name.to_owned(), state: report::state(target).into(), ..ActionResult::default() })
 }
 
 /// Removes the stored responses of a service at a path and below.

@@ -290,6 +290,20 @@ pub struct ActionResult {
     pub service: String,
     /// Its state.
     pub state: Cow<'static, str>,
+    /// The SHA-256 of the component that was placed, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Whether the same files were there before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
+}
+
+/// How a manifest differs from that of a service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ManifestComparison {
+    /// The keys with other values, those of a section as `limits.cpu`; at most 1,000.
+    pub keys: Vec<String>,
 }
 
 /// The stored responses that a purge has removed.

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use lodge_manifest::digest::Digest;
 
+use super::access::Requester;
 use crate::audit::{AuditTrail, Event, OperatorEvent};
 
 /// Whether the trail has every request of this method and path: those that change something, and those that read data of services.
@@ -12,7 +14,11 @@ pub(super) fn is_recorded(method: &Method, path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").unwrap_or_default().split('/');
     let reads_data = match parts.next() {
         Some("data") => true,
-        Some("services") => parts.nth(1) == Some("data"),
+        Some("services") => match parts.nth(1) {
+            // It changes nothing.
+            Some("compare") => return false,
+            part => part == Some("data"),
+        },
         _ => false,
     };
     reads_data || !matches!(*method, Method::GET | Method::HEAD)
@@ -31,12 +37,27 @@ impl OperatorRecord {
         let always = is_recorded(method, path);
         let line = audit.map(|audit| {
             let (method, path) = (method.to_string(), path.to_owned());
-            (audit, OperatorEvent { client, method, path, status: None })
+            (audit, OperatorEvent { client, auth: None, subject: None, method, path, digest: None, status: None })
         });
         if let Some((audit, _)) = line.as_ref().filter(|_| always) {
             audit.expect();
         }
         Self { line, always }
+    }
+
+    /// Sets who sends it.
+    pub(super) fn set_operator(&mut self, operator: &Requester) {
+        if let Some((_, event)) = &mut self.line {
+            event.auth = Some(operator.auth());
+            event.subject = operator.subject().map(str::to_owned);
+        }
+    }
+
+    /// Sets the component that it brought.
+    pub(super) fn set_digest(&mut self, digest: Digest) {
+        if let Some((_, event)) = &mut self.line {
+            event.digest = Some(digest.to_string());
+        }
     }
 
     /// Sets the status of the response.
@@ -64,6 +85,10 @@ impl Drop for OperatorRecord {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -77,6 +102,8 @@ mod tests {
             (Method::GET, "/v1/services/a%40b/data/keys", true),
             (Method::GET, "/v1/data", true),
             (Method::GET, "/v1/data/backup", true),
+            (Method::POST, "/v1/services/a/compare", false),
+            (Method::POST, "/v1/services/compare/disable", true),
             (Method::GET, "/v1/services/data", false),
             (Method::GET, "/v1/services", false),
             (Method::GET, "/metrics", false),
@@ -84,5 +111,30 @@ mod tests {
         ] {
             assert_eq!(is_recorded(&method, path), recorded, "{method} {path}");
         }
+    }
+
+    /// A request is in the trail however it ends: with a response, or with a client that leaves.
+    #[test]
+    fn whoever_leaves_is_in_the_trail() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("audit.log");
+        let settings =
+            lodge_base::config::audit::Audit { file: Some(file.clone()), size: 1 << 20, files: 2, required: false };
+        let trail = AuditTrail::open(&settings, directory.path()).unwrap();
+        let path = "/v1/services/users/component";
+        let begun = || OperatorRecord::new(trail.clone(), [192, 0, 2, 7].into(), &Method::PUT, path);
+        let mut record = begun();
+        record.set_operator(&Requester::Token);
+        record.set_digest(Digest::of(b"abc"));
+        drop(record);
+        begun().end(StatusCode::FORBIDDEN);
+        trail.unwrap().close(true);
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [_, left, refused, _] = &*lines else { panic!("{text}") };
+        let digest = Digest::of(b"abc").to_string();
+        assert_eq!((&left["auth"], &left["digest"]), (&"admin-token".into(), &digest.as_str().into()), "{text}");
+        assert_eq!((left.get("status"), &left["path"]), (None, &"/v1/services/users/component".into()), "{text}");
+        assert_eq!((&refused["status"], refused.get("auth")), (&403.into(), None), "{text}");
     }
 }

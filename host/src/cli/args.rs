@@ -59,7 +59,7 @@ fn host_commands() -> [Command; 4] {
 }
 
 /// Commands for a running host.
-fn client_commands() -> [Command; 13] {
+fn client_commands() -> [Command; 14] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let follow = || flag("follow", "Keep printing new lines as they come").short('f');
     let order = |order, about| with_remote(Command::new(order).about(about)).arg(name().required(true)).arg(json());
@@ -94,6 +94,14 @@ fn client_commands() -> [Command; 13] {
                     .help("Name of a service of a running host, or a .wasm file, which needs no host"),
             )
             .arg(json()),
+        with_remote(Command::new("diff").about("Compare a directory with what a running host serves"))
+            .arg(
+                Arg::new("directory")
+                    .value_name("DIR")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Directory of components [default: the setting guests]"),
+            )
+            .arg(json()),
         with_remote(Command::new("events").about("Print recent changes of the directory and actions of operators"))
             .arg(follow())
             .arg(json()),
@@ -120,7 +128,7 @@ fn rollout_commands() -> [Command; 3] {
     let label = || Arg::new("label").long("label").value_name("LABEL").help("Label of the canary [default: canary]");
     let order = |order, about| {
         let guests = setting("guests", "DIR", "directory of components; must be that of a running host");
-        with_host_args(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
+        with_remote(Command::new(order).about(about)).arg(name()).arg(label()).arg(guests)
     };
     [
         order("deploy", "Replace the component of a service, or deploy a canary beside it")
@@ -135,6 +143,15 @@ fn rollout_commands() -> [Command; 3] {
                 "Deploy a canary with this share of the requests; it is withdrawn if it does worse than the service",
             ))
             .arg(flag("new", "Create the service if it does not exist"))
+            .arg(
+                Arg::new("wait")
+                    .long("wait")
+                    .value_name("DURATION")
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("0s")
+                    .help("Wait until the host serves or refuses it, which is the default; with a DURATION, then watch a canary for so long, and fail if the host withdraws it"),
+            )
             .arg(sign::key(
                 "Sign the component with this private key (PEM); without it, a signature beside FILE is used",
             )),
@@ -144,7 +161,8 @@ fn rollout_commands() -> [Command; 3] {
                 .action(ArgAction::SetTrue)
                 .help("Even if the host withdrew it because it did worse than its service"),
         ),
-        order("rollback", "Remove the canary or, if there is none, restore the previous component"),
+        order("rollback", "Remove the canary or, if there is none, restore the previous component")
+            .arg(flag("canary-only", "Remove the canary; if there is none, change nothing")),
     ]
 }
 
@@ -201,7 +219,10 @@ fn with_settings(command: Command) -> Command {
 /// Adds the arguments that select a host, which may be elsewhere.
 fn with_remote(command: Command) -> Command {
     let help = "URL of the admin listener of a host elsewhere, such as https://lodge.example, in place of --admin";
-    with_host_args(command).arg(Arg::new("host").long("host").value_name("URL").help(help))
+    let token = Arg::new("token-file").long("token-file").value_name("FILE").value_parser(value_parser!(PathBuf));
+    with_host_args(command)
+        .arg(Arg::new("host").long("host").value_name("URL").help(help))
+        .arg(token.conflicts_with("admin_token").help("File with the token, or with a key of the host's `admin_keys`"))
 }
 
 /// Adds the settings that select a host.
@@ -226,7 +247,7 @@ mod tests {
             let command = command.find_subcommand(name).unwrap();
             let flags: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
             assert!(
-                flags.len() <= 7 && flags.contains(&"admin") && flags.contains(&"admin-token"),
+                flags.len() <= 8 && flags.contains(&"admin") && flags.contains(&"admin-token"),
                 "{name}: {flags:?}"
             );
         }

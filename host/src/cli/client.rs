@@ -23,6 +23,7 @@ const MAX_BODY: u64 = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A client of one host.
+#[derive(Clone)]
 pub(super) struct AdminClient {
     place: HostPlace,
     token: Option<String>,
@@ -97,6 +98,13 @@ impl AdminClient {
         self.read_response(status, body)
     }
 
+    /// Sends a PUT request with these headers, whose body may be large. Returns the response, whatever its status.
+    pub(super) fn upload(&self, path: &str, headers: &str, body: &[u8]) -> Result<ApiResponse, CliError> {
+        let head = self.request("PUT", path, &format!("{headers}content-length: {}\r\n", body.len()));
+        let (status, body) = self.transfer(head.into_bytes(), body)?;
+        self.read_response(status, body)
+    }
+
     /// Sends a GET request. Returns the body of a successful response, which may have any size.
     pub(super) fn download(&self, path: &str) -> Result<impl Read + use<>, CliError> {
         self.successful(path)
@@ -119,6 +127,15 @@ impl AdminClient {
     }
 
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<(u16, ResponseBody), CliError> {
+        // JSON, unless it is the value of a key.
+        let of = |body: &[u8]| format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        let mut request = self.request(method, path, &body.map_or(String::new(), of)).into_bytes();
+        request.extend_from_slice(body.unwrap_or_default());
+        self.transfer(request, b"")
+    }
+
+    /// Sends a request, whose body may be large and comes after all that `request` has of it.
+    fn transfer(&self, request: Vec<u8>, body: &[u8]) -> Result<(u16, ResponseBody), CliError> {
         let until = Instant::now() + self.timeout;
         let sent = self.place.connect().and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -126,13 +143,15 @@ impl AdminClient {
             stream.socket().set_write_timeout(Some(self.timeout))?;
             // A handshake reads as well.
             stream.socket().set_read_timeout(Some(self.timeout))?;
-            let mut request = self.request(method, path, body.map(<[u8]>::len)).into_bytes();
-            request.extend_from_slice(body.unwrap_or_default());
             stream.write_all(&request)?;
-            stream.flush()?;
-            Ok(stream)
+            let written = stream.write_all(body).and_then(|()| stream.flush());
+            Ok((stream, written))
         });
-        let response = sent.and_then(|stream| body::head(BufReader::new(Timed::new(stream, until))));
+        let response = sent.and_then(|(stream, written)| {
+            let head = body::head(BufReader::new(Timed::new(stream, until)));
+            // A host that refuses a body does not read it to its end.
+            if let (Err(_), Err(error)) = (&head, written) { Err(error) } else { head }
+        });
         response.map_err(|error| {
             let way_out = match self.place {
                 HostPlace::Address(_) => "is `lodge serve` running? --admin names another address",
@@ -142,13 +161,11 @@ impl AdminClient {
         })
     }
 
-    /// The head of a request with a body of `length` bytes, which is JSON unless it is the value of a key.
-    fn request(&self, method: &str, path: &str, length: Option<usize>) -> String {
+    /// The head of a request with these headers, each a line.
+    fn request(&self, method: &str, path: &str, headers: &str) -> String {
         let token = self.token.as_ref().map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
-        let length = length
-            .map_or(String::new(), |length| format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
         let (host, prefix) = (self.place.authority(), self.place.prefix());
-        format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{length}\r\n")
+        format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{token}{headers}\r\n")
     }
 
     fn read_response(&self, status: u16, body: ResponseBody) -> Result<ApiResponse, CliError> {
@@ -233,6 +250,6 @@ mod tests {
         let admin = SocketAddr::from(([127, 0, 0, 1], 1));
         assert!(matches!(AdminClient::new(admin, Some("a\r\nb: c".into())), Err(CliError::Usage(_))));
         let client = AdminClient::new(admin, Some("secret".into())).unwrap();
-        assert!(client.request("GET", "/", None).contains("\r\nauthorization: Bearer secret\r\n\r\n"));
+        assert!(client.request("GET", "/", "").contains("\r\nauthorization: Bearer secret\r\n\r\n"));
     }
 }

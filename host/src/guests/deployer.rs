@@ -3,6 +3,7 @@
 //! A [`Guest`] is the proof that a component can be served: compiled, linked, exporting `wasi:http`, and instantiated once
 //! under its own limits. Each failure on the way is a [`Refusal`], and affects no other service.
 
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::Semaphore;
@@ -32,6 +33,8 @@ use lodge_runtime::optimiser::Optimiser;
 use lodge_runtime::outgoing::Outgoing;
 use lodge_runtime::trial::Trials;
 use lodge_state::Pattern;
+use lodge_traffic::auth::api_keys::KeyRing;
+use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::auth::sources::CredentialSources;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
@@ -115,12 +118,20 @@ impl Deployer {
     /// When the system has no address space for the configured sizes.
     pub fn offline(config: &Config) -> Result<Self, String> {
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
-        let upstreams = SharedUpstreams::new(config.upstreams.connections, &config.kubernetes);
+        let upstreams = SharedUpstreams::new(config.upstreams.connections);
         // State ends with the check.
         let state = StateConfig { url: None, path: StatePath::Memory, ..config.state.clone() };
         let config = Config { state, ..config.clone() };
         let (compiler, stores) = (Compiler::new(&config)?, Arc::new(Stores::new(&config)));
         Ok(Self::new(&config, compiler, services, upstreams, (Outgoing::disabled(), Weak::<NoRequests>::new()), stores))
+    }
+
+    /// Returns the API keys of a file, which is read again when it changes.
+    ///
+    /// # Errors
+    /// One line, if it cannot be read or is not valid.
+    pub async fn api_keys(&self, file: &Path) -> Result<Arc<LiveValue<KeyRing>>, String> {
+        self.credentials.api_keys(file).await
     }
 
     /// Returns the counters of the host.

@@ -25,9 +25,17 @@ const ABANDONED: Duration = Duration::from_secs(600);
 #[error("{0}")]
 pub struct FileError(String);
 
+impl FileError {
+    /// Returns an error with this text.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 /// The files of a service in a directory.
 pub struct ServiceFiles<'a> {
-    directory: &'a Path,
+    /// The directory.
+    pub directory: &'a Path,
     /// The name of the service.
     pub name: &'a str,
     /// The most bytes of a component.
@@ -77,6 +85,15 @@ impl<'a> ServiceFiles<'a> {
     pub fn component(&self, label: Option<&str>) -> PathBuf {
         let label = label.map_or(String::new(), |label| format!("@{label}"));
         self.directory.join(format!("{}{label}.wasm", self.name))
+    }
+
+    /// Returns a path at which a component can arrive. Hosts ignore it, and [`try_lock`](Self::try_lock) removes what is left there.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn staging(&self) -> Result<PathBuf, FileError> {
+        let unique = getrandom::u64().map_err(|error| FileError(error.to_string()))?;
+        Ok(self.directory.join(format!(".{}.wasm{}{unique:016x}", self.name, files::PARTIAL)))
     }
 
     /// Returns the path of a version's manifest.
@@ -175,6 +192,11 @@ impl<'a> ServiceFiles<'a> {
         self.place(&content, signature.as_deref(), &service)?;
         self.remove_version(label)?;
         Ok(Some(digest))
+    }
+
+    /// Returns whether the service has files.
+    pub fn is_any(&self) -> bool {
+        [self.component(None), self.service_manifest(), self.previous()].iter().any(|path| path.exists())
     }
 
     /// Returns whether a version has files.

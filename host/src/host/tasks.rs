@@ -1,6 +1,7 @@
 //! The tasks that run beside requests for as long as the host.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -17,6 +18,7 @@ use crate::messages::{self, ActiveTriggers};
 use lodge_base::drain::StopSignal;
 use lodge_base::lasting::forever;
 use lodge_runtime::compile::WASMTIME;
+use lodge_traffic::admission::rate::FailedAttempts;
 
 /// What the tasks and the listeners of a running host share.
 pub(super) struct RunningHost {
@@ -110,6 +112,9 @@ impl Host {
             followers: Arc::new(Semaphore::new(admin::FOLLOWERS)),
             data: Arc::new(Semaphore::new(admin::data::OPERATIONS)),
             stores: Arc::clone(&self.deployer.stores),
+            keys: self.operator_keys.clone(),
+            attempts: FailedAttempts::new(self.config.auth_failures, Instant::now()),
+            rollouts: Arc::new(Semaphore::new(admin::deploy::ROLLOUTS)),
         }
     }
 }

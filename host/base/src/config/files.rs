@@ -17,6 +17,7 @@ impl Config {
         let single = [
             &self.program.file,
             &self.program.compiler,
+            &self.admin_keys,
             &self.shared_config,
             &self.tls.client_ca,
             &state.ca,
@@ -27,8 +28,7 @@ impl Config {
             &self.audit.file,
         ];
         let several = self.trust.keys.iter().map(|file| &file.path).chain(&self.tls.certificates);
-        let single = single.into_iter().flatten().chain([&self.kubernetes.account]);
-        single.chain(credentials).chain(several).map(PathBuf::as_path)
+        single.into_iter().flatten().chain(credentials).chain(several).map(PathBuf::as_path)
     }
 }
 

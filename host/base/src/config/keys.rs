@@ -38,6 +38,15 @@ pub(super) const KEYS: &[Key<Config>] = &[
         },
     },
     Key {
+        name: "admin_keys",
+        default: "",
+        help: "a file with API keys that the API takes as well, each with its scopes; read again when it changes; with it, the API requires a key or the token from everybody",
+        set: |c, text| {
+            c.admin_keys = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
+    Key {
         name: "guests",
         default: "guests",
         help: "directory to serve; the same as the argument DIR",

@@ -57,7 +57,7 @@ fn key_file(text: &str) -> Result<TrustedFile, String> {
 
 impl NamePattern {
     /// Reads a pattern; `None` if no service can have such a name.
-    fn read(text: &str) -> Option<Self> {
+    pub fn read(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         let name = text.strip_suffix('*').unwrap_or(text);
         (!text.is_empty() && name.len() <= 63 && name.bytes().all(plain)).then(|| Self(text.to_owned()))

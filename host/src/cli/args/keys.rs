@@ -15,7 +15,7 @@ pub(super) fn command() -> Command {
             .value_name("FILE")
             .required(true)
             .value_parser(value_parser!(PathBuf))
-            .help("The file of keys that `api_keys` of a manifest names")
+            .help("The file of keys that `api_keys` of a manifest names, or `admin_keys` of lodge.toml")
     };
     let scope = Arg::new("scope")
         .long("scope")

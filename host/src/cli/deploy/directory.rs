@@ -13,11 +13,7 @@ use lodge_base::files;
 ///
 /// # Errors
 /// If the host would not serve files that are put there, or does not report its directory.
-pub(in crate::cli) fn directory(
-    config: &Config,
-    chosen: bool,
-    client: Option<&AdminClient>,
-) -> Result<PathBuf, CliError> {
+pub(super) fn directory(config: &Config, chosen: bool, client: Option<&AdminClient>) -> Result<PathBuf, CliError> {
     let own = &config.guests;
     let served = match client {
         Some(client) => served(client, chosen)?,

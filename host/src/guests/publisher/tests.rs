@@ -22,11 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self {
-            publisher,
-            services: Services::new(CpuScheduler::new(1)),
-            shared: SharedUpstreams::new(100, &Default::default()),
-        }
+        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: SharedUpstreams::new(100) }
     }
 
     /// Deploys a service with this manifest, or a version of it with the manifests of both.

@@ -111,3 +111,23 @@ fn a_component_that_cannot_be_written_keeps_its_signature() {
     assert!(!world.at("users.wasm.sig").exists());
     assert_eq!(fs::metadata(world.at("users.wasm")).unwrap().permissions().mode() & 0o777, 0o640);
 }
+
+/// A component that is a link is replaced by a file; what it leads to stays as it is.
+#[test]
+fn links_are_replaced_and_not_followed() {
+    let world = World::new();
+    let (directory, elsewhere) = (world.at(""), world.directory.path().join("release.wasm"));
+    fs::write(&elsewhere, b"old").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, world.at("users.wasm")).unwrap();
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    files.keep_previous(b"new").unwrap();
+    files.place(b"new", None, &world.at("users.wasm")).unwrap();
+    assert_eq!(
+        (fs::read(&elsewhere).unwrap(), fs::read(files.previous()).unwrap()),
+        (b"old".to_vec(), b"old".to_vec())
+    );
+    assert!(fs::symlink_metadata(world.at("users.wasm")).unwrap().is_file());
+    for name in ["..", "../users", "a/b", "", ".users", "users.wasm"] {
+        assert!(ServiceFiles::new(&directory, name, 1).is_none(), "{name}");
+    }
+}

@@ -201,7 +201,10 @@ impl KeyRing {
     }
 
     /// Returns whose key this is.
-    pub(super) fn find(&self, key: &[u8], now: SystemTime) -> Result<Arc<Identity>, Cause> {
+    ///
+    /// # Errors
+    /// If there is no such key, or it has expired.
+    pub fn find(&self, key: &[u8], now: SystemTime) -> Result<Arc<Identity>, Cause> {
         let key = self.0.get(&digest(key)).ok_or(Cause::UnknownKey)?;
         match key.expires {
             Some(expires) if expires <= now => Err(Cause::ExpiredKey),

@@ -20,7 +20,7 @@ impl<T> LiveValue<T> {
     }
 
     /// Returns the present value.
-    pub(super) fn load(&self) -> Guard<Arc<T>> {
+    pub fn load(&self) -> Guard<Arc<T>> {
         self.0.load()
     }
 }

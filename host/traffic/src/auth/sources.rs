@@ -163,11 +163,9 @@ impl CredentialSources {
     pub async fn open(&self, checks: &mut Authentication, directory: &Path) -> Result<(), String> {
         for check in checks.checks() {
             if !check.settings.client_certificates.is_empty() && !self.certificates {
-                return Err(
-                    "auth.client_certificates: this host verifies no certificates of clients; set `tls.listen` and \
-                            `tls.client_ca` in lodge.toml"
-                        .into(),
-                );
+                let why =
+                    "this host verifies no certificates of clients; set `tls.listen` and `tls.client_ca` in lodge.toml";
+                return Err(format!("auth.client_certificates: {why}"));
             }
             if let Some(file) = &check.settings.api_keys {
                 let path = directory.join(file);
@@ -196,6 +194,14 @@ impl CredentialSources {
             check.tokens = Some(Verifier::new(jwt, keys));
         }
         Ok(())
+    }
+
+    /// Returns the API keys of a file, which is read again whenever it changes, for as long as they are in use.
+    ///
+    /// # Errors
+    /// One line, if the file cannot be read or is not valid.
+    pub async fn api_keys(&self, path: &Path) -> Result<Arc<LiveValue<KeyRing>>, String> {
+        self.follow(&self.api_keys, path).await
     }
 
     /// Returns the keys of an issuer on its server.

@@ -1,0 +1,58 @@
+//! Compares a manifest with that of a service, and shows neither: values may be secrets.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use super::Admin;
+use super::body::{Body, json, problem};
+use super::contract::ManifestComparison;
+use crate::guests::scan::MANIFEST;
+use crate::listener::intake::Upload;
+use lodge_base::files;
+use lodge_manifest::compare::different_keys;
+use lodge_manifest::spec::{is_label, is_name, split};
+
+/// The longest time in which the manifest must arrive.
+const UPLOAD: Duration = Duration::from_secs(30);
+
+/// The most keys of a response.
+const MOST_KEYS: usize = 1000;
+
+/// Responds with the keys in which the manifest in the body differs from the file of the service or version.
+pub(super) async fn respond(admin: &Arc<Admin>, name: &str, body: Upload<Incoming>) -> Response<Body> {
+    let (service, label) = split(name);
+    if !is_name(service) || label.is_some_and(|label| !is_label(label)) {
+        return problem(StatusCode::BAD_REQUEST, "bad-name", "no service can have this name");
+    }
+    let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-body", why);
+    let Ok(_permit) = admin.data.try_acquire() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "other requests are in progress; try again");
+    };
+    let most = usize::try_from(MANIFEST).unwrap_or(usize::MAX);
+    let read = tokio::time::timeout(UPLOAD, Limited::new(body, most).collect()).await;
+    let Ok(Ok(body)) = read else { return bad("the manifest is too large, or did not arrive in time") };
+    let Ok(own) = files::text(body.to_bytes().into()) else { return bad("the manifest is not UTF-8") };
+    let path = admin.config.guests.join(format!("{name}.toml"));
+    let compared = tokio::task::spawn_blocking(move || {
+        let text = match files::read_text(&path, MANIFEST) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            text => text.map_err(|error| error.to_string())?,
+        };
+        different_keys(&text, &own)
+    });
+    match compared.await {
+        Ok(Ok(mut keys)) => {
+            keys.truncate(MOST_KEYS);
+            json(&ManifestComparison { keys })
+        }
+        Ok(Err(why)) => {
+            problem(StatusCode::CONFLICT, "not-comparable", &format!("one of the manifests is not TOML: {why}"))
+        }
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the comparison failed; see the log"),
+    }
+}

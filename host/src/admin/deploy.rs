@@ -1,0 +1,255 @@
+//! Deploys, promotes and removes components for operators elsewhere, as the commands do on the machine of the host.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
+
+use super::body::{Body, json, problem};
+use super::contract::ActionResult;
+use super::record::OperatorRecord;
+use super::rollout::{Done, Promotion, Rollout};
+use super::upload::{self, NotDeployed, StagedFile, UploadBounds};
+use super::verdict::Verdict;
+use super::{Admin, report};
+use crate::guests::deployer::Deployer;
+use crate::guests::placement::{CANARY, NewComponent, check_label};
+use crate::guests::service_files::ServiceFiles;
+use crate::listener::intake::Upload;
+use lodge_base::config::{Config, Tiers};
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_manifest::percent::Percent;
+use lodge_manifest::spec::{GuestSpec, split};
+
+/// The most changes of files at once. Each may have a component in memory, and waits for its compilation.
+pub const ROLLOUTS: usize = 4;
+
+/// The longest wait of a component that has arrived for another command on the same service.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The interval between attempts to get the lock.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a request is about.
+#[derive(Clone)]
+struct Subject {
+    service: String,
+    /// The label, if it is about a version.
+    label: Option<String>,
+}
+
+impl Subject {
+    fn read(name: &str) -> Result<Self, NotDeployed> {
+        let (service, label) = split(name);
+        if let Some(label) = label {
+            check_label(label).map_err(|why| NotDeployed(StatusCode::BAD_REQUEST, "bad-name", why))?;
+        }
+        Ok(Self { service: service.to_owned(), label: label.map(str::to_owned) })
+    }
+
+    fn files<'a>(&'a self, config: &'a Config) -> Result<ServiceFiles<'a>, NotDeployed> {
+        ServiceFiles::new(&config.guests, &self.service, config.engine.max_file as u64).ok_or_else(|| {
+            let why = format!("`{}` is not a valid name of a service; use letters, digits, `-` and `_`", self.service);
+            NotDeployed(StatusCode::BAD_REQUEST, "bad-name", why)
+        })
+    }
+}
+
+/// Deploys the component in the body. Responds once the host serves or refuses it.
+pub(super) async fn component(
+    admin: &Arc<Admin>,
+    name: &str,
+    request: Request<Upload<Incoming>>,
+    record: &mut OperatorRecord,
+) -> Response<Body> {
+    responded(admin, place(admin, name, request, record).await)
+}
+
+async fn place(
+    admin: &Arc<Admin>,
+    name: &str,
+    request: Request<Upload<Incoming>>,
+    record: &mut OperatorRecord,
+) -> Result<Done, NotDeployed> {
+    let subject = Subject::read(name)?;
+    let (percent, new) = parameters(&subject, request.uri().query().unwrap_or_default())?;
+    let (head, body) = request.into_parts();
+    let signature = upload::signature(&head.headers)?;
+    let files = subject.files(&admin.config)?;
+    let permit = permit(admin)?;
+    let staged =
+        upload::receive(&files, UploadBounds::new(admin.config.engine.max_file as u64), &head.headers, body).await?;
+    record.set_digest(staged.digest);
+    let place = subject.clone();
+    change(admin, subject, (permit, LOCK_TIMEOUT), "deployed", move |rollout| {
+        let canary = percent.zip(place.label.as_deref());
+        deploy(rollout, &staged, signature, canary, new)
+    })
+    .await
+}
+
+/// Returns the share of a canary, and whether the service may be created.
+fn parameters(subject: &Subject, query: &str) -> Result<(Option<Percent>, bool), NotDeployed> {
+    let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, "bad-query", why);
+    let (mut percent, mut new) = (None, false);
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match key.as_ref() {
+            "percent" => percent = Some(Percent::parse(&value).map_err(|why| bad(format!("percent: {why}")))?),
+            "new" => new = value.parse().map_err(|_| bad("`new` must be `true` or `false`".into()))?,
+            // Others are ignored, as in the whole API.
+            _ => {}
+        }
+    }
+    match (&subject.label, percent) {
+        (Some(_), None) => Err(bad("a version needs its share of the requests: `?percent=10%25`".into())),
+        (None, Some(_)) => Err(bad(format!("a share is that of a version, such as {}@{CANARY}", subject.service))),
+        (label, percent) => Ok((percent, new && label.is_none())),
+    }
+}
+
+fn deploy(
+    rollout: &Rollout<'_>,
+    staged: &StagedFile,
+    signature: Option<Vec<u8>>,
+    canary: Option<(Percent, &str)>,
+    new: bool,
+) -> Result<Done, NotDeployed> {
+    let try_out = |spec: GuestSpec| {
+        if spec.digest != staged.digest {
+            return Err("another program has changed the component that arrived".into());
+        }
+        let mut config = rollout.config.clone();
+        // As `lodge deploy` does: what is compiled is kept in the cache, where this host finds it.
+        config.program.tiers = Tiers::Optimised;
+        Handle::current()
+            .block_on(async { Deployer::offline(&config)?.deploy(spec).await.map(drop).map_err(|why| why.to_string()) })
+    };
+    let signature = |_: &[u8]| Ok(signature.clone());
+    let candidate =
+        NewComponent { file: staged.path(), shown: "the component", signature: &signature, try_out: &try_out };
+    Ok(rollout.deploy(&candidate, canary, new)?)
+}
+
+/// Gives a version all requests of its service, with `force` also if the host withdrew it. Only the component that the host serves.
+pub(super) async fn promote(admin: &Arc<Admin>, name: &str, force: bool) -> Response<Body> {
+    let promoted = async {
+        let subject = Subject::read(name)?;
+        let snapshot = admin.current.snapshot();
+        let Some(target) = snapshot.targets.iter().find(|target| &*target.deployment().name == name) else {
+            let why = "no service of this name is served";
+            return Err(NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into()));
+        };
+        let Some(label) = subject.label.clone() else {
+            let why = "only a version, such as users@canary, can be promoted";
+            return Err(NotDeployed(StatusCode::CONFLICT, "no-version", why.into()));
+        };
+        if let Some(why) = target.deployment().withdrawn().filter(|_| !force) {
+            let why = format!("the host withdrew it: {why}; `lodge promote --force` promotes it anyway");
+            return Err(NotDeployed(StatusCode::CONFLICT, "withdrawn", why));
+        }
+        let promotion = Promotion { force, served: Some(target.deployment().spec.digest) };
+        drop(snapshot);
+        let promote = move |rollout: &Rollout<'_>| Ok(rollout.promote(&label, promotion)?);
+        change(admin, subject, (permit(admin)?, Duration::ZERO), "promoted", promote).await
+    };
+    responded(admin, promoted.await)
+}
+
+/// Removes a version, or restores the previous component of a service.
+pub(super) async fn rollback(admin: &Arc<Admin>, name: &str) -> Response<Body> {
+    let removed = async {
+        let subject = Subject::read(name)?;
+        let label = subject.label.clone();
+        let what = if label.is_some() { "removed" } else { "rolled back" };
+        change(admin, subject, (permit(admin)?, Duration::ZERO), what, move |rollout| match label {
+            Some(label) => rollout.remove(&label)?.ok_or_else(|| {
+                let why = "there is no version of this name";
+                NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into())
+            }),
+            None if !rollout.files.is_any() => {
+                let why = "there is no service of this name";
+                Err(NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into()))
+            }
+            None => Ok(rollout.restore_previous(CANARY)?),
+        })
+        .await
+    };
+    responded(admin, removed.await)
+}
+
+fn permit(admin: &Admin) -> Result<OwnedSemaphorePermit, NotDeployed> {
+    Arc::clone(&admin.rollouts).try_acquire_owned().map_err(|_| {
+        let why = "the files of other services are being changed; try again";
+        NotDeployed(StatusCode::SERVICE_UNAVAILABLE, "busy", why.into())
+    })
+}
+
+/// Changes the files of a service, for which it waits at `most` for another command, and logs `what` was done with it. Finishes also
+/// if the client disconnects.
+async fn change(
+    admin: &Arc<Admin>,
+    subject: Subject,
+    (permit, most): (OwnedSemaphorePermit, Duration),
+    what: &'static str,
+    act: impl FnOnce(&Rollout<'_>) -> Result<Done, NotDeployed> + Send + 'static,
+) -> Result<Done, NotDeployed> {
+    let admin = Arc::clone(admin);
+    let work = spawn_blocking(move || {
+        let _permit = permit;
+        let (config, files) = (&admin.config, subject.files(&admin.config)?);
+        let start = Instant::now();
+        let _lock = loop {
+            match files.try_lock().map_err(|error| upload::unwritable(&files, &error.to_string()))? {
+                Some(lock) => break lock,
+                None if start.elapsed() < most => std::thread::park_timeout(RETRY_INTERVAL),
+                None => {
+                    let why = format!("another command works on the files of {}; try again", subject.service);
+                    return Err(NotDeployed(StatusCode::CONFLICT, "locked", why));
+                }
+            }
+        };
+        let reports = || Ok(report::statuses(&admin.current.snapshot()));
+        let done = act(&Rollout { config, files: &files, reports: &reports })?;
+        log(&subject, what, &done);
+        Ok(done)
+    });
+    let failed = "the change of the files failed; see the log";
+    work.await.unwrap_or_else(|_| Err(NotDeployed(StatusCode::INTERNAL_SERVER_ERROR, "panic", failed.into())))
+}
+
+/// Logs what was done with a service or version.
+fn log(subject: &Subject, what: &str, done: &Done) {
+    let label = subject.label.as_ref().map_or(String::new(), |label| format!("@{label}"));
+    let name = format!("{}{label}", subject.service);
+    let digest = match done {
+        Done::Placed { unchanged: true, .. } => return,
+        Done::Placed { digest, .. } => format!("; it is {}", digest.short()),
+        Done::Removed(_) => String::new(),
+    };
+    tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator{digest}");
+}
+
+fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
+    let (service, digest, unchanged, verdict) = match done {
+        Err(NotDeployed(status, kind, why)) => return problem(status, kind, &why),
+        Ok(Done::Removed(trial)) => (split(&trial).0.to_owned(), None, false, Verdict::Serving),
+        Ok(Done::Placed { service, digest, unchanged, verdict }) => (service, Some(digest), unchanged, verdict),
+    };
+    if let Verdict::Refused(why) = verdict {
+        return problem(StatusCode::CONFLICT, "refused", &format!("the host refuses {service}: {why}"));
+    }
+    let snapshot = admin.current.snapshot();
+    let target = snapshot.targets.iter().find(|target| *target.deployment().name == *service);
+    let state = target.map_or("unloaded", |target| report::state(target)).into();
+    let digest = digest.map(|digest| digest.to_string());
+    let mut response = json(&ActionResult { service, state, digest, unchanged });
+    if !matches!(verdict, Verdict::Serving) {
+        // The files are in place, and the host has not compiled them yet.
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
+}
