@@ -4,6 +4,7 @@ pub(crate) mod authority;
 mod browser;
 mod client;
 pub(crate) mod far;
+pub(crate) mod kubernetes;
 mod narrow;
 mod process;
 mod replica;

@@ -76,6 +76,7 @@ mod upstreams {
     mod balancing;
     mod bodies;
     mod failover;
+    mod kubernetes;
     mod loop_detection;
 }
 

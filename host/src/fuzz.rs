@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cache", cache::fuzz::response),
     ("component", cli::fuzz::component),
     ("dns", upstreams::discover::fuzz::message),
+    ("endpoints", upstreams::discover::kubernetes::fuzz::events),
     ("events", cli::fuzz::events),
     ("forwarded", forwarded),
     ("keys", jwt::fuzz::keys),

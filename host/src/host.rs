@@ -131,7 +131,7 @@ impl Host {
             None => None,
         };
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
-        let upstreams = SharedUpstreams::new(config.upstreams.connections);
+        let upstreams = SharedUpstreams::new(config.upstreams.connections, &config.kubernetes);
         let (tracer, exporting) = Tracer::start(&config.traces)?;
         let slots = Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait));
         let publisher = Publisher::new(Arc::clone(&slots));

@@ -12,6 +12,7 @@ mod engine;
 mod files;
 pub mod key;
 pub mod keys;
+mod kubernetes;
 pub mod limits;
 mod listener;
 pub mod otel;
@@ -30,6 +31,7 @@ mod watch;
 pub use cache::{Cache, CacheDirectory};
 pub use calls::Calls;
 pub use engine::Engine;
+pub use kubernetes::Kubernetes;
 pub use listener::Listener;
 pub use responses::Responses;
 pub use settings::described;
@@ -100,6 +102,8 @@ pub struct Config {
     pub calls: Calls,
     /// Connections to replicas, for all services together.
     pub upstreams: Upstreams,
+    /// The API server of Kubernetes.
+    pub kubernetes: Kubernetes,
     /// Bytes of memory that the process may use, if `memory` sets it.
     pub memory: Option<usize>,
     /// Watching of the directory.
@@ -325,6 +329,7 @@ impl Config {
             engine: Engine::default(),
             calls: Calls::default(),
             upstreams: Upstreams::default(),
+            kubernetes: Kubernetes::default(),
             memory: None,
             watch: Watch::default(),
             trust: Trust::default(),

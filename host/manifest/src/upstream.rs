@@ -1,6 +1,7 @@
 //! The section `[upstream]` of a manifest, with the defaults filled in. Its settings are the table `KEYS`.
 
 mod keys;
+pub mod kubernetes;
 mod list;
 pub mod protocol;
 mod shown;

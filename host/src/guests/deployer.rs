@@ -118,7 +118,7 @@ impl Deployer {
     /// When the system has no address space for the configured sizes.
     pub fn offline(config: &Config) -> Result<Self, String> {
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
-        let upstreams = SharedUpstreams::new(config.upstreams.connections);
+        let upstreams = SharedUpstreams::new(config.upstreams.connections, &config.kubernetes);
         // State ends with the check.
         let state = StateConfig { url: None, path: StatePath::Memory, ..config.state.clone() };
         let config = Config { state, ..config.clone() };

@@ -19,6 +19,7 @@ pub mod replay;
 pub mod replicas;
 pub mod retry;
 pub mod send;
+mod shared;
 pub mod status;
 pub mod transport;
 pub mod tunnels;
@@ -26,29 +27,27 @@ pub mod upload_wait;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustls::ClientConfig;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::budget::RetryBudget;
-use self::discover::{Discovery, Endpoint, Pace, Resolver, SourceErrors};
+use self::discover::{Discovery, Endpoint, SourceErrors};
 use self::health::HealthChange;
 use self::replay::ReplayMemory;
 use self::replicas::{PanicChange, Replicas};
+pub use self::shared::SharedUpstreams;
 pub use self::status::{ReplicaStatus, UpstreamStatus};
-use self::transport::{ConnectionLimit, Pool, PoolSettings, Target};
+use self::transport::{Pool, PoolSettings, Target};
 use self::tunnels::Tunnels;
 use crate::proxy::via::Via;
 use crate::service::deployment::Deployment;
 use crate::upstreams::transport::AnyBody;
 use lodge_base::ids::mix;
 use lodge_base::lasting::forever;
-use lodge_base::lock::lock;
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_base::telemetry::metrics::ReasonCounter;
 use lodge_manifest::upstream::{MOST_REPLICAS, Spec};
@@ -107,70 +106,6 @@ pub struct UpstreamCounts {
     pub ejections: AtomicU64,
 }
 
-/// What all upstreams of a host share. The resolver and the TLS configuration are made for the first upstream.
-pub struct SharedUpstreams {
-    /// The bound on the connections to all replicas.
-    total: Arc<ConnectionLimit>,
-    resolver: OnceLock<Arc<Resolver>>,
-    /// How often sources are resolved.
-    pace: Pace,
-    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
-    via: Arc<Via>,
-    replay_memory: Arc<ReplayMemory>,
-    /// The number of open tunnels of all upstreams.
-    tunnels: watch::Sender<usize>,
-    /// The latest upstream of each service: the next one takes over its state.
-    latest: Mutex<HashMap<Arc<str>, Weak<Upstream>>>,
-}
-
-impl SharedUpstreams {
-    /// Creates the shared state for at most `connections` connections to replicas. One HTTP/2 connection counts as
-    /// four.
-    pub fn new(connections: usize) -> Self {
-        Self {
-            total: ConnectionLimit::new(connections),
-            resolver: OnceLock::new(),
-            pace: Pace::default(),
-            tls: OnceLock::new(),
-            via: Arc::default(),
-            replay_memory: Arc::default(),
-            tunnels: watch::Sender::default(),
-            latest: Mutex::default(),
-        }
-    }
-
-    /// Returns the latest upstream of a service, unless it has been dropped.
-    pub fn last(&self, service: &str) -> Option<Arc<Upstream>> {
-        lock(&self.latest).get(service).and_then(Weak::upgrade)
-    }
-
-    /// Stores the latest upstream of a service for [`Self::last`].
-    pub fn remember(&self, service: &Arc<str>, upstream: &Arc<Upstream>) {
-        let mut latest = lock(&self.latest);
-        latest.retain(|_, upstream| upstream.strong_count() > 0);
-        latest.insert(Arc::clone(service), Arc::downgrade(upstream));
-    }
-
-    /// Returns the pseudonym of this host in `Via`.
-    pub fn via(&self) -> Arc<Via> {
-        Arc::clone(&self.via)
-    }
-
-    /// Waits until no tunnel is open.
-    pub async fn wait_for_tunnels(&self) {
-        // An error would mean that the sender is gone, but `self` holds it.
-        let _ = self.tunnels.subscribe().wait_for(|open| *open == 0).await;
-    }
-
-    fn resolver(&self) -> Arc<Resolver> {
-        Arc::clone(self.resolver.get_or_init(|| Arc::new(Resolver::system())))
-    }
-
-    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        self.tls.get_or_init(|| lodge_base::tls::system_roots().and_then(lodge_base::tls::client).map(Arc::new)).clone()
-    }
-}
-
 impl Upstream {
     /// Creates the upstream of a manifest that lies in `directory`, with the state of `before`. Waits for the first
     /// addresses of its replicas, at most `FIRST_ADDRESSES`.
@@ -195,7 +130,8 @@ impl Upstream {
             protocol: spec.protocol,
             tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
         };
-        let discovery = Discovery::start(spec.sources(directory), shared.resolver(), shared.pace.clone());
+        let sources = spec.sources(directory);
+        let discovery = Discovery::start(sources, shared.resolver(), &shared.watches, shared.pace.clone());
         let first_round = tokio::time::timeout(FIRST_ADDRESSES, discovery.first_round()).await;
         let service = Arc::clone(&deployment.name);
         if first_round.is_err() {
@@ -358,7 +294,7 @@ impl Members {
         let known: HashMap<_, _> = known.map(|((replica, _), pool)| (replica.address.clone(), pool)).collect();
         let mut pools = HashMap::new();
         let mut addresses = Vec::new();
-        for Endpoint { target, weight } in found {
+        for Endpoint { target, weight, .. } in found {
             let pool = match known.get(target) {
                 Some(pool) => Ok(Arc::clone(pool)),
                 None => Pool::new(target.clone(), settings).map(Arc::new),
@@ -371,7 +307,9 @@ impl Members {
                 Err(error) => tracing::error!(service, "cannot use a replica: {error}"),
             }
         }
+        let far = found.iter().filter(|endpoint| endpoint.is_far).map(|endpoint| &endpoint.target).collect();
         let replicas = Replicas::new(Arc::clone(spec), addresses, before.map(|before| &before.replicas), now);
+        let replicas = replicas.with_far(&far);
         if replicas.left_out() > 0 {
             tracing::warn!(service, "{} left out: an upstream has at most {MOST_REPLICAS}", are(replicas.left_out()));
         }

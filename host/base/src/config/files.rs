@@ -28,7 +28,8 @@ impl Config {
             &self.audit.file,
         ];
         let several = self.trust.keys.iter().map(|file| &file.path).chain(&self.tls.certificates);
-        single.into_iter().flatten().chain(credentials).chain(several).map(PathBuf::as_path)
+        let single = single.into_iter().flatten().chain([&self.kubernetes.account]);
+        single.chain(credentials).chain(several).map(PathBuf::as_path)
     }
 }
 

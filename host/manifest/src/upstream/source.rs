@@ -4,6 +4,7 @@
 //! http://10.0.0.7:8080 weight=3      one replica; https too; a name stands for its first address
 //! dns://users.internal:8080          every address of a name; dns+https for TLS
 //! srv://_http._tcp.users.internal    every target of a service record; srv+https for TLS
+//! k8s://shop/users:http            every endpoint of a Service of Kubernetes; k8s+https for TLS
 //! file:/etc/lodge/users.replicas     a file of entries of the first kind, one per line; # begins a comment
 //! ```
 
@@ -13,12 +14,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::upstream::kubernetes::ServiceEndpoints;
 use crate::upstream::protocol::Scheme;
 
 /// The highest weight of a replica, as in SRV records (RFC 2782).
 pub const WEIGHT: u32 = 65_535;
 
-const SCHEMES: [&str; 6] = ["http", "https", "dns", "dns+https", "srv", "srv+https"];
+const SCHEMES: [&str; 8] = ["http", "https", "dns", "dns+https", "srv", "srv+https", "k8s", "k8s+https"];
 
 /// An entry of a list of replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Source {
         /// The record's name, `_http._tcp.users.internal`.
         name: Arc<str>,
     },
+    /// All endpoints of a Service of Kubernetes.
+    Kubernetes(ServiceEndpoints),
     /// The current content of a file.
     File(PathBuf),
 }
@@ -84,6 +88,7 @@ impl Source {
         match self {
             Self::Fixed(fixed) => fixed.scheme == Scheme::Https,
             Self::Dns { scheme, .. } | Self::Srv { scheme, .. } => *scheme == Scheme::Https,
+            Self::Kubernetes(endpoints) => endpoints.scheme == Scheme::Https,
             Self::File(_) => true,
         }
     }
@@ -159,6 +164,7 @@ fn read(text: &str) -> Result<Source, String> {
             let https = scheme == "srv+https" || name.starts_with("_https.");
             Source::Srv { scheme: tls(https), name }
         }
+        "k8s" | "k8s+https" => Source::Kubernetes(ServiceEndpoints::parse(tls(scheme == "k8s+https"), rest)?),
         "file" => Source::File(path(rest)?),
         other => return Err(unknown(other)),
     };
@@ -243,6 +249,7 @@ impl fmt::Display for Source {
             Self::Fixed(fixed) => fixed.fmt(f),
             Self::Dns { scheme, name, port } => write!(f, "dns{}://{name}:{port}", plus(scheme)),
             Self::Srv { scheme, name } => write!(f, "srv{}://{name}", plus(scheme)),
+            Self::Kubernetes(endpoints) => endpoints.fmt(f),
             Self::File(path) => write!(f, "file:{}", path.display()),
         }
     }
@@ -266,6 +273,8 @@ mod tests {
             ("dns+https://users.:8080", "dns+https://users.:8080"),
             ("srv://_http._tcp.users", "srv://_http._tcp.users"),
             ("srv://_https._tcp.users", "srv+https://_https._tcp.users"),
+            ("k8s://shop/users:http", "k8s://shop/users:http"),
+            ("k8s+https://users:8443/", "k8s+https://users:8443"),
             ("file:replicas", "file:replicas"),
             ("file:///etc/replicas", "file:/etc/replicas"),
         ] {
@@ -314,6 +323,16 @@ mod tests {
             ("dns://a:1 weight=2", "only a single replica can have a weight"),
             ("srv://users", "srv://_SERVICE._tcp.NAME"),
             ("srv://_http._tcp.users:80", "srv://_SERVICE._tcp.NAME"),
+            ("k8s://users", "k8s://NAMESPACE/SERVICE:PORT"),
+            ("k8s:users:1", "no //"),
+            ("k8s://a/b/c:1", "\"b/c\" is not the name of a Service"),
+            ("k8s://Shop/users:1", "\"Shop\" is not the name of a namespace"),
+            ("k8s:///users:1", "\"\" is not the name of a namespace"),
+            ("k8s://-a:1", "\"-a\" is not the name of a Service"),
+            ("k8s://a:0", "\"0\" is not a port"),
+            ("k8s://a:65536", "\"65536\" is not a port"),
+            ("k8s://a:Http", "\"Http\" is not a port"),
+            ("k8s://a:1 weight=2", "only a single replica can have a weight"),
             ("file:", "has no path"),
         ] {
             let error = Source::parse(text).unwrap_err();

@@ -94,6 +94,9 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
     ("lodge_upstream_replicas", "Replicas that are known", |it| {
         Some(it.target?.backend.upstream()?.replicas().len() as u64)
     }),
+    ("lodge_upstream_sources_failing", "Sources of replicas whose last lookup failed", |it| {
+        Some(it.target?.backend.upstream()?.failing_sources() as u64)
+    }),
     ("lodge_upstream_tunnels", "Connections that have switched protocols", |it| {
         Some(it.target?.backend.upstream()?.open_tunnels() as u64)
     }),

@@ -22,7 +22,11 @@ struct World {
 impl World {
     fn new() -> Self {
         let publisher = Publisher::alone(&config::resolve(&[]).unwrap().config);
-        Self { publisher, services: Services::new(CpuScheduler::new(1)), shared: SharedUpstreams::new(100) }
+        Self {
+            publisher,
+            services: Services::new(CpuScheduler::new(1)),
+            shared: SharedUpstreams::new(100, &Default::default()),
+        }
     }
 
     /// Deploys a service with this manifest, or a version of it with the manifests of both.

@@ -69,7 +69,7 @@ impl Fixture {
         let config = config::resolve(&[]).unwrap().config;
         let slots = Arc::new(Concurrency::new(8, 8, config.limits.queue_wait));
         let publisher = Publisher::new(Arc::clone(&slots));
-        let (services, upstreams) = (Services::new(CpuScheduler::new(1)), SharedUpstreams::new(8));
+        let (services, upstreams) = (Services::new(CpuScheduler::new(1)), SharedUpstreams::new(8, &Default::default()));
         let handler = Handler {
             current: publisher.current(),
             trusted_proxies: Vec::new(),

@@ -6,6 +6,7 @@
 mod follow;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod kubernetes;
 mod resolver;
 #[cfg(test)]
 pub(super) mod server;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::transport::Target;
 use follow::SourceTask;
+use kubernetes::ServiceWatches;
 use lodge_base::lasting::forever;
 use lodge_base::lock::lock;
 use lodge_manifest::upstream::source::Source;
@@ -33,6 +35,8 @@ pub struct Endpoint {
     pub target: Target,
     /// Its share of the requests relative to the others, at least 1.
     pub weight: u32,
+    /// Whether it is for other zones than that of this host: others are preferred.
+    pub is_far: bool,
 }
 
 /// How often sources are resolved.
@@ -71,7 +75,7 @@ pub struct Discovery {
 
 impl Discovery {
     /// Starts a task for each source. Fixed addresses are known at once. Must be called inside the runtime.
-    pub fn start(sources: Vec<Source>, resolver: Arc<Resolver>, pace: Pace) -> Self {
+    pub fn start(sources: Vec<Source>, resolver: Arc<Resolver>, watches: &Arc<ServiceWatches>, pace: Pace) -> Self {
         let (sender, endpoints) = watch::channel(Arc::from([]));
         let (pending_sender, pending) = watch::channel(sources.len());
         let known = Mutex::new(vec![Vec::new(); sources.len()]);
@@ -87,6 +91,11 @@ impl Discovery {
                 Source::File(path) => {
                     let file = move || follow.clone().file(path.clone());
                     drop(tasks.spawn(forever("file of replicas", file)));
+                }
+                Source::Kubernetes(wanted) => {
+                    let watches = Arc::clone(watches);
+                    let endpoints = move || kubernetes::follow(follow.clone(), wanted.clone(), Arc::clone(&watches));
+                    drop(tasks.spawn(forever("endpoints of replicas", endpoints)));
                 }
                 named => {
                     let named = move || follow.clone().named(named.clone());
@@ -127,6 +136,16 @@ impl SourceErrors {
     /// Returns the error of the source at this index.
     pub fn of(&self, at: usize) -> Option<String> {
         lock(&self.0).get(&at).cloned()
+    }
+
+    /// Returns how many sources have an error.
+    pub fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Returns whether no source has an error.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
     }
 
     fn put(&self, at: usize, why: Option<String>) {

@@ -49,7 +49,7 @@ pub struct UpstreamStatus {
     pub sources: Vec<SourceStatus>,
 }
 
-/// A source of replica addresses: a fixed URL, a DNS name, or a file.
+/// A source of replica addresses: a fixed URL, a DNS name, a Service of Kubernetes, or a file.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct SourceStatus {
@@ -75,6 +75,11 @@ impl Upstream {
             .zip(&members.pools)
             .map(|((replica, weight), pool)| replica_status(replica, weight, pool, now))
             .collect()
+    }
+
+    /// Returns how many sources have an error.
+    pub fn failing_sources(&self) -> usize {
+        self.inner.source_errors.len()
     }
 
     /// Returns the settings and the state of each source.

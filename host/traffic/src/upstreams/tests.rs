@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::discover::Pace;
 use super::discover::server::{LONG, Says, Server};
 use super::*;
 use crate::service::Services;
@@ -55,6 +57,10 @@ async fn serve(listener: TcpListener) {
     }
 }
 
+fn shared() -> SharedUpstreams {
+    SharedUpstreams::new(1_000, &config::Kubernetes::default())
+}
+
 async fn upstream(text: &str, shared: &SharedUpstreams) -> Upstream {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let manifest = Manifest::read("far", text, &limits, 1 << 30).unwrap();
@@ -91,7 +97,7 @@ async fn a_flapping_name_loses_no_request() {
     server.addresses("far.test", &all[..1]);
     let ms = Duration::from_millis;
     let pace = Pace { least: ms(20), most: ms(100), grace: Duration::from_secs(60), file: ms(20) };
-    let shared = SharedUpstreams { resolver: OnceLock::from(resolver), pace, ..SharedUpstreams::new(1_000) };
+    let shared = SharedUpstreams { resolver: OnceLock::from(resolver), pace, ..shared() };
     let far = Arc::new(upstream(&format!("[upstream]\nreplicas = ['dns://far.test:{port}']"), &shared).await);
     let urls = || far.replicas().into_iter().map(|seen| seen.url).collect::<Vec<_>>();
     let follows = async |addresses: &[&str]| {
@@ -223,7 +229,7 @@ async fn refused_requests_are_retried() {
     ] {
         let (address, responded) = refusing(how).await;
         let text = format!("[upstream]\nreplicas = ['http://{address}']\nprotocol = 'h2c'");
-        let far = upstream(&text, &SharedUpstreams::new(1_000)).await;
+        let far = upstream(&text, &shared()).await;
         let sent = Bytes::from(vec![b'x'; size]);
         let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();

@@ -138,7 +138,7 @@ impl SourceTask {
             Source::Fixed(fixed) => self.resolve_one(fixed, known).await,
             Source::Dns { scheme, name, port } => self.resolve_all(*scheme, name, *port, 1, known).await,
             Source::Srv { scheme, name } => self.srv_targets(*scheme, name, known).await,
-            Source::File(path) => Resolution::Failed(format!("{}: is a file", path.display())),
+            Source::Kubernetes(_) | Source::File(_) => Resolution::Failed(format!("{source}: is not in DNS")),
         }
     }
 
@@ -180,7 +180,8 @@ impl SourceTask {
             Resolution::Good(addresses, lasts) => {
                 let replica = |ip: IpAddr| {
                     let address = SocketAddr::new(ip, port);
-                    Endpoint { target: Target { scheme, host: Arc::clone(&host), address, other: None }, weight }
+                    let target = Target { scheme, host: Arc::clone(&host), address, other: None };
+                    Endpoint { target, weight, is_far: false }
                 };
                 Resolution::Good(addresses.into_iter().take(MOST_REPLICAS).map(replica).collect(), lasts)
             }
@@ -222,7 +223,7 @@ impl SourceTask {
 fn endpoint(fixed: &Fixed, ip: IpAddr) -> Endpoint {
     let address = SocketAddr::new(ip, fixed.port);
     let target = Target { scheme: fixed.scheme, host: Arc::clone(&fixed.host), address, other: None };
-    Endpoint { target, weight: fixed.weight }
+    Endpoint { target, weight: fixed.weight, is_far: false }
 }
 
 /// Replaces the lines, and keeps the state of those that are still there.
@@ -266,7 +267,7 @@ fn log_error(source: &Source, said: &mut Option<String>, why: String, entries: u
     *said = Some(why);
 }
 
-fn log_update(source: &Source, message: Option<(String, bool)>) {
+pub(super) fn log_update(source: &Source, message: Option<(String, bool)>) {
     match message {
         Some((text, true)) => tracing::warn!("{source}: {text}"),
         Some((text, false)) => tracing::info!("{source}: {text}"),
@@ -274,6 +275,6 @@ fn log_update(source: &Source, message: Option<(String, bool)>) {
     }
 }
 
-fn jitter() -> u32 {
+pub(super) fn jitter() -> u32 {
     getrandom::u32().unwrap_or_default()
 }

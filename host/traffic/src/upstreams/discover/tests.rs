@@ -16,7 +16,8 @@ fn quick() -> Pace {
 
 fn start(sources: &[&str], resolver: &Arc<Resolver>, pace: Pace) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
-    Discovery::start(sources, Arc::clone(resolver), pace)
+    let watches = ServiceWatches::new(&Default::default(), Default::default());
+    Discovery::start(sources, Arc::clone(resolver), &Arc::new(watches), pace)
 }
 
 /// Formats replicas, with weights other than 1.

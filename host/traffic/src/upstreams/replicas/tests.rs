@@ -171,6 +171,24 @@ fn state_survives_changes() {
     assert_eq!(chosen(&unchecked, now, &[]), [0, 1]);
 }
 
+/// Replicas for other zones are used while no other one is available, and for retries.
+#[test]
+fn far_replicas_come_last() {
+    for policy in ["round-robin", "weighted", "random", "weighted-random", "least-in-flight", "hash"] {
+        let now = Instant::now();
+        let near = set(&format!("policy = '{policy}'\nejection.share = '100%'"), &[1, 2, 3, 4, 5], now);
+        let targets: Vec<_> = found(&[1, 2, 3]).into_iter().map(|(target, _)| target).collect();
+        let replicas = near.with_far(&targets.iter().collect());
+        assert_eq!(chosen(&replicas, now, &[]), [3, 4], "{policy}");
+        assert_eq!(chosen(&replicas, now, &[3]), [4], "{policy}");
+        assert_eq!(chosen(&replicas, now, &[3, 4]), [0, 1, 2], "{policy}");
+        fail(&replicas, 3, now);
+        assert_eq!(chosen(&replicas, now, &[]), [4], "{policy}");
+        fail(&replicas, 4, now);
+        assert_eq!(chosen(&replicas, now, &[]), [0, 1, 2], "{policy}");
+    }
+}
+
 #[test]
 fn whether_it_is_another_set() {
     let replicas = set("", &[1, 2, 3], Instant::now());

@@ -11,7 +11,8 @@ fn pace() -> Pace {
 fn endpoints(numbers: &[u8]) -> Vec<Endpoint> {
     let endpoint = |n: &u8| {
         let address = ([10, 0, 0, *n], 80).into();
-        Endpoint { target: Target { scheme: Scheme::Http, host: "users".into(), address, other: None }, weight: 1 }
+        let target = Target { scheme: Scheme::Http, host: "users".into(), address, other: None };
+        Endpoint { target, weight: 1, is_far: false }
     };
     numbers.iter().map(endpoint).collect()
 }

@@ -1,0 +1,236 @@
+//! Follows the EndpointSlices of one Service: a list in pages, then a watch from there on, again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::api_client::ApiClient;
+use super::events::{self, KnownSlices};
+use super::failure::{Failures, WatchFailure};
+use super::lines::EventLines;
+use super::slices::SliceMap;
+use crate::upstreams::discover::follow::jitter;
+
+/// EndpointSlices per page of a list.
+const PAGE: usize = 100;
+/// The most pages of a list.
+const PAGES: usize = 200;
+/// The most bytes of all pages of a list.
+const LIST: usize = 16 << 20;
+/// The most bytes of the list of versions.
+const GROUP: usize = 64 << 10;
+/// The most bytes of an event. An object has at most 1.5 MiB in the store, where it is shorter than as JSON.
+const EVENT: usize = 4 << 20;
+
+/// How long the requests to the API server take.
+#[derive(Clone, Debug)]
+pub struct WatchPace {
+    /// The first pause after a failure, and the shortest time from one watch to the next.
+    pub least: Duration,
+    /// How long the server keeps a watch open, in whole seconds. By a tenth less for some, so that not all end together.
+    pub watch: Duration,
+    /// After this time without an event or a bookmark, which servers send every minute, a new watch begins.
+    pub silence: Duration,
+    /// The time for the body of a list.
+    pub list: Duration,
+}
+
+impl Default for WatchPace {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { least: seconds(1), watch: seconds(300), silence: seconds(150), list: seconds(60) }
+    }
+}
+
+/// A Service with its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServiceName {
+    pub(super) namespace: Arc<str>,
+    pub(super) service: Arc<str>,
+}
+
+/// What is known of a Service.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServiceView {
+    /// Its slices; `None` before the first list.
+    pub(super) slices: Option<Arc<SliceMap>>,
+    /// Why the last request failed.
+    pub(super) error: Option<String>,
+}
+
+/// The task that follows a Service.
+pub(super) struct ServiceFollower {
+    pub(super) client: Arc<ApiClient>,
+    pub(super) name: ServiceName,
+    pub(super) pace: WatchPace,
+    pub(super) view: Arc<watch::Sender<ServiceView>>,
+}
+
+/// A list that a watch continues.
+struct Position {
+    /// The version of the API.
+    version: &'static str,
+    followed: KnownSlices,
+}
+
+impl ServiceFollower {
+    /// Follows the Service for ever.
+    pub(super) async fn run(self) {
+        let (mut position, mut failures) = (None, Failures::default());
+        loop {
+            let begun = Instant::now();
+            let pause = match self.turn(&mut position, &mut failures).await {
+                Ok(()) => {
+                    failures.clear();
+                    self.pace.least.saturating_sub(begun.elapsed())
+                }
+                Err(failure) => {
+                    let (pause, fails) = failures.add(&failure, self.pace.least, jitter());
+                    if !failure.can_resume || failures.are_many() {
+                        position = None;
+                    }
+                    tracing::debug!("{}: {}; next request in {pause:?}", self.name, failure.why);
+                    if fails {
+                        self.view.send_modify(|view| view.error = Some(failure.why));
+                    }
+                    pause
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Lists, unless a watch can go on, and watches until the server ends that.
+    async fn turn(&self, position: &mut Option<Position>, failures: &mut Failures) -> Result<(), WatchFailure> {
+        let position = match position {
+            Some(position) => position,
+            None => {
+                let listed = self.list().await?;
+                self.publish(&listed.followed);
+                position.insert(listed)
+            }
+        };
+        self.watch(position, failures).await
+    }
+
+    fn publish(&self, followed: &KnownSlices) {
+        let slices = Arc::new(followed.slices.clone());
+        self.view.send_modify(|view| *view = ServiceView { slices: Some(slices), error: None });
+    }
+
+    /// The path of the slices of the Service.
+    fn path(&self, version: &str) -> String {
+        let ServiceName { namespace, service } = &self.name;
+        format!(
+            "/apis/discovery.k8s.io/{version}/namespaces/{namespace}/endpointslices\
+             ?labelSelector=kubernetes.io%2Fservice-name%3D{service}"
+        )
+    }
+
+    /// The rights that a Role must give.
+    fn needs(&self) -> String {
+        format!(
+            "get, list and watch endpointslices (discovery.k8s.io) in the namespace {}: add a Role and a RoleBinding there",
+            self.name.namespace
+        )
+    }
+
+    async fn version(&self) -> Result<&'static str, WatchFailure> {
+        let what = "cannot read the versions of discovery.k8s.io";
+        match self.client.get("/apis/discovery.k8s.io", what, "read /apis/discovery.k8s.io").await {
+            Ok(found) => events::version(&self.body(found.body, GROUP, what).await?),
+            // Some clusters hide the versions; every one that is maintained has this.
+            Err(failure) if failure.is(StatusCode::FORBIDDEN) => Ok("v1"),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn list(&self) -> Result<Position, WatchFailure> {
+        let closed = |_| WatchFailure::new("the host ends".into());
+        let _permit = self.client.lists.acquire().await.map_err(closed)?;
+        let version = self.version().await?;
+        let what = format!("cannot list the EndpointSlices of {}", self.name);
+        let (mut followed, mut left, mut next) = (KnownSlices::default(), LIST, None);
+        for _ in 0..PAGES {
+            let more = next.map_or_else(String::new, |next: String| {
+                format!("&continue={}", utf8_percent_encode(&next, NON_ALPHANUMERIC))
+            });
+            let path = format!("{}&limit={PAGE}{more}", self.path(version));
+            let found = self.client.get(&path, &what, &self.needs()).await?;
+            let body = self.body(found.body, left, &what).await?;
+            left = left.saturating_sub(body.len());
+            next = followed.add_page(&body, self.client.zone.as_deref())?;
+            if next.is_none() {
+                return Ok(Position { version, followed });
+            }
+        }
+        Err(WatchFailure::new(format!("{what}: it has more than {PAGES} pages")))
+    }
+
+    /// Reads a body of at most `most` bytes.
+    async fn body(&self, body: hyper::body::Incoming, most: usize, what: &str) -> Result<bytes::Bytes, WatchFailure> {
+        let late = |_| WatchFailure::new(format!("{what}: no complete response within {:?}", self.pace.list));
+        let whole = timeout(self.pace.list, Limited::new(body, most).collect()).await.map_err(late)?;
+        let broken = |error| {
+            WatchFailure::new(format!("{what}: the response broke off, or has more than {most} bytes: {error}"))
+        };
+        Ok(whole.map_err(broken)?.to_bytes())
+    }
+
+    /// Watches until the server ends the watch, which it does after [`WatchPace::watch`].
+    async fn watch(&self, position: &mut Position, failures: &mut Failures) -> Result<(), WatchFailure> {
+        let what = format!("cannot watch the EndpointSlices of {}", self.name);
+        let seconds = self.pace.watch - self.pace.watch / 10 * (jitter() % 1024) / 1024;
+        let path = format!(
+            "{}&watch=1&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
+            self.path(position.version),
+            seconds.as_secs().max(1),
+            utf8_percent_encode(&position.followed.revision, NON_ALPHANUMERIC),
+        );
+        let mut found = match self.client.get(&path, &what, &self.needs()).await {
+            Ok(found) => found,
+            // A server that is away or busy may still have all changes.
+            Err(failure) if failure.is_passing() => return Err(failure.and_resume()),
+            Err(failure) => return Err(failure),
+        };
+        self.view.send_if_modified(|view| view.error.take().is_some());
+        let zone = self.client.zone.as_deref();
+        let ends = Instant::now() + seconds + self.pace.silence;
+        let (mut lines, mut heard) = (EventLines::new(EVENT), Instant::now());
+        loop {
+            let frame = match timeout_at(ends.min(heard + self.pace.silence), found.body.frame()).await {
+                // The connection may be dead without a sign of it. A new watch shows whether it was.
+                Err(_) => return Ok(()),
+                Ok(None) if lines.is_within() => {
+                    return Err(WatchFailure::resumable(format!("{what}: an event broke off")));
+                }
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(error))) => return Err(WatchFailure::resumable(format!("{what}: it broke off: {error}"))),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            let Some(bytes) = frame.data_ref() else { continue };
+            let mut changed = false;
+            let fed = lines.feed(bytes, |line| {
+                changed |= position.followed.apply(line, zone)?;
+                heard = Instant::now();
+                failures.clear();
+                Ok::<_, WatchFailure>(())
+            });
+            if changed {
+                self.publish(&position.followed);
+            }
+            fed?;
+        }
+    }
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service)
+    }
+}

@@ -1,0 +1,259 @@
+//! EndpointSlices as the API sends them, and the replicas that all slices of a Service name together. Pure.
+//!
+//! As kube-proxy does, endpoints that end are used only while no other one is ready, and hints about zones count only if
+//! every endpoint has one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::upstreams::discover::Endpoint;
+use crate::upstreams::transport::Target;
+use lodge_manifest::upstream::MOST_REPLICAS;
+use lodge_manifest::upstream::kubernetes::EndpointPort;
+use lodge_manifest::upstream::protocol::Scheme;
+
+/// The most slices and the most endpoints of one Service.
+const SLICES: usize = 2_000;
+const ENDPOINTS: usize = 20_000;
+/// The longest name of a port.
+const NAME: usize = 63;
+
+/// An EndpointSlice of `discovery.k8s.io/v1` or `v1beta1`, which are the same in all that is read here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct WrittenSlice {
+    pub(super) metadata: WrittenMetadata,
+    address_type: String,
+    endpoints: Option<Vec<WrittenEndpoint>>,
+    ports: Option<Vec<WrittenPort>>,
+}
+
+/// The metadata of an object or a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct WrittenMetadata {
+    pub(super) name: String,
+    pub(super) resource_version: String,
+    /// Where the next page of a list begins.
+    #[serde(rename = "continue")]
+    pub(super) next: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WrittenEndpoint {
+    addresses: Option<Vec<String>>,
+    conditions: Option<WrittenConditions>,
+    hints: Option<WrittenHints>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WrittenConditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WrittenHints {
+    for_zones: Option<Vec<WrittenZone>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WrittenZone {
+    name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WrittenPort {
+    name: Option<String>,
+    port: Option<u16>,
+    protocol: Option<String>,
+}
+
+/// What is kept of an EndpointSlice.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct EndpointSlice {
+    /// Whether it has names instead of addresses.
+    is_named: bool,
+    endpoints: Vec<SliceEndpoint>,
+    /// The TCP ports, with their names in the Service.
+    ports: Vec<(Arc<str>, u16)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct SliceEndpoint {
+    address: IpAddr,
+    condition: Readiness,
+    hint: Hint,
+}
+
+/// Whether an endpoint takes new requests. A later variant is preferred to an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    NotReady,
+    /// It ends, and still serves.
+    Ending,
+    Ready,
+}
+
+/// The zones that an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hint {
+    None,
+    Here,
+    Elsewhere,
+}
+
+/// The slices of one Service, by name.
+pub(super) type SliceMap = BTreeMap<String, Arc<EndpointSlice>>;
+
+/// The replicas that slices name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Merged {
+    /// By address, without duplicates, at most [`MOST_REPLICAS`].
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Why there are none, or what was left out.
+    pub(super) note: Option<String>,
+}
+
+impl WrittenSlice {
+    /// Takes from a slice what is needed, for a host in this zone. Of the addresses of an endpoint, the first counts.
+    pub(super) fn read(self, zone: Option<&str>) -> EndpointSlice {
+        let is_named = self.address_type == "FQDN";
+        let endpoint = |written: WrittenEndpoint| {
+            let first = written.addresses?.into_iter().next()?;
+            let address = first.parse::<IpAddr>().ok()?.to_canonical();
+            let condition = written.conditions.unwrap_or_default().condition();
+            let hint = written.hints.unwrap_or_default().hint(zone);
+            is_allowed(address).then_some(SliceEndpoint { address, condition, hint })
+        };
+        let port = |written: WrittenPort| {
+            let is_tcp = written.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+            let port = written.port.filter(|port| is_tcp && *port != 0)?;
+            let name = written.name.unwrap_or_default();
+            let is_name = name.len() <= NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
+            is_name.then(|| (name.into(), port))
+        };
+        let endpoints = self.endpoints.unwrap_or_default().into_iter().filter(|_| !is_named);
+        EndpointSlice {
+            is_named,
+            endpoints: endpoints.filter_map(endpoint).collect(),
+            ports: self.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+        }
+    }
+}
+
+impl WrittenConditions {
+    /// An unknown condition is a good one.
+    fn condition(&self) -> Readiness {
+        let ready = self.ready.unwrap_or(true);
+        let ends = self.terminating.unwrap_or(false);
+        match (ready, ends, self.serving.unwrap_or(ready)) {
+            (true, false, _) => Readiness::Ready,
+            // A Service that publishes endpoints that are not ready calls those that end ready, too.
+            (true, true, _) | (false, true, true) => Readiness::Ending,
+            (false, false, _) | (false, true, false) => Readiness::NotReady,
+        }
+    }
+}
+
+impl WrittenHints {
+    fn hint(&self, zone: Option<&str>) -> Hint {
+        match (self.for_zones.as_deref().unwrap_or_default(), zone) {
+            ([], _) | (_, None) => Hint::None,
+            (zones, Some(here)) if zones.iter().any(|zone| zone.name == here) => Hint::Here,
+            _ => Hint::Elsewhere,
+        }
+    }
+}
+
+/// Whether an endpoint may have this address. The API server refuses these as well: they would lead to the machine's
+/// own network, such as its metadata service.
+fn is_allowed(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !local && !address.is_unspecified() && !address.is_multicast()
+}
+
+/// Adds a slice, or replaces it.
+///
+/// # Errors
+/// One line, if the Service has too many slices or endpoints.
+pub(super) fn insert(slices: &mut SliceMap, name: String, slice: EndpointSlice) -> Result<(), String> {
+    slices.insert(name, Arc::new(slice));
+    let endpoints: usize = slices.values().map(|slice| slice.endpoints.len()).sum();
+    if slices.len() > SLICES || endpoints > ENDPOINTS {
+        return Err(format!("the Service has more than {SLICES} EndpointSlices or {ENDPOINTS} endpoints"));
+    }
+    Ok(())
+}
+
+/// Merges the slices of `service` (`namespace/name`) to replicas with this port. `host` is the name that certificates of
+/// replicas are verified by.
+pub(super) fn merge(slices: &SliceMap, service: &str, port: &EndpointPort, scheme: Scheme, host: &Arc<str>) -> Merged {
+    let mut known = BTreeMap::<SocketAddr, (Readiness, Hint)>::new();
+    for slice in slices.values() {
+        for (_, number) in slice.ports.iter().filter(|(name, number)| port.is(name, *number)) {
+            for endpoint in &slice.endpoints {
+                let address = SocketAddr::new(endpoint.address, *number);
+                // An endpoint is in two slices while it moves from one to the other.
+                let found = (endpoint.condition, endpoint.hint);
+                let known = known.entry(address).or_insert(found);
+                if known.0 < found.0 {
+                    *known = found;
+                }
+            }
+        }
+    }
+    let best = known.values().map(|(condition, _)| *condition).max().unwrap_or(Readiness::NotReady);
+    let total = known.len();
+    known.retain(|_, (condition, _)| *condition == best && best != Readiness::NotReady);
+    let note = if known.is_empty() { Some(why_none(slices, service, port, total)) } else { named(slices, service) };
+    let all_hint = known.values().all(|(_, hint)| *hint != Hint::None);
+    let hints = all_hint && known.values().any(|(_, hint)| *hint == Hint::Here);
+    let endpoint = |(address, (_, hint)): (SocketAddr, (Readiness, Hint))| Endpoint {
+        target: Target { scheme, host: Arc::clone(host), address, other: None },
+        weight: 1,
+        is_far: hints && hint == Hint::Elsewhere,
+    };
+    Merged { endpoints: known.into_iter().take(MOST_REPLICAS).map(endpoint).collect(), note }
+}
+
+/// The note about slices that have names instead of addresses, if there are any.
+fn named(slices: &SliceMap, service: &str) -> Option<String> {
+    let skipped = slices.values().any(|slice| slice.is_named);
+    skipped.then(|| format!("EndpointSlices of {service} with names instead of addresses (FQDN) are left out"))
+}
+
+/// Says why a Service has no replicas. `total` endpoints with the port are not ready.
+fn why_none(slices: &SliceMap, service: &str, port: &EndpointPort, total: usize) -> String {
+    if slices.is_empty() {
+        return format!("there is no EndpointSlice of {service}: is there a Service of this name, with a selector?");
+    }
+    if total > 0 {
+        return format!("none of the endpoints of {service} is ready; it has {total}");
+    }
+    let shown = |(name, number): &(Arc<str>, u16)| {
+        if name.is_empty() { number.to_string() } else { format!("{name} ({number})") }
+    };
+    let with_endpoints = slices.values().filter(|slice| !slice.endpoints.is_empty());
+    let ports: BTreeSet<_> = with_endpoints.flat_map(|slice| slice.ports.iter().map(shown)).collect();
+    if !ports.is_empty() {
+        let ports: Vec<_> = ports.into_iter().take(8).collect();
+        return format!("no endpoint of {service} has the port {port}; they have {}", ports.join(", "));
+    }
+    named(slices, service).unwrap_or_else(|| format!("{service} has no endpoints"))
+}
+
+#[cfg(test)]
+mod tests;
