@@ -19,6 +19,7 @@ use lodge_manifest::key::RequestKey;
 use lodge_manifest::route::{Pattern, Route};
 use lodge_manifest::upstream::source;
 use lodge_traffic::auth::jwt;
+use lodge_traffic::proxy::compression;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::routing::router::Router;
@@ -31,6 +32,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("cache", cache::fuzz::response),
     ("component", cli::fuzz::component),
+    ("compression", compression::fuzz::response),
     ("dns", upstreams::discover::fuzz::message),
     ("endpoints", upstreams::discover::kubernetes::fuzz::events),
     ("events", cli::fuzz::events),

@@ -146,6 +146,7 @@ impl Host {
             explains: config.program.explains,
             responses: ResponseCache::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
+            compression: Budget::new(config.listener.compression),
             ids: Ids::new(),
             via: upstreams.via(),
             unmatched: services.get_or_create(""),

@@ -7,6 +7,7 @@
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
 //! * [`cached`] returns a stored response, or stores that of the service.
+//! * `compress` compresses the response, where the manifest says so.
 //! * [`respond`] sends the response; [`record`] counts, logs and traces the request.
 //! * [`error`] is the sum of all errors, with status and reason.
 //! * [`message`] sends a message to the service that consumes it.
@@ -18,6 +19,7 @@
 pub mod admit;
 pub mod cached;
 pub mod call;
+mod compress;
 pub mod dispatch;
 pub mod error;
 pub mod exchange;

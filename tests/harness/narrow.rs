@@ -28,7 +28,11 @@ impl Narrow {
 
     /// Sends a GET and waits for the head of its response. Reads nothing of the body.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Response<h2::RecvStream>, h2::Error> {
-        let request = Request::get(format!("http://localhost{path}")).body(()).expect("a request");
+        self.send(Request::get(format!("http://localhost{path}")).body(()).expect("a request")).await
+    }
+
+    /// The same for any request without a body.
+    pub(crate) async fn send(&mut self, request: Request<()>) -> Result<Response<h2::RecvStream>, h2::Error> {
         let mut sender = within(self.sender.clone().ready()).await?;
         let (response, _) = sender.send_request(request, true)?;
         within(response).await

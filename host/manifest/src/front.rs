@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::compress::CompressionRules;
 use crate::cors::Cors;
 use crate::headers::HeaderRules;
 use crate::route::Route;
@@ -13,13 +14,15 @@ pub struct Front {
     pub cors: Option<Arc<Cors>>,
     /// The changes to heads.
     pub headers: Option<Arc<HeaderRules>>,
+    /// Which responses are compressed.
+    pub compress: Option<Arc<CompressionRules>>,
 }
 
 impl Front {
     /// Returns what the manifest says for a route; `None` if it says nothing, so that its requests pay nothing.
     pub fn of(route: &Route) -> Option<Arc<Self>> {
-        let Route { cors, headers, .. } = route;
-        let any = cors.is_some() || headers.is_some();
-        any.then(|| Arc::new(Self { cors: cors.clone(), headers: headers.clone() }))
+        let Route { cors, headers, compress, .. } = route.clone();
+        let any = cors.is_some() || headers.is_some() || compress.is_some();
+        any.then(|| Arc::new(Self { cors, headers, compress }))
     }
 }

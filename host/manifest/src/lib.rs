@@ -13,6 +13,7 @@ pub mod cache;
 pub mod clients;
 pub mod compare;
 pub mod component;
+pub mod compress;
 pub mod config;
 mod conflicts;
 pub mod consume;
@@ -58,6 +59,7 @@ use toml::de::DeTable;
 use self::blobstore::BlobGrant;
 use self::cache::Rules;
 use self::component::ComponentSource;
+use self::compress::CompressionRules;
 use self::config::{ConfigGrant, ConfigKey};
 use self::consume::Consume;
 use self::cors::Cors;
@@ -105,6 +107,8 @@ pub struct Manifest {
     pub cors: Option<Arc<Cors>>,
     /// The changes to heads of routes without their own.
     pub headers: Option<Arc<HeaderRules>>,
+    /// Which responses of routes without their own rules are compressed.
+    pub compress: Option<Arc<CompressionRules>>,
     /// The paths whose content is elsewhere now.
     pub redirects: Vec<Redirect>,
     /// Which requests share a sandbox.
@@ -179,6 +183,7 @@ impl Manifest {
             cache: None,
             cors: None,
             headers: None,
+            compress: None,
             redirects: Vec::new(),
             isolation: Isolation::default(),
             limits: defaults.clone(),
@@ -247,6 +252,7 @@ impl Manifest {
             self.cache = routes::spread(of_routes.cache, &mut self.routes);
             cors::spread(of_routes.cors, &mut self);
             headers::spread(of_routes.headers, &mut self);
+            compress::spread(of_routes.compress, &mut self);
             auth::settle(&mut self, &mut problems);
             redirects::find_unreachable(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);

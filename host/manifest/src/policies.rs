@@ -9,6 +9,7 @@ use serde_json::json;
 use super::rate::By;
 use crate::auth::Auth;
 use crate::clients::Clients;
+use crate::compress::CompressionRules;
 use crate::cors::Cors;
 use crate::headers::HeaderRules;
 use crate::section::{Owner, Section};
@@ -62,6 +63,8 @@ pub(crate) struct RouteSettings {
     pub(crate) cors: Option<Arc<Cors>>,
     /// The changes to heads, if written.
     pub(crate) headers: Option<Arc<HeaderRules>>,
+    /// Which responses are compressed, if written.
+    pub(crate) compress: Option<Arc<CompressionRules>>,
 }
 
 /// The policies of a service and of its routes. A comparable value.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::cache::Rules;
+use super::compress::CompressionRules;
 use super::cors::Cors;
 use super::headers::HeaderRules;
 use lodge_base::canonical;
@@ -27,6 +28,8 @@ pub struct Route {
     pub cors: Option<Arc<Cors>>,
     /// The changes to heads.
     pub headers: Option<Arc<HeaderRules>>,
+    /// Which responses are compressed.
+    pub compress: Option<Arc<CompressionRules>>,
     /// Whether the route has its own policies, which no other spelling of a path may bypass.
     pub guarded: bool,
     /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
@@ -106,9 +109,19 @@ impl Segment {
 impl Route {
     /// Returns a route for every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
-        let methods = Vec::new();
-        let (host, cache, cors, headers) = (None, None, None, None);
-        Self { host, path, methods, strip_prefix: false, cache, cors, headers, guarded: false, named: false }
+        let (cache, cors, headers, compress) = (None, None, None, None);
+        Self {
+            host: None,
+            path,
+            methods: Vec::new(),
+            strip_prefix: false,
+            cache,
+            cors,
+            headers,
+            compress,
+            guarded: false,
+            named: false,
+        }
     }
 
     /// Returns the route of the host `<name>.localhost`.

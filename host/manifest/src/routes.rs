@@ -115,9 +115,9 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
     if path.is_none() {
         problems.push(item.at("a route needs its `path`, like \"/users\""));
     }
-    let RouteSettings { policies, cache, cors, headers } = settings;
+    let RouteSettings { policies, cache, cors, headers, compress } = settings;
     let guarded = policies != PolicySettings::default();
-    Some((Route { host, methods, strip_prefix, cache, cors, headers, guarded, ..route? }, policies))
+    Some((Route { host, methods, strip_prefix, cache, cors, headers, compress, guarded, ..route? }, policies))
 }
 
 /// Reads the host of requests.

@@ -11,8 +11,8 @@ use crate::policies::RouteSettings;
 use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
-    Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, config, consume, cors, env, files,
-    grants, headers, keyvalue, limits, lock, policies, rate,
+    Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, compress, config, consume, cors,
+    env, files, grants, headers, keyvalue, limits, lock, policies, rate,
 };
 use crate::{redirects, sandbox, schedule, share, sqlite, upstream, volumes};
 
@@ -43,6 +43,7 @@ pub static SECTIONS: &[&Section] = &[
     &cache::SECTION,
     &cors::SECTION,
     &headers::SECTION,
+    &compress::SECTION,
     &redirects::SECTION,
     &clients::ALLOW,
     &clients::DENY,

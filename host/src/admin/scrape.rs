@@ -39,6 +39,8 @@ pub struct Scrape {
     pub metrics: Arc<Metrics>,
     /// The budget of complete responses that are not written yet.
     pub unsent: Arc<Budget>,
+    /// The memory of encoders that compress responses.
+    pub compression: Arc<Budget>,
     /// Counts requests that match no service.
     pub unmatched: Arc<Service>,
     /// The log.
@@ -229,7 +231,7 @@ impl Scrape {
     }
 
     /// Returns the gauges of the host.
-    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 12] {
+    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 13] {
         let level = self.shared_limits.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
@@ -238,6 +240,7 @@ impl Scrape {
                 "Bytes of complete responses that clients have not read yet",
                 self.unsent.used() as u64,
             ),
+            ("lodge_compression_memory_bytes", "Bytes of listener.compression in use", self.compression.used() as u64),
             ("lodge_listener_memory_bytes", "Bytes of listener.memory in use", self.buffers.used() as u64),
             (
                 "lodge_listener_memory_waiting",

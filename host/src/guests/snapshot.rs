@@ -73,7 +73,8 @@ impl Snapshot {
         }
         let manifest = &deployment.spec.manifest;
         let (cache, cors, headers) = (manifest.cache, manifest.cors.clone(), manifest.headers.clone());
-        let host = |host| Route { cache, cors, headers, ..Route::host(host) };
+        let compress = manifest.compress.clone();
+        let host = |host| Route { cache, cors, headers, compress, ..Route::host(host) };
         let own = deployment.spec.host().map(host);
         let guarded = deployment.spec.manifest.policies.service != PolicySettings::default();
         if let Err((route, owner)) = self.router.insert(deployment.routes().iter().chain(&own), &target, guarded) {

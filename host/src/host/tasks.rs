@@ -99,6 +99,7 @@ impl Host {
                 shared_limits,
                 metrics: Arc::clone(&self.handler.metrics),
                 unsent: Arc::clone(&self.handler.unsent),
+                compression: Arc::clone(&self.handler.compression),
                 unmatched: Arc::clone(&self.handler.unmatched),
                 logs: Arc::clone(&self.logs),
                 audit: self.handler.audit.clone(),

@@ -13,6 +13,7 @@ use lodge_traffic::admission::{Refusal, Verdict};
 use lodge_traffic::auth::denial::{AuthDenial, DenialKind};
 use lodge_traffic::cache::{FetchError, UnexpectedNotModified};
 use lodge_traffic::proxy::body::BodyError;
+use lodge_traffic::proxy::compression::encoder::EncoderError;
 use lodge_traffic::proxy::headers::Malformed;
 use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::Missed;
@@ -69,6 +70,9 @@ pub enum RequestError {
     /// The directory of static files has nothing for the request.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The response could not be compressed.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
     /// The response was not complete at the deadline of the request.
     #[error("the service took too long")]
     WallTime,
@@ -130,6 +134,7 @@ impl RequestError {
             Self::Guest(RunError::WallTime) | Self::Files(FilesError::Late) | Self::WallTime => {
                 (StatusCode::GATEWAY_TIMEOUT, "wall-time", At)
             }
+            Self::Encoder(_) => (StatusCode::INTERNAL_SERVER_ERROR, "encoder-failed", At),
             Self::Guest(RunError::CpuTime) => (StatusCode::GATEWAY_TIMEOUT, "cpu-time", At),
             Self::Files(FilesError::NotFound) => (StatusCode::NOT_FOUND, "no-file", Before),
             Self::Files(FilesError::Method) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
@@ -167,8 +172,8 @@ impl RequestError {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             _ if !self.reached_backend() => None,
-            // Whoever writes to a file while a client reads it does not make the service fail.
-            Self::Files(FilesError::Changed) => None,
+            // Whoever writes to a file while a client reads it does not make the service fail, and neither does the host.
+            Self::Files(FilesError::Changed) | Self::Encoder(_) => None,
             Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime) => {
                 Some(Verdict::Late)
             }
@@ -188,6 +193,7 @@ impl RequestError {
                 Some("write a new file and rename it, in place of writing to the old one".into())
             }
             Self::Denied(denial) => Some(denial.cause.name().into()),
+            Self::Encoder(EncoderError(cause)) => Some(cause.into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
         }
@@ -308,6 +314,7 @@ mod tests {
             (Failure::Request(String::new()).into(), None, false),
             (FilesError::NotFound.into(), None, false),
             (FilesError::Changed.into(), None, true),
+            (EncoderError(String::new()).into(), None, true),
             (FilesError::Unreadable(String::new()).into(), Some(Verdict::Failed), true),
             (Refusal::QueueFull.into(), None, false),
             (RunError::Unavailable(String::new()).into(), None, false),

@@ -8,6 +8,7 @@ use http::uri::Scheme;
 use http::{Request, Response, Version};
 use http_body::Body as _;
 
+use super::compress::compress;
 use super::handle::handle;
 use super::handler::{Call, Caller, Handler};
 use super::record::Record;
@@ -62,6 +63,8 @@ impl Handler {
             }
             if let Some(front) = &record.front {
                 front.change_response(secure, &mut response);
+                let service = record.service().unwrap_or(&self.unmatched);
+                response = compress(front, response, &self.compression, service);
             }
             response.map(|body| body.with(record))
         }

@@ -7,7 +7,9 @@ use http::{HeaderMap, Response, StatusCode, header, request};
 use super::handler::Caller;
 use crate::guests::target::Target;
 use lodge_base::canonical;
+use lodge_manifest::compress::CompressionRules;
 use lodge_manifest::front::Front;
+use lodge_traffic::proxy::compression::CompressionRequest;
 use lodge_traffic::proxy::cors::CorsRequest;
 use lodge_traffic::proxy::header_rules;
 
@@ -15,13 +17,15 @@ use lodge_traffic::proxy::header_rules;
 pub(super) struct ClientFront {
     front: Arc<Front>,
     cors: Option<CorsRequest>,
+    compression: Option<CompressionRequest>,
 }
 
 impl ClientFront {
-    /// Applies the rules of a route to the headers of a request.
-    pub(super) fn new(front: &Arc<Front>, headers: &HeaderMap) -> Self {
-        let cors = front.cors.as_ref().map(|rules| CorsRequest::new(rules, headers));
-        Self { front: Arc::clone(front), cors }
+    /// Applies the rules of a route to the head of a request.
+    pub(super) fn new(front: &Arc<Front>, head: &request::Parts) -> Self {
+        let cors = front.cors.as_ref().map(|rules| CorsRequest::new(rules, &head.headers));
+        let compression = front.compress.as_ref().map(|_| CompressionRequest::new(&head.method, &head.headers));
+        Self { front: Arc::clone(front), cors, compression }
     }
 
     /// Changes the head of the request on its way to the service.
@@ -40,6 +44,11 @@ impl ClientFront {
         if let Some(cors) = &self.cors {
             cors.write(response.headers_mut());
         }
+    }
+
+    /// Returns what decides whether the response is compressed; `None` if it is not.
+    pub(super) fn compression(&self) -> Option<(&CompressionRules, &CompressionRequest)> {
+        self.front.compress.as_deref().zip(self.compression.as_ref())
     }
 }
 

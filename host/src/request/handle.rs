@@ -155,7 +155,7 @@ fn route<'a>(
     }
     match found {
         Ok(found) => {
-            record.front = found.front.map(|front| Box::new(ClientFront::new(front, &head.headers)));
+            record.front = found.front.map(|front| Box::new(ClientFront::new(front, head)));
             let redirect = front::redirect(found.target, caller, head);
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             let (service, route) = (found.target, found.number);

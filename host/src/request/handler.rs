@@ -56,6 +56,8 @@ pub struct Handler {
     pub responses: Option<Arc<ResponseCache>>,
     /// The bytes of complete responses that are not written yet: `listener.unsent`.
     pub unsent: Arc<Budget>,
+    /// The memory of encoders that compress responses: `listener.compression`.
+    pub compression: Arc<Budget>,
 }
 
 /// The sender of a request. Resolved once, when the request arrives.

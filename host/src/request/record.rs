@@ -199,6 +199,11 @@ impl Record {
         self.trace.set_request(head, client, &self.request_id);
     }
 
+    /// Returns the service, once it is known.
+    pub(super) fn service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref()
+    }
+
     /// Records that the host itself responds. The request counts for `unmatched`.
     pub fn set_host_response(&mut self, unmatched: &Arc<Service>) {
         self.service = Some(Arc::clone(unmatched));

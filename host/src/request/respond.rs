@@ -9,7 +9,9 @@
 //! A body ends in one of three ways: complete; aborted, which the client can detect (HTTP/1.1: closed without the last
 //! chunk, HTTP/2: RST_STREAM); or dropped because the client disconnected, which cancels the guest.
 
+mod compressed;
 mod file;
+mod problem;
 mod recorded;
 mod streamed;
 
@@ -25,7 +27,9 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 
+use self::compressed::Compressed;
 pub use self::file::sending;
+pub use self::problem::problem;
 pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;
@@ -36,9 +40,11 @@ use lodge_runtime::error::RunError;
 use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headless};
 use lodge_traffic::admission::{Permit, Upload};
 use lodge_traffic::cache::recorder::Recorder;
-use lodge_traffic::proxy::headers::{self, Malformed};
+use lodge_traffic::proxy::compression::encoder::Encoder;
+use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::outbound::{Hold, Outbound};
 use lodge_traffic::proxy::upgrade;
+use lodge_traffic::service::Service;
 
 /// An extension of responses after which the connection must be closed, because its framing is not reliable.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +94,8 @@ enum Source {
     Whole(VecDeque<Frame<Bytes>>),
     /// A response that is incomplete, or for which `listener.unsent` has no room.
     Streamed(Streamed),
+    /// One of the others, on its way through an encoder.
+    Compressed(Box<Compressed>),
 }
 
 impl Exchange<'_> {
@@ -196,43 +204,6 @@ fn take_over(head: &mut http::response::Parts) {
     }
 }
 
-/// Converts an error to a response with problem details (RFC 9457).
-pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
-    let status = error.status();
-    let mut text = serde_json::json!({
-        "type": format!("urn:lodge:problem:{}", error.reason()),
-        "title": error.to_string(),
-        "status": status.as_u16(),
-        "request_id": request_id,
-    });
-    if let (Some(why), Some(members)) = (error.explanation(), text.as_object_mut()) {
-        members.insert("detail".into(), why.into());
-    }
-    let mut response = Response::new(Body::text(Some(Bytes::from(text.to_string()))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
-        headers.insert(header::ALLOW, allow);
-    }
-    for challenge in error.challenges() {
-        headers.append(header::WWW_AUTHENTICATE, challenge.clone());
-    }
-    if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if let Some(size) = error.size() {
-        headers.insert(header::CONTENT_RANGE, size);
-    }
-    if let Some(standing) = error.rate_status() {
-        standing.write(headers);
-    }
-    if matches!(error, RequestError::Malformed(Malformed::Framing)) {
-        response.extensions_mut().insert(Last);
-    }
-    response
-}
-
 /// Reads the body of a response to HEAD or of a status without a body, which a guest may write all the same. The body
 /// may be that of the request, which the time limit of the guest does not bound, so the caller sets a timeout.
 async fn discard(mut body: GuestBody, permit: Permit) {
@@ -278,6 +249,11 @@ impl Body {
         Self::of(Source::Text(text))
     }
 
+    /// Compresses the body while it is sent.
+    pub(super) fn compressed(self, encoder: Encoder, room: Reservation, service: &Arc<Service>) -> Self {
+        Self::of(Source::Compressed(Box::new(Compressed::new(self, encoder, room, service))))
+    }
+
     /// Attaches the record of the request.
     pub fn with(mut self, record: Record) -> Self {
         self.record = Some(record);
@@ -292,12 +268,17 @@ impl Source {
             Self::Text(text) => text.is_none(),
             Self::Whole(frames) => frames.is_empty(),
             Self::Streamed(streamed) => streamed.is_end(),
+            Self::Compressed(compressed) => compressed.is_end(),
         }
     }
 
     /// Returns the reason why the watchdog aborted the body, once.
-    fn take_late(&self) -> Option<RequestError> {
-        if let Self::Streamed(streamed) = self { streamed.take_late() } else { None }
+    fn take_late(&mut self) -> Option<RequestError> {
+        match self {
+            Self::Streamed(streamed) => streamed.take_late(),
+            Self::Compressed(compressed) => compressed.body().source.take_late(),
+            Self::Text(_) | Self::Whole(_) => None,
+        }
     }
 }
 
@@ -330,6 +311,9 @@ impl Outbound for Body {
     }
 
     fn room(&mut self) -> Option<Reservation> {
+        if let Source::Compressed(compressed) = &mut self.source {
+            return compressed.body().room.take();
+        }
         self.room.take()
     }
 
@@ -337,7 +321,8 @@ impl Outbound for Body {
         self.end();
         match std::mem::replace(&mut self.source, Source::Text(None)) {
             Source::Streamed(streamed) => Some(streamed.hold(bytes)),
-            _ => None,
+            Source::Compressed(mut compressed) => compressed.body().hold(bytes),
+            Source::Text(_) | Source::Whole(_) => None,
         }
     }
 }
@@ -352,6 +337,7 @@ impl http_body::Body for Body {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Whole(frames) => Poll::Ready(frames.pop_front().map(Ok)),
             Source::Streamed(streamed) => streamed.poll_frame(cx),
+            Source::Compressed(compressed) => compressed.poll_frame(cx),
         });
         if let (Source::Streamed(streamed), Some(Ok(_))) = (&this.source, &frame)
             && let Some((frames, room)) = streamed.rest()
@@ -393,7 +379,7 @@ impl http_body::Body for Body {
                 let sizes = frames.iter().map(|frame| Some(frame.data_ref()?.len() as u64));
                 sizes.sum::<Option<u64>>().map_or_else(SizeHint::new, SizeHint::with_exact)
             }
-            Source::Streamed(_) => SizeHint::new(),
+            Source::Streamed(_) | Source::Compressed(_) => SizeHint::new(),
         }
     }
 }

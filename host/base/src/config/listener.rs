@@ -26,6 +26,8 @@ pub struct Listener {
     pub streams: usize,
     /// The most bytes of complete responses that clients have not read yet, all connections together.
     pub unsent: usize,
+    /// The most bytes of encoders that compress responses, all connections together.
+    pub compression: usize,
     /// The most bytes of received data in memory, all connections together.
     pub memory: usize,
 }
@@ -79,6 +81,12 @@ pub(super) const KEYS: &[Key<Listener>] = &[
         default: "64MiB",
         help: "memory for complete responses that clients have not taken yet; beyond it, responses keep their slot",
         set: |c, text| size(text, 0..=1 << 40).map(|value| c.unsent = value),
+    },
+    Key {
+        name: "compression",
+        default: "64MiB",
+        help: "memory for compressing responses; beyond it they are sent as they are, and with 0 always",
+        set: |c, text| size(text, 0..=1 << 40).map(|value| c.compression = value),
     },
     Key {
         name: "memory",

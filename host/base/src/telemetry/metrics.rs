@@ -4,10 +4,12 @@
 //! series.
 
 mod cached;
+mod compressed;
 pub mod judged;
 pub mod messages;
 
 pub use cached::{CacheMetrics, CacheOutcome};
+pub use compressed::CompressionMetrics;
 pub use judged::VersionStats;
 pub use messages::MessageMetrics;
 use std::collections::{BTreeMap, VecDeque};
@@ -96,6 +98,8 @@ pub struct ServiceMetrics {
     pub failed: ReasonCounter,
     /// Responses that were aborted after their head was sent, by reason.
     pub aborted: ReasonCounter,
+    /// Metrics of compressed responses.
+    pub compressed: CompressionMetrics,
     /// Metrics of the response cache.
     pub cached: CacheMetrics,
     /// What the service is compared by with its versions.
@@ -282,7 +286,12 @@ impl Drop for GaugeGuard<'_> {
 impl ReasonCounter {
     /// Increments the counter of a reason.
     pub fn count(&self, reason: &'static str) {
-        *lock(&self.0).entry(reason).or_default() += 1;
+        self.add(reason, 1);
+    }
+
+    /// Adds `more` to the counter of a reason.
+    fn add(&self, reason: &'static str, more: u64) {
+        *lock(&self.0).entry(reason).or_default() += more;
     }
 
     /// Returns the sum of all counters.

@@ -183,6 +183,15 @@ const BY_REASON: &[(&str, &str, &str, ByReason)] = &[
     ("lodge_schedule_calls", "Calls of the service by its schedule, by outcome", "outcome", |it| {
         it.metrics.messages.scheduled.read()
     }),
+    ("lodge_compressed_responses", "Responses that were to be compressed, by coding", "encoding", |it| {
+        it.metrics.compressed.responses.read()
+    }),
+    ("lodge_compression_input_bytes", "Bytes of response bodies before their compression", "encoding", |it| {
+        it.metrics.compressed.read.read()
+    }),
+    ("lodge_compression_output_bytes", "Bytes of response bodies after their compression", "encoding", |it| {
+        it.metrics.compressed.written.read()
+    }),
     ("lodge_response_cache_requests", "Requests to services with a response cache, by outcome", "outcome", |it| {
         let outcomes = it.cached().into_iter().flat_map(CacheMetrics::outcomes);
         outcomes.map(|(outcome, count)| (outcome.name(), count)).collect()

@@ -87,6 +87,7 @@ impl Fixture {
             explains: false,
             responses: ResponseCache::new(1 << 20, 1 << 16),
             unsent: Budget::new(1 << 20),
+            compression: Budget::new(4 << 20),
         };
         let peer = Peer::new(SocketAddr::new(CLIENT, 9), SocketAddr::from(([192, 0, 2, 2], 80)), &[]);
         Self { handler, slots, config, publisher, services, upstreams, peer }

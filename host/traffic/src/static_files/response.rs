@@ -13,9 +13,10 @@ use super::root::{OpenFile, ReadFrom, RootDirectory, Unopened};
 use super::{FilesError, StaticFiles, content_type};
 use crate::cache::conditions::{Conditions, not_modified};
 use crate::cache::freshness::date;
-use crate::proxy::coding::Coding;
+use crate::proxy::coding::AcceptedCodings;
 use crate::proxy::headers::PREFIX;
 use crate::proxy::lists::{self, Quoting};
+use lodge_manifest::compress::Coding;
 
 /// For how long after a change a second one may leave the same time and size, on any file system in use.
 const RACY: Duration = Duration::from_secs(2);
@@ -123,11 +124,11 @@ impl StaticFiles {
         let mut tagged = "";
         if self.spec.precompressed {
             sent.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-            for coding in Coding::accepted(&head.headers) {
+            for coding in AcceptedCodings::of(&head.headers).among(&Coding::ALL) {
                 match beside(root, &chosen, coding, access) {
                     Ok(opened) => {
                         (chosen.opened, tagged) = (opened, coding.extension());
-                        sent.headers.insert(header::CONTENT_ENCODING, coding.name());
+                        sent.headers.insert(header::CONTENT_ENCODING, coding.value());
                         break;
                     }
                     Err(Unopened::WouldWait) => return Ok(None),

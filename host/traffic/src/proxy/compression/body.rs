@@ -1,0 +1,149 @@
+//! A body that is compressed while it is sent.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+use super::encoder::{Encoder, EncoderError, EncoderStep};
+use lodge_base::budget::Reservation;
+
+/// The most bytes that are compressed before other tasks have their turn: less than a millisecond's work.
+const TURN: usize = 32 << 10;
+
+/// Fewer bytes wait for more, unless the body pauses or ends: gzip writes its head before there is any content.
+const FRAME: usize = 4 << 10;
+
+/// A body on its way through an encoder. Trailers follow it unchanged.
+///
+/// When the body has nothing more at present, what there is of it is sent: an event of a stream must not wait for the next one.
+pub struct CompressedBody<B> {
+    inner: B,
+    /// Until the end of the body.
+    encoder: Option<Encoder>,
+    /// The memory of the encoder, and at last that of its output.
+    room: Reservation,
+    /// Bytes that are not compressed yet.
+    input: Bytes,
+    /// No frame follows `input`.
+    ended: bool,
+    /// Compressed bytes that are not sent yet.
+    output: Vec<u8>,
+    /// The encoder keeps bytes that the client could have.
+    keeps: bool,
+    trailers: Option<Frame<Bytes>>,
+    /// Bytes that were compressed since other tasks had their turn.
+    worked: usize,
+    read: u64,
+    written: u64,
+}
+
+/// Why a body breaks off.
+#[derive(Debug)]
+pub enum Interruption<E> {
+    /// The body itself does.
+    Body(E),
+    /// The encoder fails.
+    Encoder(EncoderError),
+}
+
+impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
+    /// Compresses `inner` with an encoder whose memory `room` is for.
+    pub fn new(inner: B, encoder: Encoder, room: Reservation) -> Self {
+        Self {
+            inner,
+            encoder: Some(encoder),
+            room,
+            input: Bytes::new(),
+            ended: false,
+            output: Vec::new(),
+            keeps: false,
+            trailers: None,
+            worked: 0,
+            read: 0,
+            written: 0,
+        }
+    }
+
+    /// The body that is compressed.
+    pub fn inner(&mut self) -> &mut B {
+        &mut self.inner
+    }
+
+    /// The bytes before and after the compression, so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.read, self.written)
+    }
+
+    fn encode(&mut self, piece: &[u8], step: EncoderStep) -> Result<(), EncoderError> {
+        let Some(encoder) = &mut self.encoder else { return Ok(()) };
+        let before = self.output.len();
+        encoder.encode(piece, step, &mut self.output)?;
+        self.written = self.written.saturating_add((self.output.len() - before) as u64);
+        self.keeps = step == EncoderStep::Process;
+        if step == EncoderStep::Finish {
+            self.encoder = None;
+            self.room.shrink(self.output.capacity());
+        }
+        Ok(())
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for CompressedBody<B> {
+    type Data = Bytes;
+    type Error = Interruption<B::Error>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        loop {
+            if this.output.len() >= if this.keeps { FRAME } else { 1 } {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.output).into()))));
+            }
+            if this.encoder.is_none() {
+                this.room.shrink(0);
+                return Poll::Ready(this.trailers.take().map(Ok));
+            }
+            if this.worked >= TURN {
+                this.worked = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let (piece, step) = if !this.input.is_empty() || this.ended {
+                let piece = this.input.split_to(this.input.len().min(TURN - this.worked));
+                let is_last = this.ended && this.input.is_empty();
+                (piece, if is_last { EncoderStep::Finish } else { EncoderStep::Process })
+            } else {
+                match Pin::new(&mut this.inner).poll_frame(cx) {
+                    Poll::Ready(None) => this.ended = true,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Interruption::Body(error)))),
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => {
+                            this.read = this.read.saturating_add(data.len() as u64);
+                            (this.input, this.ended) = (data, this.inner.is_end_stream());
+                        }
+                        Err(trailers) => this.trailers = Some(trailers),
+                    },
+                    Poll::Pending => {
+                        this.worked = 0;
+                        if !this.keeps {
+                            return Poll::Pending;
+                        }
+                        let flushed = this.encode(&[], EncoderStep::Flush);
+                        flushed.map_err(Interruption::Encoder)?;
+                    }
+                }
+                continue;
+            };
+            this.worked += piece.len();
+            this.encode(&piece, step).map_err(Interruption::Encoder)?;
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.encoder.is_none() && self.output.is_empty() && self.trailers.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests;
