@@ -250,6 +250,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn waits_are_in_seconds() {
+        let after = |text: &str| retry_after(&Response::builder().header(RETRY_AFTER, text).body(()).unwrap());
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!((after("-1"), after("soon"), after("Sun, 06 Nov 1994 08:49:37 GMT")), (None, None, None));
+        assert_eq!(retry_after(&Response::new(())), None);
+    }
+
+    #[test]
     fn the_server_is_that_of_the_cluster_or_of_the_settings() {
         let of = |url: Option<&str>, host: &str, port: &str| {
             let url: Option<Uri> = url.map(|url| url.parse().unwrap());

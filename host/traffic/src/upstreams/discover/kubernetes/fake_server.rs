@@ -48,6 +48,9 @@ struct State {
     instead: HashMap<Asks, Vec<u8>>,
 }
 
+/// The beginning of a response that never ends.
+pub(super) const STALLS: &[u8] = b"HTTP/1.1 200 OK\r\nx-stalls: 1\r\ncontent-length: 9\r\n\r\n";
+
 /// A slice with these endpoints: address and conditions.
 pub(in crate::upstreams) fn slice(name: &str, port: u16, endpoints: &[(&str, Value)]) -> Value {
     let endpoint = |(address, conditions): &(&str, Value)| json!({ "addresses": [address], "conditions": conditions });
@@ -219,6 +222,9 @@ async fn connection(mut stream: TcpStream, shared: Arc<Shared>) {
     };
     let Some((mut events, missed)) = watch else {
         let _ = stream.write_all(&bytes).await;
+        if bytes.starts_with(STALLS) {
+            std::future::pending::<()>().await;
+        }
         let _ = stream.shutdown().await;
         return;
     };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::fake_server::{Asks, FakeServer, response, slice};
+use super::fake_server::{Asks, FakeServer, STALLS, response, slice};
 use super::*;
 use crate::upstreams::discover::server::LONG;
 use crate::upstreams::discover::{Discovery, Pace, Resolver};
@@ -116,7 +116,7 @@ async fn failures_change_nothing() {
     let server = FakeServer::start("v1", 100).await;
     let ready = |n: usize| slice("users-1", 80, &[(&format!("10.0.0.{n}"), json!({ "ready": true }))]);
     server.put(ready(1));
-    let watches = watches(&server, WatchPace { list: Duration::from_millis(300), ..quick() }, None);
+    let watches = watches(&server, WatchPace { list: Duration::from_secs(2), ..quick() }, None);
     let discovery = start(&["k8s://shop/users:80"], &watches);
     becomes(&discovery, &["10.0.0.1:80"]).await;
     let status =
@@ -134,6 +134,8 @@ async fn failures_change_nothing() {
     let quoted = format!("{quoted}\n");
     let redirect = response("307 X", "location: http://127.0.0.1:1/\r\n", "");
     let grant = "lacks the right to get, list and watch endpointslices (discovery.k8s.io) in the namespace shop";
+    let endless = json!({ "metadata": { "resourceVersion": "1", "continue": "x/y" }, "items": [] }).to_string();
+    let endless = response("200 OK", "", &endless);
     let cases = [
         (Asks::Watch, status("410 Gone", "", "expired"), "410 Gone: expired"),
         (Asks::Watch, event(410), "the API server ended the watch: too oldresource version"),
@@ -154,6 +156,9 @@ async fn failures_change_nothing() {
         (Asks::List, chunked(b"{\"items\":[]}"), "without a resourceVersion"),
         (Asks::List, chunked(b"{\"items\":[{}"), "a list that is not valid"),
         (Asks::List, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}".to_vec(), "broke off, or has more"),
+        (Asks::List, chunked(&vec![b' '; (16 << 20) + 1]), "or has more than 16777216 bytes"),
+        (Asks::List, endless, "it has more than 200 pages"),
+        (Asks::List, STALLS.to_vec(), "no complete response within 2s"),
         (
             Asks::Versions,
             response("200 OK", "", "{\"versions\":[{\"version\":\"v2\"}]}"),
