@@ -25,6 +25,7 @@ mod http {
     mod front;
     mod grpc;
     mod normalization;
+    mod proxy_protocol;
     mod routing;
     mod slow_readers;
     mod static_files;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::guests::trust::key::{PublicKey, SigningKey};
 use crate::guests::trust::signature::Signature;
+use crate::listener::proxy_protocol;
 use crate::{cli, registry};
 use lodge_base::canonical;
 use lodge_base::config;
@@ -42,6 +43,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("manifest", manifest),
     ("otlp", traces::fuzz::otlp),
     ("place", place),
+    ("proxy", proxy_protocol::fuzz::header),
     ("registry", registry::fuzz::registry),
     ("replicas", replicas),
     ("route", route),

@@ -5,5 +5,6 @@ pub mod activity;
 pub mod connection;
 pub mod held;
 pub mod intake;
+pub mod proxy_protocol;
 pub mod tls;
 pub mod transfer;

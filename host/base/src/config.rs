@@ -383,6 +383,10 @@ impl Config {
             }
         }
         problems.extend(self.tls.disagreements());
+        if self.listener.proxy_protocol && self.trusted_proxies.is_empty() {
+            problems
+                .push("listener.proxy_protocol: nobody could connect; name the proxies in `trusted_proxies`".into());
+        }
         // At least a quarter of the memory is available for responses that are being recorded.
         if self.responses.memory > 0 && self.responses.entry > self.responses.memory / 4 {
             let most = bytesize::ByteSize(self.responses.memory as u64 / 4).display().iec();

@@ -132,6 +132,7 @@ impl Collector for Scrape {
         self.key_fetches(&mut encoder)?;
         self.password_hashes(&mut encoder)?;
         self.pulls(&mut encoder)?;
+        self.proxy_headers(&mut encoder)?;
         self.tls(&mut encoder)?;
         let mut cpu =
             encoder.encode_descriptor("process_cpu_seconds", "CPU time of the process", None, MetricType::Counter)?;
@@ -176,6 +177,20 @@ impl Scrape {
         let mut pulls = encoder.encode_descriptor("lodge_component_pulls", help, None, MetricType::Counter)?;
         for (result, count) in self.metrics.pulls.read() {
             pulls.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metrics of the PROXY protocol, if it is in use.
+    fn proxy_headers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.metrics.proxy_headers.read();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let help = "Connections that begin with a header of the PROXY protocol, by result";
+        let mut headers = encoder.encode_descriptor("lodge_proxy_headers", help, None, MetricType::Counter)?;
+        for (result, count) in counts {
+            headers.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::listener::connection;
 use crate::listener::connection::Server;
+use crate::listener::proxy_protocol;
 use crate::listener::tls::{TlsServer, client_certificate};
 use lodge_base::lasting::forever;
 use lodge_traffic::proxy::headers::Peer;
@@ -118,21 +119,28 @@ fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn spawn(server: &Arc<Server>, (stream, tls): (TcpStream, Option<Arc<TlsServer>>), place: impl Send + 'static) {
+fn spawn(server: &Arc<Server>, (mut stream, tls): (TcpStream, Option<Arc<TlsServer>>), place: impl Send + 'static) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     // Responses are written whole, so Nagle's algorithm would only delay them. If this fails, they are only slower.
     let _ = stream.set_nodelay(true);
-    let peer = Peer::new(remote, local, &server.handler.trusted_proxies);
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let metrics = Arc::clone(&server.handler.metrics);
-        let _open = metrics.open();
+        let (_open, _place) = (metrics.open(), place);
+        let peer = match server.bounds.proxy_protocol {
+            false => Peer::new(remote, local, &server.handler.trusted_proxies),
+            true => {
+                let Some(peer) = Box::pin(proxy_protocol::client(&mut stream, (remote, local), &server)).await else {
+                    return;
+                };
+                peer
+            }
+        };
         match tls {
             None => connection::connection(server, stream, peer).await,
             // Boxed, so that a connection without TLS does not carry the state of a handshake.
             Some(tls) => Box::pin(secured(server, stream, peer, tls)).await,
         }
-        drop(place);
     });
 }
 

@@ -8,7 +8,7 @@ use super::key::{Key, count, network, size, word};
 use super::{Config, LogFormat, ServiceHosts};
 
 /// `log_requests = true` is a natural mistake in TOML.
-const SWITCH: [(&str, bool); 4] = [("off", false), ("on", true), ("false", false), ("true", true)];
+pub(super) const SWITCH: [(&str, bool); 4] = [("off", false), ("on", true), ("false", false), ("true", true)];
 
 /// Every setting, in the order of the docs.
 pub(super) const KEYS: &[Key<Config>] = &[

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::key::{Key, count, duration, size};
+use super::key::{Key, count, duration, size, word};
+use super::keys::SWITCH;
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -30,6 +31,8 @@ pub struct Listener {
     pub compression: usize,
     /// The most bytes of received data in memory, all connections together.
     pub memory: usize,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// Every setting, in the order of the docs.
@@ -93,5 +96,11 @@ pub(super) const KEYS: &[Key<Listener>] = &[
         default: "512MiB",
         help: "memory for connections, for requests in progress and in queues, and for received data that nothing has read yet",
         set: |c, text| size(text, 4 << 20..=1 << 40).map(|value| c.memory = value),
+    },
+    Key {
+        name: "proxy_protocol",
+        default: "off",
+        help: "`on`: only `trusted_proxies` may connect, also to `tls.listen`, and begin with a header of the PROXY protocol (version 1 or 2), which names the client; or `off`",
+        set: |c, text| word(text, &SWITCH).map(|value| c.proxy_protocol = value),
     },
 ];

@@ -60,6 +60,8 @@ fn settings_without_effect_are_refused() {
             format!("lodge.toml: {name}: it has no effect without `{needed}`; set that as well, or remove `{name}`")
         );
     }
+    let nobody = problems(Origin::File, &[("listener.proxy_protocol", "on")]);
+    assert!(nobody.contains("nobody could connect; name the proxies in `trusted_proxies`"), "{nobody}");
     let tls =
         [("tls.client", "optional"), ("tls.client_ca", "/ca.pem"), ("tls.listen", ":8443"), ("tls.certificates", "/c")];
     assert!(resolve(&[(Origin::Flag, source(&tls))]).is_ok());

@@ -119,6 +119,8 @@ pub struct Metrics {
     pub stalled: AtomicU64,
     /// TLS handshakes, by result.
     pub handshakes: ReasonCounter,
+    /// Connections that have to begin with a header of the PROXY protocol, by result.
+    pub proxy_headers: ReasonCounter,
     /// Fetches of the keys of issuers, by result.
     pub key_fetches: ReasonCounter,
     /// Hashes of passwords that were computed, by result.
@@ -284,14 +286,17 @@ impl Drop for GaugeGuard<'_> {
 }
 
 impl ReasonCounter {
-    /// Increments the counter of a reason.
-    pub fn count(&self, reason: &'static str) {
-        self.add(reason, 1);
+    /// Increments the counter of a reason, and returns it.
+    pub fn count(&self, reason: &'static str) -> u64 {
+        self.add(reason, 1)
     }
 
-    /// Adds `more` to the counter of a reason.
-    fn add(&self, reason: &'static str, more: u64) {
-        *lock(&self.0).entry(reason).or_default() += more;
+    /// Adds `more` to the counter of a reason, and returns it.
+    fn add(&self, reason: &'static str, more: u64) -> u64 {
+        let mut counters = lock(&self.0);
+        let counter = counters.entry(reason).or_default();
+        *counter += more;
+        *counter
     }
 
     /// Returns the sum of all counters.

@@ -178,7 +178,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malf
     parts.path_and_query = normal.or(parts.path_and_query);
     (parts.scheme, parts.authority) = (Some(scheme), Some(request_host.authority.clone()));
     head.uri = Uri::from_parts(parts).map_err(|_| BAD_TARGET)?;
-    Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !forwarded })
+    Ok(Arrival { local: peer.address.is_loopback() && !peer.trusted && !peer.relayed && !forwarded })
 }
 
 const BAD_TARGET: Malformed = Malformed::Head("the request target is not valid");

@@ -296,7 +296,7 @@ impl Attempt {
         let (outcome, counts) = (outcome(result), &self.inner.counts);
         match failure_reason(result) {
             None => drop(counts.responded.fetch_add(1, Relaxed)),
-            Some(word) => counts.failed.count(word),
+            Some(word) => drop(counts.failed.count(word)),
         }
         let cause = match result {
             // These failures say nothing about the replica.

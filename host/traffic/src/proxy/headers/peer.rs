@@ -23,6 +23,8 @@ pub struct Peer {
     claimed: Option<IpAddr>,
     /// The peer is a service of this host, whose requests use no connection.
     pub(super) inside: bool,
+    /// A proxy relays the bytes of the connection.
+    pub(super) relayed: bool,
     /// The scheme of the connection.
     scheme: Scheme,
     /// The verified certificate of the client.
@@ -59,13 +61,18 @@ impl Peer {
         let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let trusted = proxies.iter().any(|net| net.contains(&address));
         let (scheme, certificate) = (Scheme::HTTP, None);
-        let (claimed, inside, last) = (None, false, Mutex::new(None));
-        Self { address, local, trusted, claimed, inside, scheme, certificate, plain, element, last }
+        let (claimed, inside, relayed, last) = (None, false, false, Mutex::new(None));
+        Self { address, local, trusted, claimed, inside, relayed, scheme, certificate, plain, element, last }
     }
 
     /// Returns the peer of a connection over TLS, with the verified certificate of the client.
     pub fn over_tls(self, certificate: Option<ClientCertificate>) -> Self {
         Self { scheme: Scheme::HTTPS, certificate: certificate.map(Arc::new), ..self }
+    }
+
+    /// Returns the peer whose bytes a proxy relays, so that its address says nothing about where it is.
+    pub fn relayed(self) -> Self {
+        Self { relayed: true, ..self }
     }
 
     /// Returns the certificate of the client. That of a trusted proxy says nothing of the clients behind it, nor does it of a
@@ -88,6 +95,7 @@ impl Peer {
             trusted: false,
             claimed: None,
             inside: true,
+            relayed: false,
             scheme: Scheme::HTTP,
             certificate: None,
             plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
@@ -99,11 +107,11 @@ impl Peer {
     /// Returns the same peer for a request whose forwarding headers are not trusted. Policies check the client that
     /// they name, `claimed`, as well, because the mark that a guest sent the request can be forged.
     pub fn distrusted(&self, claimed: IpAddr) -> Self {
-        let Self { address, local, inside, .. } = *self;
+        let Self { address, local, inside, relayed, .. } = *self;
         let Self { plain, element, scheme, certificate, .. } = self;
         let (plain, element, scheme) = (plain.clone(), element.clone(), scheme.clone());
         let (claimed, certificate, last) = (Some(claimed), certificate.clone(), Mutex::new(None));
-        Self { address, local, trusted: false, claimed, inside, scheme, certificate, plain, element, last }
+        Self { address, local, trusted: false, claimed, inside, relayed, scheme, certificate, plain, element, last }
     }
 
     /// Returns the address.

@@ -295,5 +295,6 @@ fn local_clients() {
     }
     assert!(!local(&peer("192.0.2.1:9", &[]), None) && !local(&peer("[::2]:9", &[]), None));
     assert!(!local(&peer("127.0.0.1:9", &["127.0.0.0/8"]), None), "a trusted proxy is not a local client");
+    assert!(!local(&peer("127.0.0.1:9", &[]).relayed(), None), "a proxy elsewhere has a loopback address, too");
     assert!(!local(&Peer::service("me"), None));
 }
