@@ -80,23 +80,8 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     if let Some((command, arguments)) = of_data {
         (name, matches) = (command, arguments);
     }
-    match name {
-        "schema" => return out::exit_code(schema::run()),
-        "audit" => return out::exit_code(audit::run(matches)),
-        "sign" | "verify" => return out::exit_code(sign::run(name, matches)),
-        "keys" => {
-            let (command, arguments) = matches.subcommand().unwrap_or((name, matches));
-            return out::exit_code(keys::run(command, arguments));
-        }
-        "completions" => {
-            let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
-            return shell.map_or(EX_USAGE.into(), |shell| out::exit_code(manual::completions(args::command(), shell)));
-        }
-        "man" => {
-            let directory = matches.get_one::<PathBuf>("directory");
-            return out::exit_code(manual::man(args::command(), directory.map(PathBuf::as_path)));
-        }
-        _ => {}
+    if let Some(done) = run_without_settings(name, matches) {
+        return done;
     }
     let mut resolved = match resolve(matches) {
         Ok(resolved) => resolved,
@@ -118,28 +103,53 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
     if flag(matches, "print-config") {
         return out::exit_code(print_config(&resolved));
     }
-    if let "pull" | "push" | "copy" = name {
-        return out::exit_code(registry::run(name, matches, &resolved.config));
-    }
     if of_data.is_some() {
         return out::exit_code(data::run(name, matches, &resolved));
     }
-    if ["serve", "dev"].contains(&name) {
-        let keys = sign::prepare(&mut resolved.config, name == "dev");
-        if let Some(problem) = keys.or_else(|| misconfigured(&resolved.config)) {
-            notice(&problem);
-            return ExitCode::from(EX_USAGE);
+    run_with_settings(name, matches, resolved)
+}
+
+/// Runs a command that has no settings; `None` if it has.
+fn run_without_settings(name: &str, matches: &ArgMatches) -> Option<ExitCode> {
+    let done = match name {
+        "schema" => schema::run(),
+        "audit" => audit::run(matches),
+        "sign" | "verify" => sign::run(name, matches),
+        "keys" => {
+            let (command, arguments) = matches.subcommand().unwrap_or((name, matches));
+            keys::run(command, arguments)
         }
-    }
+        "completions" => {
+            let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
+            let Some(shell) = shell else { return Some(EX_USAGE.into()) };
+            manual::completions(args::command(), shell)
+        }
+        "man" => {
+            let directory = matches.get_one::<PathBuf>("directory");
+            manual::man(args::command(), directory.map(PathBuf::as_path))
+        }
+        _ => return None,
+    };
+    Some(out::exit_code(done))
+}
+
+fn run_with_settings(name: &str, matches: &ArgMatches, mut resolved: Resolved) -> ExitCode {
     match name {
-        "serve" => serve(resolved.config, false),
-        "dev" => serve(resolved.config, true),
+        "serve" | "dev" => {
+            let keys = sign::prepare(&mut resolved.config, name == "dev");
+            if let Some(problem) = keys.or_else(|| misconfigured(&resolved.config)) {
+                notice(&problem);
+                return ExitCode::from(EX_USAGE);
+            }
+            serve(resolved.config, name == "dev")
+        }
         "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"), flag(matches, "grants"))),
         "compile" => {
             let seal = matches.get_one::<PathBuf>("seal").map(PathBuf::as_path);
             out::exit_code(check::compile(resolved.config, seal))
         }
-        "diff" => diff::run(matches, &resolved.config),
+        "pull" | "push" | "copy" => out::exit_code(registry::run(name, matches, &resolved.config)),
+        "diff" => diff::run(matches, &resolved),
         _ => out::exit_code(run_client_command(name, matches, &resolved)),
     }
 }
@@ -155,7 +165,7 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     if let ("deploy" | "promote" | "rollback", Some(service)) = (name, service) {
         return deploy::run(name, matches, resolved, service);
     }
-    let client = required_client(matches, config)?;
+    let client = required_client(matches, resolved)?;
     let query = || logs::LogQuery {
         service,
         tail: matches.try_get_one("tail").ok().flatten().copied(),
@@ -179,7 +189,8 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
 }
 
 /// Returns the client of the host that the arguments select; `None` if the setting `admin` is `off`.
-fn client(matches: &ArgMatches, config: &Config) -> Result<Option<AdminClient>, CliError> {
+fn client(matches: &ArgMatches, resolved: &Resolved) -> Result<Option<AdminClient>, CliError> {
+    let config = &resolved.config;
     let token = match matches.try_get_one::<PathBuf>("token-file").ok().flatten() {
         Some(path) => {
             let read = files::read_text(path, MAX_TOKEN).map(|text| text.trim().to_owned());
@@ -188,14 +199,22 @@ fn client(matches: &ArgMatches, config: &Config) -> Result<Option<AdminClient>, 
         None => config.admin_token.clone(),
     };
     match text(matches, "host") {
-        Some(url) => AdminClient::at(url, token).map(Some),
+        Some(url) => {
+            // The token in lodge.toml is that of the host on this machine.
+            let of_file = matches!(resolved.origin("admin_token"), Some(Origin::File));
+            let named = matches.try_get_one::<PathBuf>("token-file").ok().flatten().is_some();
+            if of_file && !named && token.is_some() {
+                notice("the admin_token of lodge.toml is not sent elsewhere; give --token-file or LODGE_ADMIN_TOKEN");
+            }
+            AdminClient::at(url, token.filter(|_| named || !of_file)).map(Some)
+        }
         None => config.admin.map(|admin| AdminClient::new(admin, token)).transpose(),
     }
 }
 
 /// Returns the client of the host that the arguments select.
-fn required_client(matches: &ArgMatches, config: &Config) -> Result<AdminClient, CliError> {
-    client(matches, config)?.ok_or_else(|| {
+fn required_client(matches: &ArgMatches, resolved: &Resolved) -> Result<AdminClient, CliError> {
+    client(matches, resolved)?.ok_or_else(|| {
         CliError::new("the setting admin is `off`, so no host can be reached; set --admin to the host's admin address")
     })
 }

@@ -1,5 +1,7 @@
 //! Promise: the commands for a running host reach one elsewhere, by the URL of a proxy before its admin listener.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use crate::harness::authority::Authority;
@@ -53,4 +55,42 @@ async fn commands_reach_a_host_by_https() {
     assert!(code == Some(0) && stdout.contains("disabled") && stderr.is_empty(), "{stdout}{stderr}");
     let (code, _, stderr) = run(&["ps", "--host", "localhost:9090"], &roots);
     assert!(code == Some(64) && stderr.contains("write it like https://lodge.example"), "{stderr}");
+}
+
+/// Runs `lodge ps` against a server that is no host. Returns what the server received, and what was told to the operator.
+fn sent(directory: &Path, args: &[&str], token: Option<&str>) -> (String, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") && peer.read(&mut byte).unwrap() > 0 {
+            head.extend_from_slice(&byte);
+        }
+        peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").unwrap();
+        String::from_utf8(head).unwrap().to_ascii_lowercase()
+    });
+    let mut command = lodge(&["ps", "--host", &url]);
+    command.args(args).current_dir(directory);
+    if let Some(token) = token {
+        command.env("LODGE_ADMIN_TOKEN", token);
+    }
+    let (status, _, told) = output(&mut command);
+    assert_eq!(status, Some(0), "{told}");
+    (server.join().unwrap(), told)
+}
+
+#[test]
+fn the_token_of_this_machine_goes_nowhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("lodge.toml"), "admin_token = \"token-of-this-machine\"\n").unwrap();
+    std::fs::write(directory.path().join("other.token"), "token-of-the-other\n").unwrap();
+    let (head, told) = sent(directory.path(), &[], None);
+    assert!(!head.contains("authorization"), "{head}");
+    assert!(told.contains("the admin_token of lodge.toml is not sent elsewhere"), "{told}");
+    for (args, token) in [(&["--token-file", "other.token"][..], None), (&[], Some("token-of-the-other"))] {
+        let (head, told) = sent(directory.path(), args, token);
+        assert!(head.contains("authorization: bearer token-of-the-other\r\n"), "{head}");
+        assert_eq!(told, "");
+    }
 }

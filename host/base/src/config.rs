@@ -212,6 +212,13 @@ pub struct Resolved {
     pub values: Vec<(String, String, Origin)>,
 }
 
+impl Resolved {
+    /// Returns where the value of a key is from; `None` if there is no such key.
+    pub fn origin(&self, key: &str) -> Option<Origin> {
+        self.values.iter().find(|(name, ..)| name == key).map(|(_, _, origin)| *origin)
+    }
+}
+
 /// Merges the sources; a later origin overrides an earlier one.
 ///
 /// # Errors

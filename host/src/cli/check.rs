@@ -26,7 +26,7 @@ pub(super) fn run(config: Config, json: bool, only_grants: bool) -> Result<(), C
     }
     let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
-        out::line(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
+        out::json(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
     } else {
         out::print(&reports.iter().map(format_report).collect::<String>())?;
     }

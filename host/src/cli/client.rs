@@ -9,7 +9,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use self::body::{ResponseBody, Timed};
+use self::body::ResponseBody;
 use self::sse::EventStream;
 use self::stream::{HostPlace, HostUrl};
 use super::out::{CliError, clean, notice};
@@ -17,8 +17,8 @@ use crate::admin::contract::Problem;
 
 /// The default timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of a response that is not a stream.
-const MAX_BODY: u64 = 64 << 20;
+/// The most bytes of a response that is not a stream: the state of some thousand services.
+const MAX_BODY: u64 = 16 << 20;
 /// The TCP keep-alive time and interval, by which a quiet stream notices that the host is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -136,19 +136,20 @@ impl AdminClient {
 
     /// Sends a request, whose body may be large and comes after all that `request` has of it.
     fn transfer(&self, request: Vec<u8>, body: &[u8]) -> Result<(u16, ResponseBody), CliError> {
-        let until = Instant::now() + self.timeout;
-        let sent = self.place.connect().and_then(|mut stream| {
+        let sent = self.place.connect(Instant::now() + self.timeout).and_then(|mut stream| {
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
             socket2::SockRef::from(stream.socket()).set_tcp_keepalive(&keepalive)?;
             stream.socket().set_write_timeout(Some(self.timeout))?;
-            // A handshake reads as well.
-            stream.socket().set_read_timeout(Some(self.timeout))?;
             stream.write_all(&request)?;
             let written = stream.write_all(body).and_then(|()| stream.flush());
+            if !body.is_empty() {
+                // How long a large body takes is up to the network.
+                stream.set_deadline(Some(Instant::now() + self.timeout));
+            }
             Ok((stream, written))
         });
         let response = sent.and_then(|(stream, written)| {
-            let head = body::head(BufReader::new(Timed::new(stream, until)));
+            let head = body::head(BufReader::new(stream));
             // A host that refuses a body does not read it to its end.
             if let (Err(_), Err(error)) = (&head, written) { Err(error) } else { head }
         });

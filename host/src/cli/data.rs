@@ -74,7 +74,7 @@ fn run_at(place: &DataPlace, name: &str, matches: &ArgMatches, json: bool) -> Re
 
 /// Prints a result, as JSON or in words.
 fn print(result: &impl Serialize, json: bool, words: &str) -> Result<(), CliError> {
-    if json { out::line(&serde_json::to_string(result).unwrap_or_default()) } else { out::line(&clean(words)) }
+    if json { out::json(&serde_json::to_string(result).unwrap_or_default()) } else { out::line(&clean(words)) }
 }
 
 /// Reads a value from stdin.
@@ -90,7 +90,7 @@ fn read_value() -> Result<Vec<u8>, CliError> {
 
 fn list_services(services: &[StoreStatus], json: bool) -> Result<(), CliError> {
     if json {
-        return out::line(&serde_json::to_string(services).unwrap_or_default());
+        return out::json(&serde_json::to_string(services).unwrap_or_default());
     }
     let sides = [Side::Left, Side::Right, Side::Right, Side::Right, Side::Right];
     let names = ["SERVICE", "KEYS", "OF", "BYTES", "OF"];
@@ -112,7 +112,7 @@ fn list_services(services: &[StoreStatus], json: bool) -> Result<(), CliError> {
 fn list_buckets(place: &DataPlace, service: &str, after: Option<String>, json: bool) -> Result<(), CliError> {
     let details = place.details(service, after.as_deref().unwrap_or_default())?;
     if json {
-        return out::line(&serde_json::to_string(&details).unwrap_or_default());
+        return out::json(&serde_json::to_string(&details).unwrap_or_default());
     }
     out::print(&lines(&details.buckets))?;
     more(details.next.as_deref());
@@ -131,7 +131,7 @@ fn list_keys(
         let size = usize::try_from(left).unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let page = place.keys(service, (bucket, prefix), cursor.as_deref(), size)?;
         if json {
-            out::line(&serde_json::to_string(&page).unwrap_or_default())?;
+            out::json(&serde_json::to_string(&page).unwrap_or_default())?;
         } else {
             out::print(&lines(&page.keys))?;
         }
@@ -165,7 +165,7 @@ fn get(place: &DataPlace, (service, bucket, key): (&str, &str, &str), raw: bool,
         return Err(CliError::new(format!("{service}: the bucket {bucket} has no key {key}")));
     };
     if json {
-        return out::line(&serde_json::to_string(&entry).unwrap_or_default());
+        return out::json(&serde_json::to_string(&entry).unwrap_or_default());
     }
     let value = entry.bytes().map_err(|error| CliError::new(error.to_string()))?;
     if raw {

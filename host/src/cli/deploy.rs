@@ -64,7 +64,7 @@ struct DeployCommand<'a> {
 /// Runs `deploy`, `promote` or `rollback`: on a host elsewhere, or in a directory of this machine, with or without a running host.
 pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service: &str) -> Result<(), CliError> {
     let config = &resolved.config;
-    let client = super::client(matches, config)?;
+    let client = super::client(matches, resolved)?;
     let label = text(matches, "label").map_or(CANARY, String::as_str);
     let component = matches.try_get_one::<PathBuf>("file").ok().flatten();
     let component = component.map(|file| DeployArgs::read(matches, file, label)).transpose()?;
@@ -75,7 +75,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
     if canary.is_none() && !time.is_zero() {
         return Err(CliError::Usage("--wait=DURATION watches a canary; add --canary".into()));
     }
-    let chosen = resolved.values.iter().any(|(key, _, origin)| key == "guests" && *origin != Origin::Default);
+    let chosen = resolved.origin("guests").is_some_and(|origin| origin != Origin::Default);
     match &client {
         Some(client) if text(matches, "host").is_some() => {
             let client = &client.clone().with_timeout(remote::TIMEOUT);

@@ -15,7 +15,7 @@ use super::{flag, required_client};
 use crate::admin::contract::ManifestComparison;
 use crate::guests::scan::{FileState, MANIFEST, Scanner};
 use crate::guests::service_files::failed;
-use lodge_base::config::Config;
+use lodge_base::config::{Config, Resolved};
 use lodge_base::files;
 use lodge_manifest::component::ComponentSource;
 
@@ -58,9 +58,10 @@ impl Difference {
 }
 
 /// Compares, and prints the differences.
-pub(super) fn run(matches: &ArgMatches, config: &Config) -> ExitCode {
+pub(super) fn run(matches: &ArgMatches, resolved: &Resolved) -> ExitCode {
+    let config = &resolved.config;
     let directory = matches.get_one::<PathBuf>("directory").map_or(config.guests.as_path(), PathBuf::as_path);
-    let compared = required_client(matches, config).and_then(|client| compare(&client, config, directory));
+    let compared = required_client(matches, resolved).and_then(|client| compare(&client, config, directory));
     let printed = compared.and_then(|(differences, unknown)| {
         print(&differences, flag(matches, "json"))?;
         unknown.iter().for_each(|why| notice(why));
@@ -139,7 +140,7 @@ fn read(config: &Config, directory: &Path) -> Result<ComparedDirectory, CliError
 
 fn print(differences: &[Difference], json: bool) -> Result<(), CliError> {
     if json {
-        return out::line(&serde_json::to_string(differences).unwrap_or_default());
+        return out::json(&serde_json::to_string(differences).unwrap_or_default());
     }
     let mut text = String::new();
     for Difference { service, change, component, keys } in differences {

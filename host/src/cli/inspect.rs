@@ -38,7 +38,7 @@ pub(super) fn file(name: &str) -> Option<PathBuf> {
 pub(super) fn service(client: &AdminClient, name: &str, json: bool) -> Result<(), CliError> {
     let json_text = client.of_service("GET", "/v1/services/{}", name)?;
     let service: ServiceDetails = client.read(&json_text)?;
-    if json { out::line(json_text.trim_end()) } else { out::print(&format_service(&service, SystemTime::now())) }
+    if json { out::json(&json_text) } else { out::print(&format_service(&service, SystemTime::now())) }
 }
 
 /// A component file, and what a host would do with it.
@@ -66,7 +66,7 @@ struct Component {
 pub(super) fn component(config: &Config, path: &Path, json: bool) -> Result<(), CliError> {
     let component = Component::read(config, path)?;
     if json {
-        out::line(&serde_json::to_string_pretty(&component).unwrap_or_default())?;
+        out::json(&serde_json::to_string_pretty(&component).unwrap_or_default())?;
     } else {
         out::print(&component.text())?;
     }

@@ -128,7 +128,7 @@ fn list(file: &KeyFile, json: bool) -> Result<(), CliError> {
         // Nobody needs the hash of a password to list it.
         let shown = |key: &KeyEntry| KeyEntry { password: None, ..key.clone() };
         let keys: Vec<_> = file.keys.iter().map(shown).collect();
-        return out::line(&serde_json::to_string(&keys).unwrap_or_default());
+        return out::json(&serde_json::to_string(&keys).unwrap_or_default());
     }
     let columns = ["NAME", "SCOPES", "CREATED", "EXPIRES"].map(|name| (name, Side::Left));
     let mut table = TextTable::new(&columns);

@@ -43,7 +43,7 @@ fn recent(client: &AdminClient, path: &str, json: bool, format: impl Fn(&Line) -
     let response = client.get(path)?;
     let lines: Vec<Line> = client.read(&response)?;
     if json {
-        return out::line(response.trim_end());
+        return out::json(&response);
     }
     out::print(&lines.iter().fold(String::new(), |text, line| text + &format(line) + "\n"))
 }
@@ -62,7 +62,7 @@ fn follow(
         }
         let line: Line = client.read(&event.data)?;
         // In JSON, line feeds occur only between values.
-        out::line(&if json { event.data.replace('\n', " ") } else { format(&line) })?;
+        if json { out::json(&event.data.replace('\n', " "))? } else { out::line(&format(&line))? }
     }
     Ok(())
 }

@@ -38,5 +38,5 @@ pub(super) fn log_level(client: &AdminClient, level: Option<&String>, json: bool
 }
 
 fn print_reply(json_text: &str, json: bool, words: &str) -> Result<(), CliError> {
-    if json { out::line(json_text.trim_end()) } else { out::line(&clean(words)) }
+    if json { out::json(json_text) } else { out::line(&clean(words)) }
 }

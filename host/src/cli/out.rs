@@ -75,9 +75,31 @@ pub(super) fn notice(problem: &str) {
     let _ = writeln!(io::stderr(), "lodge: {problem}");
 }
 
-/// Escapes control characters and characters that change the text direction, so that the terminal is not affected.
+/// Writes JSON and a line end to stdout, with what would affect a terminal as escapes.
+pub(super) fn json(json: &str) -> Result<(), CliError> {
+    line(&json_text(json.trim_end()))
+}
+
+fn json_text(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON has no other control characters than these, and they are between values.
+        match c {
+            '\n' | '\r' | '\t' => text.push(c),
+            c if unfit(c) => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// Whether a character affects a terminal: those of control, and those that change the direction of text.
+fn unfit(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Escapes characters that would affect the terminal.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    let unfit = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.contains(unfit) {
         return Cow::Borrowed(text);
     }
@@ -101,5 +123,14 @@ mod tests {
         assert_eq!(clean("plain ünïcode 日本"), "plain ünïcode 日本");
         assert_eq!(clean("a\tb\r\n\x1b[2J\u{9b}1m\u{202e}x\0"), r"a b\r\n\u{1b}[2J\u{9b}1m\u{202e}x\u{0}");
         assert!(matches!(clean("borrowed"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn json_is_the_same_value() {
+        let text = "{\n\t\"a\": \"x\u{9b}1m\u{202e}\u{7f} ünïcode\"\r\n}";
+        let escaped = json_text(text);
+        assert_eq!(escaped, "{\n\t\"a\": \"x\\u009b1m\\u202e\\u007f ünïcode\"\r\n}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&escaped), value(text));
     }
 }

@@ -14,7 +14,7 @@ use crate::admin::contract::{FileReport, ServiceStatus};
 pub(super) fn run(client: &AdminClient, json: bool) -> Result<(), CliError> {
     let json_text = client.get("/v1/services")?;
     let entries: Vec<FileReport> = client.read(&json_text)?;
-    if json { out::line(json_text.trim_end()) } else { out::print(&text(&entries, SystemTime::now())) }
+    if json { out::json(&json_text) } else { out::print(&text(&entries, SystemTime::now())) }
 }
 
 fn text(entries: &[FileReport], now: SystemTime) -> String {

@@ -158,7 +158,7 @@ fn table(rates: &[ServiceRates]) -> TextTable {
 
 fn print(rates: &[ServiceRates], json: bool) -> Result<(), CliError> {
     if json {
-        return out::line(&serde_json::to_string_pretty(rates).unwrap_or_default());
+        return out::json(&serde_json::to_string_pretty(rates).unwrap_or_default());
     }
     out::print(&table(rates).text())
 }

@@ -6,6 +6,7 @@ use http::Uri;
 use http::uri::Scheme;
 
 use super::key::Key;
+use crate::canonical;
 
 /// The API server of Kubernetes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,8 @@ fn url(text: &str) -> Result<Option<Uri>, String> {
     let form = || format!("`{text}` is not `auto` or a URL as https://kubernetes.example:6443");
     let url: Uri = text.parse().map_err(|_| form())?;
     let authority = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    if authority.is_empty() || authority.contains('@') || url.query().is_some() {
+    let is_host = url.scheme().is_some_and(|scheme| canonical::authority(authority.as_bytes(), scheme).is_some());
+    if !is_host || authority.contains('@') || url.query().is_some() {
         return Err(form());
     }
     let host = url.host().unwrap_or_default();
@@ -96,7 +98,9 @@ mod tests {
         for far in ["http://localhost:8001", "http://10.0.0.1", "http://127.0.0.1.example", "http://[fd00::1]"] {
             assert!(url(far).is_err_and(|why| why.contains("only for an address of this machine")), "{far}");
         }
-        for wrong in ["", "off", "10.0.0.1:443", "https://", "https://me@a", "https://a/?b", "ftp://a", "/a"] {
+        for wrong in
+            ["", "off", "10.0.0.1:443", "https://", "https://me@a", "https://a:99999", "https://a/?b", "ftp://a", "/a"]
+        {
             assert!(url(wrong).is_err_and(|why| why.contains("is not `auto` or a URL")), "{wrong}");
         }
     }

@@ -6,6 +6,7 @@ use http::Uri;
 use http::header::{HeaderName, HeaderValue};
 
 use super::key::{Key, count, duration, word};
+use crate::canonical;
 
 /// The settings of tracing. Fields have the names of their keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,6 +213,10 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     let authority = uri.authority().ok_or_else(wrong)?.as_str();
     if authority.contains('@') {
         return Err("the URL contains a user name or password; put credentials into traces.headers".into());
+    }
+    let is_host = uri.scheme().is_some_and(|scheme| canonical::authority(authority.as_bytes(), scheme).is_some());
+    if !is_host {
+        return Err(wrong());
     }
     let after = text.split_once("://").map_or("", |(_, rest)| rest).len();
     match uri.scheme_str() {

@@ -1,7 +1,6 @@
 //! Reads an HTTP/1.1 response from a blocking socket: its head, and its body in any framing.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::time::Instant;
 
 use super::stream::HostStream;
 
@@ -10,15 +9,9 @@ const HEAD_BYTES: u64 = 64 << 10;
 /// The most header fields of a response.
 const HEADERS: usize = 64;
 
-/// A socket whose reads fail after a deadline.
-pub(super) struct Timed {
-    stream: HostStream,
-    until: Option<Instant>,
-}
-
 /// The body of a response, without its framing.
 pub(super) struct ResponseBody {
-    from: BufReader<Timed>,
+    from: BufReader<HostStream>,
     framing: Framing,
 }
 
@@ -33,29 +26,8 @@ enum Framing {
     Over,
 }
 
-impl Timed {
-    pub(super) fn new(stream: HostStream, until: Instant) -> Self {
-        Self { stream, until: Some(until) }
-    }
-}
-
-impl Read for Timed {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let too_late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
-        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(too_late());
-        }
-        self.stream.socket().set_read_timeout(left)?;
-        self.stream.read(into).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => too_late(),
-            _ => error,
-        })
-    }
-}
-
 /// Reads the head of a response. Returns the status and the body.
-pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, ResponseBody)> {
+pub(super) fn head(mut from: BufReader<HostStream>) -> io::Result<(u16, ResponseBody)> {
     let mut bytes = Vec::new();
     loop {
         let before = bytes.len();
@@ -94,7 +66,7 @@ pub(super) fn head(mut from: BufReader<Timed>) -> io::Result<(u16, ResponseBody)
 impl ResponseBody {
     /// Removes the deadline, for a stream.
     pub(super) fn clear_timeout(&mut self) {
-        self.from.get_mut().until = None;
+        self.from.get_mut().set_deadline(None);
     }
 
     /// Reads a line of the framing, without its end.
@@ -167,9 +139,10 @@ fn cut() -> io::Error {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::cli::client::stream::TimedSocket;
 
     /// Returns the response that is read when its bytes arrive in `pieces` and the connection is then closed.
     fn read(pieces: &[&str]) -> io::Result<(u16, String)> {
@@ -185,7 +158,7 @@ mod tests {
             }
         });
         let until = Instant::now() + Duration::from_secs(10);
-        let (status, mut body) = head(BufReader::new(Timed::new(HostStream::Plain(stream), until)))?;
+        let (status, mut body) = head(BufReader::new(HostStream::Plain(TimedSocket::new(stream, until))))?;
         let mut text = String::new();
         let read = body.read_to_string(&mut text);
         writing.join().unwrap();

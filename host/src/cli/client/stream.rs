@@ -1,16 +1,16 @@
-//! Connections to a host: plain, or over TLS to a name.
+//! Connections to a host: plain, or over TLS to a name. All that is done on one until the response is there has one deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::cli::out::CliError;
-use lodge_base::tls;
+use lodge_base::{canonical, tls};
 
 /// The timeout for connecting to one address.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -43,9 +43,62 @@ pub(super) struct HostUrl {
 /// A connection.
 pub(super) enum HostStream {
     /// Without TLS.
-    Plain(TcpStream),
+    Plain(TimedSocket),
     /// With TLS.
-    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Secure(Box<StreamOwned<ClientConnection, TimedSocket>>),
+}
+
+/// A socket whose reads fail after a deadline. Below TLS, since a handshake consists of many.
+pub(super) struct TimedSocket {
+    socket: TcpStream,
+    until: Option<Instant>,
+}
+
+impl TimedSocket {
+    pub(super) fn new(socket: TcpStream, until: Instant) -> Self {
+        Self { socket, until: Some(until) }
+    }
+}
+
+impl Read for TimedSocket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(self.until.map(left).transpose()?)?;
+        self.socket.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => too_late(),
+            _ => error,
+        })
+    }
+}
+
+impl Write for TimedSocket {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.socket.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "timed out")
+}
+
+/// Returns the time until a deadline.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(too_late()) } else { Ok(left) }
+}
+
+/// Returns the addresses of a name. The resolver of the system has no bound of its own.
+fn resolve(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    let (done, found) = mpsc::sync_channel(1);
+    let host = host.to_owned();
+    std::thread::spawn(move || {
+        let addresses = (host.as_str(), port).to_socket_addrs().map(|all| all.take(ADDRESSES).collect());
+        let _ = done.send(addresses);
+    });
+    found.recv_timeout(left(until)?).map_err(|_| too_late())?
 }
 
 impl HostUrl {
@@ -62,7 +115,9 @@ impl HostUrl {
             Some("http") => None,
             _ => return Err(wrong()),
         };
-        if url.query().is_some() {
+        // Another port than the one that is written must not get the token.
+        let scheme = url.scheme().ok_or_else(wrong)?;
+        if url.query().is_some() || canonical::authority(authority.as_str().as_bytes(), scheme).is_none() {
             return Err(wrong());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -77,18 +132,18 @@ impl HostUrl {
         self.secure.is_none() && !local
     }
 
-    fn connect(&self) -> io::Result<HostStream> {
+    fn connect(&self, until: Instant) -> io::Result<HostStream> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in (self.host.as_str(), self.port).to_socket_addrs()?.take(ADDRESSES) {
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(stream) => return self.secured(stream),
+        for address in resolve(&self.host, self.port, until)? {
+            match TcpStream::connect_timeout(&address, left(until)?.min(CONNECT)) {
+                Ok(socket) => return self.secured(TimedSocket::new(socket, until)),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    fn secured(&self, stream: TcpStream) -> io::Result<HostStream> {
+    fn secured(&self, stream: TimedSocket) -> io::Result<HostStream> {
         let Some(config) = &self.secure else { return Ok(HostStream::Plain(stream)) };
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         let tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -124,21 +179,32 @@ impl HostPlace {
         }
     }
 
-    /// Connects.
-    pub(super) fn connect(&self) -> io::Result<HostStream> {
+    /// Connects, to a stream whose reads fail after `until`.
+    pub(super) fn connect(&self, until: Instant) -> io::Result<HostStream> {
         match self {
-            Self::Address(address) => TcpStream::connect_timeout(address, CONNECT).map(HostStream::Plain),
-            Self::Url(url) => url.connect(),
+            Self::Address(address) => {
+                let socket = TcpStream::connect_timeout(address, left(until)?.min(CONNECT))?;
+                Ok(HostStream::Plain(TimedSocket::new(socket, until)))
+            }
+            Self::Url(url) => url.connect(until),
         }
     }
 }
 
 impl HostStream {
-    /// Returns the socket, for its timeouts.
+    /// Returns the socket, for its options.
     pub(super) fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Secure(stream) => stream.get_ref(),
+            Self::Plain(stream) => &stream.socket,
+            Self::Secure(stream) => &stream.get_ref().socket,
+        }
+    }
+
+    /// Changes the deadline of reads; `None` for a stream without an end.
+    pub(super) fn set_deadline(&mut self, until: Option<Instant>) {
+        match self {
+            Self::Plain(stream) => stream.until = until,
+            Self::Secure(stream) => stream.get_mut().until = until,
         }
     }
 }
@@ -182,10 +248,43 @@ mod tests {
             let place = HostPlace::Url(HostUrl::read(text).unwrap());
             assert_eq!((place.url().as_str(), place.authority().as_str(), place.prefix()), (url, authority, prefix));
         }
-        for text in ["ops.example", "ftp://ops.example", "https://user@ops.example", "http://x/?q", "", "http://"] {
+        for text in [
+            "ops.example",
+            "ftp://ops.example",
+            "https://user@ops.example",
+            "http://x/?q",
+            "",
+            "http://",
+            "http://127.0.0.1:99090",
+            "https://x:a",
+            "http://[::1]:65536",
+        ] {
             assert!(matches!(HostUrl::read(text), Err(CliError::Usage(_))), "{text}");
         }
         let readable = |text: &str| HostUrl::read(text).unwrap().is_readable();
         assert!(readable("http://ops.example") && !readable("http://127.0.0.1:1") && !readable("http://localhost"));
+    }
+
+    /// A server that sends one byte after another does not hold a command.
+    #[test]
+    fn a_handshake_without_an_end_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let dripping = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            // The head of a record of 16 KiB, and then its content.
+            let mut sent = peer.write_all(&[22, 3, 3, 64, 0]);
+            while sent.is_ok() {
+                std::thread::park_timeout(Duration::from_millis(50));
+                sent = peer.write_all(&[0]);
+            }
+        });
+        let start = Instant::now();
+        let place = HostPlace::Url(HostUrl::read(&url).unwrap());
+        let mut stream = place.connect(start + Duration::from_millis(500)).unwrap();
+        let error = stream.write_all(b"GET / HTTP/1.1\r\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        drop(stream);
+        dripping.join().unwrap();
     }
 }
