@@ -6,6 +6,7 @@ mod client;
 pub(crate) mod far;
 pub(crate) mod kubernetes;
 mod narrow;
+pub(crate) mod pebble;
 mod process;
 mod replica;
 mod worker;

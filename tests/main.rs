@@ -17,6 +17,7 @@ mod harness;
 
 /// HTTP as clients see it: docs/guide.md and docs/errors.md.
 mod http {
+    mod acme;
     mod compression;
     mod connections;
     mod content_length;

@@ -26,7 +26,7 @@ pub(crate) mod verdict;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -37,11 +37,12 @@ use tokio::task::AbortHandle;
 
 pub use self::access::misplaced;
 use self::body::{Body, problem, text};
-use self::contract::HostStatus;
+use self::contract::{CertificateStatus, HostStatus};
 use self::record::OperatorRecord;
 pub(crate) use self::upload::SIGNATURE;
 use crate::admin::scrape::{Format, Scrape};
 use crate::audit::AuditTrail;
+use crate::certificates::acme::{AcmeClient, OrderedCertificate};
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::listener::accept;
@@ -294,6 +295,19 @@ impl Admin {
             memory_bytes: process.resident,
             cpu_seconds: process.cpu.as_secs_f64(),
             sandbox_reset: self.reset.to_string(),
+            certificates: self.scrape.acme.as_ref().map_or_else(Vec::new, |acme| certificates(acme)),
         }
     }
+}
+
+/// Describes the certificates from an authority.
+fn certificates(acme: &AcmeClient) -> Vec<CertificateStatus> {
+    let at = |seconds: u64| {
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).map_or_else(String::new, lodge_base::time::rfc3339)
+    };
+    let shown = acme.certificates().into_iter().map(|OrderedCertificate { names, expires, renewal, problem }| {
+        let expires = expires.map(|expires| at(u64::try_from(expires).unwrap_or(0)));
+        CertificateStatus { names, expires, renewal: at(renewal), problem }
+    });
+    shown.collect()
 }

@@ -38,6 +38,7 @@ use clap::ArgMatches;
 
 use self::client::AdminClient;
 use self::out::{CliError, notice};
+use crate::certificates::local::LocalCertificate;
 use crate::guests::stores::misconfigured;
 use crate::host::{Ended, Host};
 use lodge_base::config::key::nearest;
@@ -141,7 +142,16 @@ fn run_with_settings(name: &str, matches: &ArgMatches, mut resolved: Resolved) -
                 notice(&problem);
                 return ExitCode::from(EX_USAGE);
             }
-            serve(resolved.config, name == "dev")
+            if name == "serve" {
+                return serve(resolved.config, None);
+            }
+            match dev::https(&mut resolved.config, text(matches, "https")) {
+                Ok(https) => serve(resolved.config, Some(https)),
+                Err(problem) => {
+                    notice(&problem);
+                    ExitCode::from(EX_USAGE)
+                }
+            }
         }
         "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"), flag(matches, "grants"))),
         "compile" => {
@@ -316,8 +326,8 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
     Ok(done)
 }
 
-/// Serves the directory and, with `dev`, builds the guests in it.
-fn serve(config: Config, dev: bool) -> ExitCode {
+/// Serves the directory and, with `dev`, builds the guests in it, and renews the certificate in the directory that it names.
+fn serve(config: Config, dev: Option<Option<PathBuf>>) -> ExitCode {
     let (logs, logging) = match Logs::init(&config) {
         Ok((logs, flush)) => (logs, Some(flush)),
         Err(_) => (Logs::detached(&config), None),
@@ -328,11 +338,13 @@ fn serve(config: Config, dev: bool) -> ExitCode {
         let host = Host::bind(config, logs).await?;
         let stop = signals().map_err(|error| format!("cannot register signal handlers: {error}"))?;
         // While it builds, the components that exist are served.
-        let building = dev.then(|| tokio::spawn(dev::Projects::new(&guests, host.builds()).keep_building()));
-        let ended = host.run(stop).await;
-        if let Some(building) = building {
-            building.abort();
+        let mut beside = tokio::task::JoinSet::new();
+        if let Some(https) = dev {
+            beside.spawn(dev::Projects::new(&guests, host.builds()).keep_building());
+            https.map(|directory| beside.spawn(LocalCertificate::follow(directory, move || dev::host_names(&guests))));
         }
+        let ended = host.run(stop).await;
+        drop(beside);
         Ok(ended)
     });
     // Flushes buffered log lines, so that the messages below come last.

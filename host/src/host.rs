@@ -20,6 +20,8 @@ use self::sockets::GivenSockets;
 use self::tasks::RunningHost;
 use crate::admin;
 use crate::audit::AuditTrail;
+use crate::certificates::Certificates;
+use crate::certificates::acme::AcmeClient;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
@@ -35,11 +37,14 @@ use crate::registry::follow::Pulls;
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
+use lodge_base::config::acme::AcmeChallenge;
+use lodge_base::config::tls::TlsListener;
 use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::drain;
 use lodge_base::files;
 use lodge_base::ids::Ids;
 use lodge_base::telemetry::logs::{Logs, START};
+use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::{Exporting, Tracer};
 use lodge_runtime::capabilities::messaging::MessageRequests;
 use lodge_runtime::code_cache;
@@ -65,6 +70,8 @@ pub struct Host {
     /// The path of the served directory, without symbolic links, and its device and inode.
     directory: [String; 2],
     listeners: Listeners,
+    /// The certificates from an authority, if there are any.
+    acme: Option<Arc<AcmeClient>>,
     admin: Option<TcpListener>,
     /// The keys of `admin_keys`.
     operator_keys: Option<Arc<LiveValue<KeyRing>>>,
@@ -126,8 +133,9 @@ impl Host {
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
+        let acme = AcmeClient::new(&config, &compiler.metrics)?.map(Arc::new);
         let secure = match secure {
-            Some(socket) => Some((socket, Arc::new(TlsServer::new(&config.tls, &compiler.metrics)?))),
+            Some(socket) => Some((socket, tls_server(&config.tls, acme.as_deref(), &compiler.metrics)?)),
             None => None,
         };
         let services = Services::new(CpuScheduler::new(scheduler::workers()));
@@ -142,6 +150,7 @@ impl Host {
             failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
             redirect: config.tls.redirect,
+            proofs: acme.as_ref().map(|acme| Arc::clone(acme.proofs())),
             hsts: hsts(config.tls.hsts),
             explains: config.program.explains,
             responses: ResponseCache::new(config.responses.memory, config.responses.entry),
@@ -172,6 +181,7 @@ impl Host {
         Ok(Self {
             operator_keys,
             listeners: Listeners { plain, secure },
+            acme,
             admin,
             pulls: Pulls::new(Arc::clone(&config), Arc::clone(&handler.metrics)),
             deployer: Arc::new(deployer),
@@ -267,6 +277,18 @@ impl Host {
         }
         ended
     }
+}
+
+/// Reads the certificates, and returns what the TLS listener needs.
+fn tls_server(
+    settings: &TlsListener,
+    acme: Option<&AcmeClient>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<TlsServer>, String> {
+    let issued = acme.map_or_else(Vec::new, AcmeClient::files);
+    let certificates = Arc::new(Certificates::new(settings.certificates.clone(), issued)?);
+    let proofs = acme.filter(|acme| acme.challenge() == AcmeChallenge::TlsAlpn01).map(AcmeClient::proofs);
+    TlsServer::new(settings, certificates, proofs, metrics).map(Arc::new)
 }
 
 /// Returns the path of a directory without symbolic links, and its device and inode.

@@ -23,6 +23,7 @@
 
 pub mod admin;
 pub mod audit;
+pub mod certificates;
 pub mod cli;
 pub mod data;
 #[cfg(any(test, fuzzing))]

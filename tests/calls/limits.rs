@@ -105,6 +105,7 @@ async fn a_deadline_reaches_the_callee() {
     let handler = Handler {
         explains: false,
         trusted_proxies: Vec::new(),
+        proofs: None,
         redirect: None,
         hsts: None,
         audit: None,

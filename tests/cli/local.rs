@@ -177,13 +177,25 @@ async fn dev_builds_and_serves() {
     let manifest = format!("build = {{ directory = 'slow', command = '{command}' }}");
     std::fs::write(directory.path().join("slow.toml"), manifest).unwrap();
     let path = directory.path().display().to_string();
-    let args = ["dev", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let args = ["dev", "--https=127.0.0.1:0", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
     let (address, admin) = (process.address("serving ").await, process.address("operators: ").await);
     let response = async || get(address, "/my_service?name=dev").await.text();
     process.ready(admin).await;
     assert_eq!(response().await, "Hello, dev!");
     process.says("my_service at /my_service").await;
+    // Over HTTPS, by the name of the service as well.
+    let https = process.https().await;
+    let authority = directory.path().join(".lodge/https/authority.pem");
+    process.says(&format!("curl --cacert {}", authority.display())).await;
+    for host in ["localhost", "my-service.localhost", "127.0.0.1"] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sS", "-m", "20", "--cacert"])
+            .arg(&authority)
+            .args(["--resolve", &format!("{host}:{https}:127.0.0.1")]);
+        let (code, out, error) = output(curl.arg(format!("https://{host}:{https}/my_service?name=dev")));
+        assert_eq!((code, out.as_str()), (Some(0), "Hello, dev!"), "{host}: {error}");
+    }
     process.says("slow at /slow").await;
     assert!(!process.log.lock().unwrap().contains("it has no component"), "{}", process.log.lock().unwrap());
     assert!(directory.path().join("my_service.wasm").is_file());
@@ -263,6 +275,14 @@ impl Dev {
     }
 
     /// The address in the first line with this text.
+    /// The port of HTTPS.
+    async fn https(&self) -> u16 {
+        self.says(" on https://").await;
+        let log = self.log.lock().unwrap();
+        let line = log.lines().find(|line| line.contains(" on https://")).unwrap();
+        line.rsplit(':').next().unwrap().trim().parse().unwrap()
+    }
+
     async fn address(&self, words: &str) -> std::net::SocketAddr {
         self.says(words).await;
         let log = self.log.lock().unwrap();

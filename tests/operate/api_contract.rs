@@ -220,6 +220,7 @@ async fn every_type_is_documented() {
         FailedRequest: failed_request(),
         Line: line(),
         HostStatus: host_status(),
+        CertificateStatus: host_status().certificates[0],
         ActionResult: ActionResult {
             service: text("users"),
             state: "disabled".into(),

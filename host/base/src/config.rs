@@ -4,6 +4,7 @@
 //! Pure: the sources are passed in as text, and nothing is read from the process. Every value of a `Config` is in range
 //! and consistent with the others. A `Config` never changes after the start.
 
+pub mod acme;
 pub mod audit;
 mod cache;
 mod calls;

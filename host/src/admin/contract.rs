@@ -280,6 +280,25 @@ pub struct HostStatus {
     pub cpu_seconds: f64,
     /// How the memory of sandboxes is reset between requests.
     pub sandbox_reset: String,
+    /// The certificates that the host gets from an authority.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate that the host gets from an authority by ACME.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    /// Its names.
+    pub names: Vec<String>,
+    /// When it expires, in RFC 3339; missing before the first one is issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// When it is ordered or renewed, in RFC 3339.
+    pub renewal: String,
+    /// Why the last attempt to get or renew it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The state of a service after an action of an operator.

@@ -17,9 +17,11 @@ use prometheus_client::registry::Registry;
 pub use self::format::Format;
 use self::services::Scraped;
 use crate::audit::AuditTrail;
+use crate::certificates::CertificateExpiry;
+use crate::certificates::acme::AcmeClient;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
-use crate::listener::tls::{CertificateExpiry, TlsServer};
+use crate::listener::tls::TlsServer;
 use lodge_base::budget::Budget;
 use lodge_base::lasting;
 use lodge_base::telemetry::logs::Logs;
@@ -53,6 +55,8 @@ pub struct Scrape {
     pub buffers: Arc<Buffers>,
     /// The TLS listener, if there is one.
     pub tls: Option<Arc<TlsServer>>,
+    /// The certificates from an authority, if there are any.
+    pub acme: Option<Arc<AcmeClient>>,
     /// When the host started.
     pub started: SystemTime,
     /// The versions of Lodge and wasmtime.
@@ -206,8 +210,21 @@ impl Scrape {
         let help = "When the certificate expires, since 1970";
         let mut expiry =
             encoder.encode_descriptor("lodge_tls_certificate_expiry_seconds", help, None, MetricType::Gauge)?;
-        for CertificateExpiry { file, at } in tls.expiries() {
+        for CertificateExpiry { file, at } in tls.certificates().expiries() {
             expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(&at)?;
+        }
+        let Some(acme) = &self.acme else { return Ok(()) };
+        let help = "Orders of certificates from an authority, by result";
+        let mut orders = encoder.encode_descriptor("lodge_acme_orders", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.acme_orders.read() {
+            orders.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let help = "When the certificate is ordered or renewed, since 1970";
+        let mut renewals = encoder.encode_descriptor("lodge_acme_renewal_seconds", help, None, MetricType::Gauge)?;
+        for certificate in acme.certificates() {
+            let name = certificate.names.first().map_or("", String::as_str);
+            let at = i64::try_from(certificate.renewal).unwrap_or(i64::MAX);
+            renewals.encode_family(&[("certificate", name)])?.encode_gauge(&at)?;
         }
         Ok(())
     }

@@ -41,7 +41,15 @@ pub(super) fn command() -> Command {
 fn host_commands() -> [Command; 4] {
     [
         with_settings(Command::new("serve").about("Serve every component in DIR")),
-        with_settings(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")),
+        with_settings(Command::new("dev").about("Build every guest crate under DIR, then serve DIR")).arg(
+            Arg::new("https")
+                .long("https")
+                .value_name("ADDRESS")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("127.0.0.1:8443")
+                .help("Serve over HTTPS as well, with a certificate for localhost, at this address or 127.0.0.1:8443"),
+        ),
         with_settings(
             Command::new("check")
                 .about("Compile every component in DIR, or one file, and report what would be refused"),

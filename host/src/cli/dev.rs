@@ -6,18 +6,21 @@
 mod build;
 mod tee;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::notice;
+use crate::certificates::local::LocalCertificate;
 use crate::guests::builds::Builds;
 use crate::guests::scan::MANIFEST;
 use crate::guests::watch::DirectoryWatch;
+use lodge_base::config::{Config, keys};
 use lodge_base::files;
 use lodge_manifest::build::Build;
+use lodge_manifest::spec::{host_of, is_label, is_name, split};
 
 /// Directories that hold no sources: output of builds, and files of tools.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
@@ -46,6 +49,43 @@ struct Project {
 enum Recipe {
     Cargo,
     Command { command: String, component: PathBuf },
+}
+
+/// Prepares HTTPS at `address`, if there is one, with a certificate for this machine. Returns the directory of that.
+///
+/// # Errors
+/// One line.
+pub(super) fn https(config: &mut Config, address: Option<&String>) -> Result<Option<PathBuf>, String> {
+    let Some(address) = address else { return Ok(None) };
+    let listen = keys::address(address).map_err(|expected| format!("--https: {expected}"))?;
+    let directory = config.guests.join(".lodge").join("https");
+    let local = LocalCertificate::prepare(&directory, &host_names(&config.guests), SystemTime::now())?;
+    let listen = *config.tls.listen.get_or_insert(listen);
+    config.tls.certificates.push(local.certificate);
+    let authority = local.authority.display();
+    notice(&format!(
+        "HTTPS with a certificate for localhost: curl --cacert {authority} https://localhost:{}/",
+        listen.port()
+    ));
+    Ok(Some(directory))
+}
+
+/// Returns the host names of the services in a directory, in order: those that are built, and those that are there.
+pub(super) fn host_names(directory: &Path) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    names.extend(find(directory).unwrap_or_default().iter().map(|(source, recipe)| recipe.service(source)));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "wasm" || extension == "toml") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    let is_service = |name: &&String| {
+        let (service, label) = split(name);
+        is_name(service) && label.is_none_or(is_label)
+    };
+    let hosts: BTreeSet<_> = names.iter().filter(is_service).map(|name| host_of(name)).collect();
+    hosts.into_iter().collect()
 }
 
 impl Recipe {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::client::AdminClient;
 use super::out::{self, CliError, clean};
-use crate::admin::contract::HostStatus;
+use crate::admin::contract::{CertificateStatus, HostStatus};
 
 /// Shorter than the usual timeout of a container's health check, so that the command can still report the reason.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -16,9 +16,21 @@ pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
     match response.status {
         200 if verbose => {
             let host: HostStatus = client.read(&client.get("/v1/host")?)?;
-            out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))
+            out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))?;
+            host.certificates.iter().try_for_each(|certificate| out::line(&clean(&described(certificate))))
         }
         200 => Ok(()),
         status => Err(CliError::new(format!("not ready: {status} {}", response.why()))),
     }
+}
+
+fn described(certificate: &CertificateStatus) -> String {
+    let CertificateStatus { names, expires, renewal, problem } = certificate;
+    let names = names.join(", ");
+    let state = match expires {
+        Some(at) => format!("expires at {at}; is renewed at {renewal}"),
+        None => format!("is not issued yet; the next attempt is at {renewal}"),
+    };
+    let problem = problem.as_ref().map_or(String::new(), |why| format!("; the last attempt failed: {why}"));
+    format!("certificate for {names}: {state}{problem}")
 }

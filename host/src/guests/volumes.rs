@@ -56,7 +56,7 @@ impl Volumes {
         match &config.state.path {
             StatePath::At(path) => {
                 let beside = |name| path.parent().unwrap_or(Path::new(".")).join(name);
-                own.extend([path.clone(), beside("sqlite"), beside("blobs")]);
+                own.extend([path.clone(), beside("sqlite"), beside("blobs"), beside("acme")]);
             }
             StatePath::Memory => parents.push(std::env::temp_dir()),
             StatePath::Beside => {}

@@ -67,6 +67,10 @@ impl Host {
             let tls = Arc::clone(tls);
             tasks.spawn(forever("certificates", move || Arc::clone(&tls).follow()));
         }
+        if let Some(acme) = &self.acme {
+            let acme = Arc::clone(acme);
+            tasks.spawn(forever("acme", move || Arc::clone(&acme).run()));
+        }
         let stop_signal = running.stop_signal.clone();
         let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.deployer.stores));
         let consuming = Arc::clone(&running.consuming);
@@ -106,6 +110,7 @@ impl Host {
                 tracer: self.tracer.clone(),
                 buffers: Arc::clone(&running.buffers),
                 tls: self.listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls)),
+                acme: self.acme.clone(),
                 started: self.started,
                 versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
             },

@@ -2,9 +2,8 @@
 //!
 //! A handshake has a bound in time (`tls.handshake`) and in number (`tls.handshakes`), and takes its memory from
 //! `listener.memory` before it begins. It runs in the task of its connection, so it never delays the next accept.
-//! Certificates are in `certificates`, and are read again while the host runs; `identity` reads those of clients.
+//! `identity` reads the certificates of clients.
 
-mod certificates;
 mod handshakes;
 mod identity;
 
@@ -14,18 +13,20 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier};
+use rustls::server::{
+    Acceptor, NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier,
+};
 use rustls::{RootCertStore, crypto::CryptoProvider};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
-pub use self::certificates::CertificateExpiry;
-use self::certificates::{Certificates, read_chain};
 use self::handshakes::Handshakes;
 pub use self::identity::client_certificate;
 use super::intake::{Buffers, TlsBuffers};
+use crate::certificates::acme::proofs::{self, Proofs};
+use crate::certificates::{self, Certificates, read_chain};
 use lodge_base::config::tls::{ClientCertificates, TlsListener, TlsVersion};
 use lodge_base::drain::StopSignal;
 use lodge_base::telemetry::metrics::Metrics;
@@ -50,6 +51,8 @@ pub struct TlsServer {
     certificates: Arc<Certificates>,
     settings: TlsListener,
     config: ArcSwap<ServerConfig>,
+    /// For handshakes of an authority that looks for a proof, if names are proven in handshakes.
+    proving: Option<Arc<ServerConfig>>,
     /// The file of authorities as it was read last.
     authorities: ArcSwap<Vec<u8>>,
     handshakes: Handshakes,
@@ -65,17 +68,22 @@ pub struct Secured {
 }
 
 impl TlsServer {
-    /// Reads the certificates.
+    /// Takes the certificates into use. With `proofs`, authorities find these in handshakes of their own protocol.
     ///
     /// # Errors
-    /// One line, if there is no usable certificate, or if the authorities of clients cannot be read.
-    pub fn new(settings: &TlsListener, metrics: &Arc<Metrics>) -> Result<Self, String> {
-        let certificates = Arc::new(Certificates::new(settings.certificates.clone())?);
+    /// One line, if the authorities of clients cannot be read.
+    pub fn new(
+        settings: &TlsListener,
+        certificates: Arc<Certificates>,
+        proofs: Option<&Arc<Proofs>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
         let authorities = read_authorities(settings)?;
         let config = server_config(settings, &certificates, &authorities)?;
         Ok(Self {
             certificates,
             config: ArcSwap::from_pointee(config),
+            proving: proofs.map(proving_config).transpose()?.map(Arc::new),
             authorities: ArcSwap::from_pointee(authorities),
             handshakes: Handshakes::new(settings.handshakes),
             settings: settings.clone(),
@@ -84,8 +92,8 @@ impl TlsServer {
     }
 
     /// Returns the certificates in use.
-    pub fn expiries(&self) -> Vec<CertificateExpiry> {
-        self.certificates.expiries()
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// Reads certificates and authorities again whenever they change. Never returns. What cannot be used is logged once, and the
@@ -162,8 +170,20 @@ impl TlsServer {
             return Err(("plain", None));
         }
         let memory = buffers.for_tls().await;
-        let acceptor = TlsAcceptor::from(self.config.load_full());
-        let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(UNSENT)));
+        let Some(proving) = &self.proving else {
+            let acceptor = TlsAcceptor::from(self.config.load_full());
+            let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(UNSENT)));
+            return Ok(Secured { stream: accepted.await.map_err(failed)?, memory });
+        };
+        let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(failed)?;
+        if proofs::wants_proof(&started.client_hello()) {
+            let mut stream = started.into_stream(Arc::clone(proving)).await.map_err(failed)?;
+            // The certificate was all that the authority wants; this connection never carries HTTP.
+            let _ = stream.shutdown().await;
+            return Err(("proof", None));
+        }
+        let config = self.config.load_full();
+        let accepted = started.into_stream_with(config, |connection| connection.set_buffer_limit(Some(UNSENT)));
         Ok(Secured { stream: accepted.await.map_err(failed)?, memory })
     }
 }
@@ -193,6 +213,19 @@ fn server_config(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Sessions are resumed without memory on this side.
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
+    Ok(config)
+}
+
+/// Returns the configuration of handshakes in which an authority looks for a proof: without certificates of clients, without
+/// resumption, and with no other protocol.
+fn proving_config(proofs: &Arc<Proofs>) -> Result<ServerConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| format!("tls: {error}"))?.with_no_client_auth();
+    let mut config = config.with_cert_resolver(Arc::clone(proofs) as Arc<_>);
+    config.alpn_protocols = vec![proofs::PROTOCOL.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

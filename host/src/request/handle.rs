@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 
 use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
@@ -12,6 +12,7 @@ use super::front::{self, ClientFront};
 use super::identify::{self, Unidentified};
 use super::record::Record;
 use super::respond::Body;
+use crate::certificates::acme::proofs;
 use crate::guests::absent::AbsenceReason;
 use crate::guests::snapshot::Snapshot;
 use crate::guests::target::Target;
@@ -103,6 +104,9 @@ fn arrive<'a, B: RequestBody>(
     }
     if head.uri.path() == "*" {
         return Ok(Arrived::Host(options(handler, record)));
+    }
+    if let Some(response) = proof(handler, caller, &head, record) {
+        return Ok(Arrived::Host(response));
     }
     if let Some(port) = handler.redirect.filter(|_| caller.call.is_none())
         && let Some(location) = secure_location(&head.uri, port)
@@ -269,12 +273,27 @@ fn preflight(
     Some(response)
 }
 
-/// Where the path below which authorities of certificates look for proofs begins (RFC 8555 8.3). They use plain HTTP.
-const PROOFS: &str = "/.well-known/acme-challenge/";
+/// Returns the response to an authority of certificates that looks for the proof of an order in progress. Other requests below this
+/// path are for services, one of which may give proofs of its own.
+fn proof(
+    handler: &Handler,
+    caller: &Caller<'_>,
+    head: &http::request::Parts,
+    record: &mut Record,
+) -> Option<Response<Body>> {
+    let reads = caller.call.is_none() && matches!(head.method, Method::GET | Method::HEAD);
+    let proof = handler.proofs.as_ref().filter(|_| reads)?.response(head.uri.path())?;
+    record.set_host_response(&handler.unmatched);
+    let length = HeaderValue::from(proof.len());
+    let mut response = Response::new(Body::text(Some(proof).filter(|_| head.method == Method::GET)));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
+}
 
 /// Returns the URL of a request over HTTPS at this port; `None` if it came over TLS, or must not be redirected.
 fn secure_location(uri: &Uri, port: u16) -> Option<String> {
-    if uri.scheme() == Some(&Scheme::HTTPS) || uri.path().starts_with(PROOFS) {
+    if uri.scheme() == Some(&Scheme::HTTPS) || uri.path().starts_with(proofs::PATH) {
         return None;
     }
     let port = if port == HTTPS_PORT { String::new() } else { format!(":{port}") };

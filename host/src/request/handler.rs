@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use crate::audit::AuditTrail;
+use crate::certificates::acme::proofs::Proofs;
 use crate::guests::snapshot::Current;
 use lodge_base::budget::Budget;
 use lodge_base::config::ServiceHosts;
@@ -30,6 +31,8 @@ pub struct Handler {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// The public port of HTTPS, if requests without TLS are redirected to it.
     pub redirect: Option<u16>,
+    /// The proofs for orders of certificates, if the host gets any from an authority.
+    pub proofs: Option<Arc<Proofs>>,
     /// The value of `Strict-Transport-Security` in responses over TLS.
     pub hsts: Option<http::HeaderValue>,
     /// The clients that may reach a service by its host name.

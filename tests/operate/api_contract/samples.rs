@@ -1,9 +1,9 @@
 //! A value of each type of the API with a value in every field.
 
 use lodge::admin::contract::{
-    CacheCounts, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus, RollbackMargins,
-    ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredCounts, StoredEntry, UpstreamStatus,
-    VersionShare, VersionStatus,
+    CacheCounts, CertificateStatus, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus,
+    RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredCounts, StoredEntry,
+    UpstreamStatus, VersionShare, VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -116,6 +116,12 @@ pub(super) fn host_status() -> HostStatus {
         memory_bytes: 1,
         cpu_seconds: 1.5,
         sandbox_reset: text("by the kernel"),
+        certificates: vec![CertificateStatus {
+            names: vec![text("example.org")],
+            expires: Some(time()),
+            renewal: time(),
+            problem: Some(text("no response")),
+        }],
     }
 }
 

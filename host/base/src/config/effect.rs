@@ -4,8 +4,15 @@ use super::keys::words;
 use super::{Origin, place};
 
 /// Settings that have no effect without another one. Those of security would seem to be in force.
-const DEPENDENT: [(&str, &str); 6] = [
+const DEPENDENT: [(&str, &str); 13] = [
     ("tls.client", "tls.client_ca"),
+    ("tls.acme.contact", "tls.acme.domains"),
+    ("tls.acme.directory", "tls.acme.domains"),
+    ("tls.acme.ca", "tls.acme.domains"),
+    ("tls.acme.eab_kid", "tls.acme.domains"),
+    ("tls.acme.eab_key", "tls.acme.domains"),
+    ("tls.acme.challenge", "tls.acme.domains"),
+    ("tls.acme.path", "tls.acme.domains"),
     ("state.ca", "state.url"),
     ("state.certificate", "state.url"),
     ("state.key", "state.url"),

@@ -20,6 +20,9 @@ impl Config {
             &self.admin_keys,
             &self.shared_config,
             &self.tls.client_ca,
+            &self.tls.acme.ca,
+            &self.tls.acme.eab_key,
+            &self.tls.acme.path,
             &state.ca,
             &state.certificate,
             &state.key,
@@ -42,13 +45,14 @@ mod tests {
     #[test]
     fn every_setting_that_names_a_file_is_in_the_list() {
         // These take any text and name no file, or name a directory that the host writes.
-        const OTHERS: [&str; 14] = [
+        const OTHERS: [&str; 15] = [
             "guests",
             "admin_token",
             "log_level",
             "log_mask",
             "log_headers",
             "state.path",
+            "tls.acme.eab_kid",
             "cache.directory",
             "cache.sealed",
             "calls.suffix",
@@ -63,6 +67,8 @@ mod tests {
             let mut source = std::collections::BTreeMap::from([("state.url", "redis://127.0.0.1")]);
             if name.starts_with("tls.") {
                 source.extend([("tls.listen", "127.0.0.1:8443"), ("tls.certificates", "/another")]);
+                source.extend([("tls.acme.domains", "a.test"), ("tls.acme.eab_kid", "kid")]);
+                source.insert("tls.acme.eab_key", "/a/third");
             }
             source.insert(&name, "/named/file");
             let source = source.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();

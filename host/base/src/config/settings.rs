@@ -2,8 +2,8 @@
 
 use super::key::Key;
 use super::{
-    Config, audit, cache, calls, engine, keys, kubernetes, limits, listener, pull, responses, state, stop, tls, traces,
-    trust, upstreams, watch,
+    Config, acme, audit, cache, calls, engine, keys, kubernetes, limits, listener, pull, responses, state, stop, tls,
+    traces, trust, upstreams, watch,
 };
 
 /// Every section of `lodge.toml`, in the order of the docs.
@@ -12,6 +12,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("stop.", stop::KEYS, |config| &mut config.stop),
     || section("listener.", listener::KEYS, |config| &mut config.listener),
     || section("tls.", tls::KEYS, |config| &mut config.tls),
+    || section("tls.acme.", acme::KEYS, |config| &mut config.tls.acme),
     || section("engine.", engine::KEYS, |config| &mut config.engine),
     || section("calls.", calls::KEYS, |config| &mut config.calls),
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),

@@ -20,8 +20,11 @@ pub fn read_file(text: &str) -> Result<Source, String> {
                 }
             }
             toml::Value::Array(items) => {
-                let items: Vec<_> = items.iter().map(plain).collect();
-                into.insert(prefix.to_owned(), items.join(","));
+                // Lists in a list are lists beside each other, as the names of several certificates.
+                let nested = !items.is_empty() && items.iter().all(toml::Value::is_array);
+                let items: Vec<_> =
+                    items.iter().map(|item| item.as_array().map_or_else(|| plain(item), |items| list(items))).collect();
+                into.insert(prefix.to_owned(), items.join(if nested { ";" } else { "," }));
             }
             value => drop(into.insert(prefix.to_owned(), plain(value))),
         }
@@ -44,6 +47,10 @@ pub fn read_environment(vars: impl Iterator<Item = (String, String)>) -> (Source
         }
     }
     (source, unknown)
+}
+
+fn list(items: &[toml::Value]) -> String {
+    items.iter().map(plain).collect::<Vec<_>>().join(",")
 }
 
 /// Returns a scalar TOML value as the text of a flag or variable.

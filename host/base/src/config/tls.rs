@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::acme::Acme;
 use super::key::{Key, count, duration, word};
 use super::keys::{address, words};
 
@@ -19,6 +20,8 @@ pub struct TlsListener {
     pub listen: Option<SocketAddr>,
     /// Files and directories with certificates and their keys.
     pub certificates: Vec<PathBuf>,
+    /// Certificates from an authority, beside those in files.
+    pub acme: Acme,
     /// The lowest version that clients may use.
     pub minimum: TlsVersion,
     /// The file with the authorities of client certificates.
@@ -137,11 +140,16 @@ impl TlsListener {
     /// Returns what is contradictory among the settings.
     pub(super) fn disagreements(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if self.listen.is_some() && self.certificates.is_empty() {
+        let acme = !self.acme.certificates.is_empty();
+        if self.listen.is_some() && self.certificates.is_empty() && !acme {
             problems.push(
-                "tls.certificates: `tls.listen` needs a certificate; name a file or a directory with a certificate and its key"
+                "tls.certificates: `tls.listen` needs a certificate; name a file or a directory with a certificate and its key, or \
+                 set `tls.acme.domains` to get one from an authority"
                     .into(),
             );
+        }
+        if self.listen.is_none() && acme {
+            problems.push("tls.listen: `tls.acme.domains` has no effect without an address such as `:8443`".into());
         }
         if self.listen.is_none() && !self.certificates.is_empty() {
             problems.push("tls.listen: `tls.certificates` has no effect without an address such as `:8443`".into());
@@ -149,6 +157,7 @@ impl TlsListener {
         if self.listen.is_none() && self.client_ca.is_some() {
             problems.push("tls.listen: `tls.client_ca` has no effect without an address such as `:8443`".into());
         }
+        problems.extend(self.acme.disagreements());
         problems
     }
 }

@@ -121,6 +121,8 @@ pub struct Metrics {
     pub handshakes: ReasonCounter,
     /// Connections that have to begin with a header of the PROXY protocol, by result.
     pub proxy_headers: ReasonCounter,
+    /// Orders of certificates from an authority, by result.
+    pub acme_orders: ReasonCounter,
     /// Fetches of the keys of issuers, by result.
     pub key_fetches: ReasonCounter,
     /// Hashes of passwords that were computed, by result.

@@ -73,6 +73,7 @@ impl Fixture {
         let handler = Handler {
             current: publisher.current(),
             trusted_proxies: Vec::new(),
+            proofs: None,
             redirect: None,
             hsts: None,
             audit: None,

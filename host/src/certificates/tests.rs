@@ -71,7 +71,7 @@ fn good_certificates_stay() {
     let [first, second] = [issue(&["a.test", "*.B.test"], 2050), issue(&["c.test"], 2040)];
     write("1", &first);
     write("2", &second);
-    let certificates = Certificates::new(vec![directory.path().to_owned()]).unwrap();
+    let certificates = Certificates::new(vec![directory.path().to_owned()], Vec::new()).unwrap();
     let serving = || certificates.serving.load_full();
     let [old, other] = [serving().all[0].cert[0].clone(), serving().all[1].cert[0].clone()];
     let named = |name: &str| Some(serving().named(name)?[0].cert[0].clone());

@@ -27,6 +27,11 @@ pub(super) struct Pair {
 pub(super) type PairStamp = [(u64, u64, i64, i64, u64); 2];
 
 impl Pair {
+    /// Returns the pair in a file that has the key as well.
+    pub(super) fn in_one(file: &Path) -> Self {
+        Self { certificate: file.to_owned(), key: file.to_owned() }
+    }
+
     /// Returns the stamp of the files; `None` if one of them is missing.
     pub(super) fn stamp(&self) -> Option<PairStamp> {
         let of = |path: &Path| {

@@ -2,23 +2,27 @@
 //!
 //! A certificate and its key are a pair of files. A pair replaces the one before only if it is complete and fits: a program that
 //! renews certificates writes two files, and a handshake between the two must not fail. A pair whose files are gone stays for
-//! [`GONE`] looks, since some programs delete a file before they write the new one.
+//! some seconds, since some programs delete a file before they write the new one.
+//!
+//! `acme` gets certificates from an authority and writes them to files, from which they are read like all others.
 
+pub mod acme;
+mod certificate;
+pub mod local;
 mod pairs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use self::certificate::Certificate;
+pub use self::certificate::read_chain;
 use self::pairs::{Pair, PairStamp};
 use lodge_base::files;
 use lodge_base::lock::lock;
@@ -26,18 +30,14 @@ use lodge_base::lock::lock;
 /// The most bytes of a file.
 const MOST_BYTES: u64 = 256 << 10;
 
-/// The most certificates of a chain or of the authorities in a file.
-const MOST_CHAIN: usize = 1_000;
-
 /// The number of looks without its files after which a certificate is out of use.
 const GONE: u32 = 10;
 
-/// The time before its expiry from which a certificate is warned of at the start.
-const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-
 /// All certificates of a host.
-pub(super) struct Certificates {
+pub struct Certificates {
     sources: Vec<PathBuf>,
+    /// Files that `acme` writes, which need not exist.
+    issued: Vec<PathBuf>,
     known: Mutex<BTreeMap<PathBuf, KnownPair>>,
     /// What was wrong with the sources at the last look.
     problems: Mutex<Vec<String>>,
@@ -65,15 +65,6 @@ struct KnownPair {
     missing: u32,
 }
 
-/// A usable certificate.
-struct Certificate {
-    key: Arc<CertifiedKey>,
-    /// DNS names in lower case; of a wildcard, `*.` and the rest.
-    names: Vec<String>,
-    /// Seconds since 1970.
-    not_after: i64,
-}
-
 /// What handshakes use.
 #[derive(Default)]
 struct Serving {
@@ -84,14 +75,16 @@ struct Serving {
 }
 
 impl Certificates {
-    /// Reads all certificates in these files and directories.
+    /// Reads all certificates in these files and directories, and those in the files `issued`, which need not exist yet: without any
+    /// certificate, handshakes fail.
     ///
     /// # Errors
-    /// One line, if none of them can be used.
-    pub(super) fn new(sources: Vec<PathBuf>) -> Result<Self, String> {
-        let this = Self { sources, known: Mutex::default(), problems: Mutex::default(), serving: ArcSwap::default() };
+    /// One line, if none of them can be used, and none will be issued.
+    pub fn new(sources: Vec<PathBuf>, issued: Vec<PathBuf>) -> Result<Self, String> {
+        let (known, problems, serving) = Default::default();
+        let this = Self { sources, issued, known, problems, serving };
         let problems = this.look(SystemTime::now());
-        if this.serving.load().all.is_empty() {
+        if this.serving.load().all.is_empty() && this.issued.is_empty() {
             let why = problems.first().map_or("there is no certificate", String::as_str);
             return Err(format!("tls.certificates: {why}"));
         }
@@ -99,8 +92,9 @@ impl Certificates {
     }
 
     /// Reads what has changed, logs what cannot be used once, and returns it.
-    pub(super) fn look(&self, now: SystemTime) -> Vec<String> {
-        let (pairs, mut problems) = pairs::find(&self.sources);
+    pub fn look(&self, now: SystemTime) -> Vec<String> {
+        let (mut pairs, mut problems) = pairs::find(&self.sources);
+        pairs.extend(self.issued.iter().filter(|file| file.is_file()).map(|file| Pair::in_one(file)));
         let before = std::mem::replace(&mut *lock(&self.problems), problems.clone());
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
             tracing::warn!("tls.certificates: {problem}");
@@ -135,7 +129,7 @@ impl Certificates {
     }
 
     /// Returns when each certificate expires.
-    pub(super) fn expiries(&self) -> Vec<CertificateExpiry> {
+    pub fn expiries(&self) -> Vec<CertificateExpiry> {
         let known = lock(&self.known);
         let good = known.iter().filter_map(|(file, entry)| Some((file, entry.good.as_ref()?)));
         good.map(|(file, good)| CertificateExpiry { file: file.display().to_string(), at: good.not_after }).collect()
@@ -167,37 +161,6 @@ impl KnownPair {
                 self.problem = Some(problem);
                 false
             }
-        }
-    }
-}
-
-impl Certificate {
-    /// Checks a chain and its key.
-    fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
-        let chain = read_chain(chain)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("its key is not PEM: {error}"))?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&key)
-            .map_err(|error| format!("its key is of an unknown kind: {error}"))?;
-        let (names, not_after) = describe(&chain)?;
-        let key = CertifiedKey::new(chain, key);
-        match key.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err("its key belongs to another certificate".into()),
-        }
-        Ok(Self { key: Arc::new(key), names, not_after })
-    }
-
-    /// Logs what clients will object to.
-    fn warn(&self, file: &str, now: SystemTime) {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = self.not_after.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        if left <= 0 {
-            tracing::warn!("certificate {file} has expired, so clients refuse it; renew it");
-        } else if left.unsigned_abs() < SOON.as_secs() {
-            tracing::warn!("certificate {file} expires in {} hours; renew it", left / 3_600);
-        }
-        if self.names.is_empty() {
-            tracing::warn!("certificate {file} has no DNS name, so clients that use a name refuse it");
         }
     }
 }
@@ -243,39 +206,8 @@ impl std::fmt::Debug for Certificates {
 ///
 /// # Errors
 /// One line with the path.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     files::read(path, MOST_BYTES).map_err(|error: io::Error| format!("{} cannot be read: {error}", path.display()))
-}
-
-/// Returns the certificates in a PEM text, at least one.
-///
-/// # Errors
-/// One line.
-pub(super) fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).take(MOST_CHAIN).collect();
-    let chain = chain.map_err(|error| format!("it is not PEM: {error}"))?;
-    if chain.is_empty() { Err("it contains no certificate (BEGIN CERTIFICATE)".into()) } else { Ok(chain) }
-}
-
-/// Returns the DNS names of the first certificate, and when the chain expires.
-fn describe(chain: &[CertificateDer<'_>]) -> Result<(Vec<String>, i64), String> {
-    let mut names = Vec::new();
-    let mut not_after = i64::MAX;
-    for (number, certificate) in chain.iter().enumerate() {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| format!("it is not X.509: {error}"))?;
-        not_after = not_after.min(parsed.validity().not_after.timestamp());
-        if number > 0 {
-            continue;
-        }
-        let subject = parsed.subject_alternative_name().map_err(|error| format!("its names are not valid: {error}"))?;
-        for name in subject.iter().flat_map(|names| &names.value.general_names) {
-            if let GeneralName::DNSName(name) = name {
-                names.push(name.to_ascii_lowercase());
-            }
-        }
-    }
-    Ok((names, not_after))
 }
 
 #[cfg(test)]

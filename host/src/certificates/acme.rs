@@ -1,0 +1,317 @@
+//! Certificates from an authority, by ACME (RFC 8555).
+//!
+//! One task orders them, one after another, and renews them. Each certificate is a file with its key, which is replaced as a whole;
+//! [`Certificates`](super::Certificates) reads it as it reads the files of operators, and uses the one before until then. So a
+//! failure of the authority concerns no handshake. Account and certificates are in a directory per authority:
+//! `PATH/AUTHORITY/account.json` and `PATH/AUTHORITY/FIRST-NAME.pem`.
+
+mod account;
+mod client;
+mod directory;
+mod failure;
+mod order;
+pub mod proofs;
+mod schedule;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::timeout;
+
+use self::account::blocking;
+use self::client::AuthorityClient;
+use self::directory::{attempts_of, is_for, lock_directory, of_authority, place, prepare, stored, write};
+use self::failure::{FailureKind, OrderFailure};
+use self::proofs::Proofs;
+use self::schedule::{OrderAttempts, renewal};
+use super::MOST_BYTES;
+use super::certificate::Certificate;
+use lodge_base::config::{self, Config};
+use lodge_base::files;
+use lodge_base::lock::lock;
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_base::time::rfc3339;
+
+/// The longest time between two looks at the files: somebody may remove one, and the clock may be set.
+const LOOK: u64 = 60;
+
+/// The longest time of an order.
+const ORDER: Duration = Duration::from_secs(10 * 60);
+
+/// The pause while another process of this directory orders.
+const BUSY: u64 = 3;
+
+/// The certificates that the host gets from an authority.
+pub struct AcmeClient {
+    settings: config::acme::Acme,
+    directory: PathBuf,
+    proofs: Arc<Proofs>,
+    metrics: Arc<Metrics>,
+    wanted: Vec<Wanted>,
+}
+
+/// A certificate that the host is to have.
+struct Wanted {
+    names: Vec<String>,
+    /// The file with its key and chain.
+    file: PathBuf,
+    state: Mutex<OrderState>,
+}
+
+/// What is known of a certificate.
+#[derive(Default)]
+struct OrderState {
+    attempts: OrderAttempts,
+    /// What decides when this certificate is renewed.
+    chance: u32,
+    /// Validity of the certificate in the file.
+    validity: Option<(i64, i64)>,
+    /// Why the last attempt failed.
+    problem: Option<String>,
+}
+
+/// A certificate from an authority, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderedCertificate {
+    /// Its names, the first of which is that of its file.
+    pub names: Vec<String>,
+    /// When it expires, in seconds since 1970; `None` if there is none yet.
+    pub expires: Option<i64>,
+    /// When it is ordered or renewed, in seconds since 1970.
+    pub renewal: u64,
+    /// Why the last attempt to get or renew it failed.
+    pub problem: Option<String>,
+}
+
+impl AcmeClient {
+    /// Prepares the directory; `None` if no certificates are wanted.
+    ///
+    /// # Errors
+    /// One line, if the directory cannot be written: what an authority issues could not be kept.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Self>, String> {
+        let settings = config.tls.acme.clone();
+        if settings.certificates.is_empty() {
+            return Ok(None);
+        }
+        let directory = place(config).join(of_authority(&settings));
+        prepare(&directory)
+            .map_err(|error| format!("tls.acme.path: {} cannot be used: {error}", directory.display()))?;
+        let wanted = settings.certificates.iter().filter_map(|names| {
+            let file = directory.join(format!("{}.pem", names.first()?));
+            let state = Mutex::new(OrderState { attempts: stored(&file), chance: chance(), ..OrderState::default() });
+            Some(Wanted { names: names.clone(), file, state })
+        });
+        let wanted: Vec<_> = wanted.collect();
+        Ok(Some(Self { settings, directory, proofs: Arc::default(), metrics: Arc::clone(metrics), wanted }))
+    }
+
+    /// Returns the proofs for the orders in progress.
+    pub fn proofs(&self) -> &Arc<Proofs> {
+        &self.proofs
+    }
+
+    /// Returns the files of the certificates, which need not exist.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.wanted.iter().map(|wanted| wanted.file.clone()).collect()
+    }
+
+    /// Returns how names are proven.
+    pub fn challenge(&self) -> config::acme::AcmeChallenge {
+        self.settings.challenge
+    }
+
+    /// Returns what is known of each certificate.
+    pub fn certificates(&self) -> Vec<OrderedCertificate> {
+        let shown = self.wanted.iter().map(|wanted| {
+            let state = lock(&wanted.state);
+            let (names, problem) = (wanted.names.clone(), state.problem.clone());
+            OrderedCertificate { names, expires: state.validity.map(|(_, to)| to), renewal: state.due(), problem }
+        });
+        shown.collect()
+    }
+
+    /// Orders and renews certificates. Never returns.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let mut next = seconds().saturating_add(LOOK);
+            for number in 0..self.wanted.len() {
+                next = next.min(Arc::clone(&self).attend(number).await);
+            }
+            let pause = next.saturating_sub(seconds()).clamp(1, LOOK);
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+        }
+    }
+
+    /// Orders a certificate if it is due, and returns when it is looked at next.
+    async fn attend(self: Arc<Self>, number: usize) -> u64 {
+        let Some(wanted) = self.wanted.get(number) else { return u64::MAX };
+        self.look(number).await;
+        let due = lock(&wanted.state).due();
+        if due > seconds() {
+            return due;
+        }
+        let this = Arc::clone(&self);
+        let locked = tokio::task::spawn_blocking(move || lock_directory(&this.directory)).await;
+        let _held = match locked.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(Some(held)) => held,
+            Ok(None) => return seconds().saturating_add(BUSY),
+            Err(why) => {
+                self.metrics.acme_orders.count(self.failed(number, OrderFailure::unusable(why), None));
+                return lock(&wanted.state).due();
+            }
+        };
+        // Another process may have renewed it while this one waited.
+        self.look(number).await;
+        if lock(&wanted.state).due() > seconds() {
+            return lock(&wanted.state).due();
+        }
+        let result = match Arc::clone(&self).get(number).await {
+            Ok(()) => {
+                self.look(number).await;
+                self.issued(number)
+            }
+            Err((failure, wait)) => self.failed(number, failure, wait),
+        };
+        self.store_attempts(number).await;
+        self.metrics.acme_orders.count(result);
+        lock(&wanted.state).due()
+    }
+
+    /// Reads the file of a certificate. One that is damaged or for other names counts as none.
+    async fn look(self: &Arc<Self>, number: usize) {
+        let this = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || {
+            let wanted = this.wanted.get(number)?;
+            let text = files::read(&wanted.file, MOST_BYTES).ok()?;
+            let found = Certificate::new(&text, &text).ok()?;
+            is_for(&found, &wanted.names).then_some((found.not_before, found.not_after))
+        });
+        let validity = read.await.ok().flatten();
+        let Some(wanted) = self.wanted.get(number) else { return };
+        let mut state = lock(&wanted.state);
+        if state.validity != validity {
+            (state.validity, state.chance) = (validity, chance());
+        }
+    }
+
+    /// Gets a certificate and writes it. An error has the time that the authority asks to wait until.
+    async fn get(self: Arc<Self>, number: usize) -> Result<(), (OrderFailure, Option<SystemTime>)> {
+        let without = |failure| (failure, None);
+        let Some(wanted) = self.wanted.get(number) else { return Ok(()) };
+        let ca = self.settings.ca.clone();
+        let client = blocking(move || AuthorityClient::new(ca.as_deref()).map_err(OrderFailure::unusable)).await;
+        let client = client.map_err(without)?;
+        let attempt = async {
+            match self.order(wanted, &client).await {
+                // An authority that was set up anew does not know the account of before.
+                Err(failure) if failure.kind == FailureKind::UnknownAccount => {
+                    tracing::warn!("{}; a new account is created", failure.why);
+                    let directory = self.directory.clone();
+                    blocking(move || account::forget(&directory)).await?;
+                    self.order(wanted, &client).await
+                }
+                other => other,
+            }
+        };
+        let late = || OrderFailure::refused(format!("no certificate within {}", humantime::format_duration(ORDER)));
+        let text = timeout(ORDER, attempt).await.unwrap_or_else(|_| Err(late()));
+        let text = text.map_err(|failure| (failure, client.wait()))?;
+        let (names, file) = (wanted.names.clone(), wanted.file.clone());
+        blocking(move || write(&file, &names, &text)).await.map_err(without)
+    }
+
+    async fn order(&self, wanted: &Wanted, client: &AuthorityClient) -> Result<String, OrderFailure> {
+        let account = account::open(&self.settings, &self.directory, client.clone()).await?;
+        order::order(&account, &wanted.names, self.settings.challenge, &self.proofs).await
+    }
+
+    /// Records a success, and returns the result for metrics. A certificate that is due again at once is no success: then the clock
+    /// of one side is wrong.
+    fn issued(&self, number: usize) -> &'static str {
+        const ISSUED: &str = "issued";
+        let Some(wanted) = self.wanted.get(number) else { return ISSUED };
+        let (names, now) = (wanted.names.join(", "), seconds());
+        let mut state = lock(&wanted.state);
+        let Some((_, expires)) = state.validity.filter(|(from, to)| renewal(*from, *to, 0) > now) else {
+            drop(state);
+            let why = "the certificate that the authority issued is to be renewed at once; is the clock of this machine right?";
+            return self.failed(number, OrderFailure::unusable(why), None);
+        };
+        state.attempts.succeed();
+        state.problem = None;
+        let (expires, next) = (shown(u64::try_from(expires).unwrap_or(0)), shown(state.due()));
+        tracing::info!(
+            "the authority has issued a certificate for {names}; it expires at {expires}, and is renewed at {next}"
+        );
+        ISSUED
+    }
+
+    /// Records a failure and logs it, and returns the result for metrics.
+    fn failed(&self, number: usize, failure: OrderFailure, wait: Option<SystemTime>) -> &'static str {
+        let result = failure.kind.name();
+        let Some(wanted) = self.wanted.get(number) else { return result };
+        let (now, wait) = (seconds(), wait.and_then(since_1970));
+        let mut state = lock(&wanted.state);
+        match failure.kind {
+            FailureKind::Unreachable | FailureKind::Nonce => state.attempts.miss(now, wait, chance()),
+            _ => state.attempts.fail(now, wait, chance()),
+        }
+        let pause = humantime::format_duration(Duration::from_secs(state.due().saturating_sub(now)));
+        let kept = if state.validity.is_some() { "; the one before stays in use" } else { "" };
+        let (names, authority) = (wanted.names.join(", "), self.settings.directory.host().unwrap_or_default());
+        let why = failure.why;
+        tracing::warn!("no certificate for {names} from {authority}: {why}; the next attempt is in {pause}{kept}");
+        state.problem = Some(why);
+        result
+    }
+
+    async fn store_attempts(self: &Arc<Self>, number: usize) {
+        let this = Arc::clone(self);
+        let stored = blocking(move || {
+            let Some(wanted) = this.wanted.get(number) else { return Ok(()) };
+            let (file, attempts) = (attempts_of(&wanted.file), lock(&wanted.state).attempts.clone());
+            if attempts == OrderAttempts::default() && !file.exists() {
+                return Ok(());
+            }
+            let text = serde_json::to_vec(&attempts).map_err(OrderFailure::unusable)?;
+            files::replace_secret(&file, &text).map_err(OrderFailure::unusable)
+        });
+        if let Err(failure) = stored.await {
+            tracing::warn!("tls.acme.path: attempts cannot be recorded: {}", failure.why);
+        }
+    }
+}
+
+impl OrderState {
+    /// Returns when the certificate is ordered, in seconds since 1970.
+    fn due(&self) -> u64 {
+        let renewal = self.validity.map_or(0, |(from, to)| renewal(from, to, self.chance));
+        renewal.max(self.attempts.due())
+    }
+}
+
+fn shown(at: u64) -> String {
+    UNIX_EPOCH.checked_add(Duration::from_secs(at)).map_or_else(|| "?".to_owned(), rfc3339)
+}
+
+fn since_1970(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn seconds() -> u64 {
+    since_1970(SystemTime::now()).unwrap_or(0)
+}
+
+fn chance() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}
+
+impl std::fmt::Debug for AcmeClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AcmeClient").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

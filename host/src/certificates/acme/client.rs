@@ -1,0 +1,140 @@
+//! The HTTP client for an authority: HTTPS only, without redirects, and bounded in time and size.
+
+use std::error::Error as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rustls::RootCertStore;
+use tokio::time::timeout;
+
+use crate::certificates::{read, read_chain};
+use lodge_base::lock::lock;
+use lodge_base::tls;
+
+/// The longest time of a request and its response.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most bytes of a response: a chain has some thousand.
+const MOST_BYTES: usize = 256 << 10;
+
+/// The most bytes of the head of a response.
+const HEAD: usize = 16 << 10;
+
+/// The longest pause that an authority can ask for.
+const MOST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A client for an authority.
+#[derive(Clone)]
+pub(super) struct AuthorityClient {
+    http: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+    /// When the authority wants to be asked again, by `Retry-After` of an error.
+    wait: Arc<Mutex<Option<SystemTime>>>,
+}
+
+impl AuthorityClient {
+    /// Reads the certificates that the authority's server is verified by. Blocking.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) fn new(ca: Option<&Path>) -> Result<Self, String> {
+        let roots = match ca {
+            None => tls::system_roots()?,
+            Some(path) => {
+                let unusable = |why: String| format!("tls.acme.ca: {why}");
+                let of_file = |why: &dyn std::fmt::Display| unusable(format!("{}: {why}", path.display()));
+                let mut roots = RootCertStore::empty();
+                for certificate in read_chain(&read(path).map_err(unusable)?).map_err(|why| of_file(&why))? {
+                    roots.add(certificate).map_err(|error| of_file(&error))?;
+                }
+                roots
+            }
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls::client(roots)?).https_only().enable_http1();
+        let http = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .http1_max_buf_size(HEAD)
+            .build(connector.wrap_connector(http));
+        Ok(Self { http, wait: Arc::default() })
+    }
+
+    /// Returns when the authority wants to be asked again, if the last error said that.
+    pub(super) fn wait(&self) -> Option<SystemTime> {
+        *lock(&self.wait)
+    }
+}
+
+impl HttpClient for AuthorityClient {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let Self { http, wait } = self.clone();
+        Box::pin(async move {
+            let other = |why: String| Error::Other(why.into());
+            let to = request.uri().authority().map_or_else(String::new, ToString::to_string);
+            let exchange = async {
+                let response = http.request(request).await.map_err(|error| {
+                    let source = error.source().map_or(String::new(), |source| format!(": {source}"));
+                    other(format!("no response of {to}: {error}{source}"))
+                })?;
+                let (head, body) = response.into_parts();
+                let broken = |error| other(format!("the response of {to} broke off, or is too large: {error}"));
+                let body = Limited::new(body, MOST_BYTES).collect().await.map_err(broken)?.to_bytes();
+                Ok::<_, Error>(Response::from_parts(head, Full::new(body)))
+            };
+            let late =
+                |_| other(format!("no complete response of {to} within {}", humantime::format_duration(TIMEOUT)));
+            let response = timeout(TIMEOUT, exchange).await.map_err(late)??;
+            let failed = response.status().is_client_error() || response.status().is_server_error();
+            let after = response.headers().get(header::RETRY_AFTER).filter(|_| failed);
+            *lock(&wait) = after.and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+            Ok(BytesResponse::from(response))
+        })
+    }
+}
+
+/// Reads `Retry-After` (RFC 9110 10.2.3), at most [`MOST_PAUSE`] from now.
+fn retry_after(text: &str, now: SystemTime) -> Option<SystemTime> {
+    let most = now.checked_add(MOST_PAUSE)?;
+    let at = match text.trim().parse::<u64>() {
+        Ok(seconds) => now.checked_add(Duration::from_secs(seconds)).unwrap_or(most),
+        Err(_) => httpdate::parse_http_date(text.trim()).ok()?,
+    };
+    Some(at.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn pauses_are_bounded() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let read = |text: &str| retry_after(text, now).map(|at| at.duration_since(now).unwrap_or_default().as_secs());
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read(" 0 "), Some(0));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(read("18446744073709551615"), Some(86_400));
+        assert_eq!(read("Sat, 06 Nov 2094 08:50:37 GMT"), Some(86_400));
+        for wrong in ["", "-1", "soon", "1e9"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

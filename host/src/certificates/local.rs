@@ -1,0 +1,231 @@
+//! A certificate for development, for names of this machine only, signed by an authority that is made for one directory.
+//!
+//! Nothing is installed: whoever wants to trust the authority names its file. Its constraints (RFC 5280 4.2.1.10) allow no name of
+//! any other machine, so its key on disk is of no use to anybody elsewhere.
+
+use std::fs::DirBuilder;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
+};
+
+use super::certificate::Certificate;
+use super::{MOST_BYTES, files};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the authority is valid: somebody has to trust it again after that.
+const AUTHORITY: Duration = DAY.saturating_mul(3_650);
+
+/// How long the certificate is valid. Browsers refuse more than 398 days.
+const LIFETIME: Duration = DAY.saturating_mul(90);
+
+/// The rest of its lifetime from which something is replaced.
+const NEAR: Duration = DAY.saturating_mul(30);
+
+/// The time between two looks: a service may be new.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How much earlier than now a certificate begins to be valid, for clocks that are late.
+const EARLIER: Duration = Duration::from_secs(60 * 60);
+
+/// The names of this machine. Those of services are listed one by one, since clients accept no `*.localhost`: a wildcard needs two
+/// labels after it.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// The most names of services.
+const MOST_NAMES: usize = 500;
+
+/// The files of the certificate for development.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalCertificate {
+    /// The certificate of the authority, for clients.
+    pub authority: PathBuf,
+    /// The certificate and its key, for the host.
+    pub certificate: PathBuf,
+}
+
+impl LocalCertificate {
+    /// Returns the files in `directory`, and makes what is missing, damaged, or expires within 30 days, and a certificate for more
+    /// names if it lacks one of `services`, below `localhost`. Blocking.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn prepare(directory: &Path, services: &[String], now: SystemTime) -> Result<Self, String> {
+        let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| failed(directory, &error))?;
+        let paths = Self { authority: directory.join("authority.pem"), certificate: directory.join("localhost.pem") };
+        let key_path = directory.join("authority-key.pem");
+        let services = services.get(..MOST_NAMES).unwrap_or(services);
+        let known = stays(&paths.authority, &key_path, &[], now);
+        let key = match known.then(|| files::read_text(&key_path, MOST_BYTES).ok()).flatten() {
+            Some(text) if known => KeyPair::from_pem(&text).map_err(|error| failed(&key_path, &error))?,
+            _ => {
+                let key = KeyPair::generate().map_err(|error| error.to_string())?;
+                let made = authority(now).self_signed(&key).map_err(|error| error.to_string())?;
+                let write = |path: &Path, text: String| {
+                    files::replace_secret(path, text.as_bytes()).map_err(|error| failed(path, &error))
+                };
+                write(&key_path, key.serialize_pem())?;
+                write(&paths.authority, made.pem())?;
+                key
+            }
+        };
+        if !known || !stays(&paths.certificate, &paths.certificate, services, now) {
+            let own = KeyPair::generate().map_err(|error| error.to_string())?;
+            let issuer = Issuer::new(authority(now), key);
+            let made = certificate(services, now)?.signed_by(&own, &issuer).map_err(|error| error.to_string())?;
+            let text = format!("{}{}", own.serialize_pem(), made.pem());
+            let path = &paths.certificate;
+            files::replace_secret(path, text.as_bytes()).map_err(|error| failed(path, &error))?;
+        }
+        Ok(paths)
+    }
+
+    /// Replaces what expires, or lacks one of the names that `services` returns, for ever. Failures are logged once.
+    pub async fn follow(directory: PathBuf, services: impl Fn() -> Vec<String> + Clone + Send + 'static) {
+        let mut problem = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let (directory, services) = (directory.clone(), services.clone());
+            let made = tokio::task::spawn_blocking(move || Self::prepare(&directory, &services(), SystemTime::now()));
+            let found = made.await.ok().and_then(Result::err);
+            if let Some(why) = found.as_ref().filter(|found| problem.as_ref() != Some(*found)) {
+                tracing::warn!("the certificate for development cannot be renewed: {why}");
+            }
+            problem = found;
+        }
+    }
+}
+
+/// Whether a certificate and its key can be used for some time, and for these names.
+fn stays(certificate: &Path, key: &Path, names: &[String], now: SystemTime) -> bool {
+    let read = |path| files::read(path, MOST_BYTES).ok();
+    let found = read(certificate).zip(read(key)).and_then(|(chain, key)| Certificate::new(&chain, &key).ok());
+    let until = now.checked_add(NEAR).and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let has_all = |found: &Certificate| names.iter().all(|name| found.names.contains(name));
+    found.is_some_and(|found| has_all(&found) && u64::try_from(found.not_after).is_ok_and(|at| at > until.as_secs()))
+}
+
+/// Returns the authority, except for its key.
+fn authority(now: SystemTime) -> CertificateParams {
+    let mut params = valid(CertificateParams::default(), now, AUTHORITY);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "Lodge: authority for development on this machine");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let loopback = [
+        CidrSubnet::from_v4_prefix(Ipv4Addr::new(127, 0, 0, 0).octets(), 8),
+        CidrSubnet::from_v6_prefix(Ipv6Addr::LOCALHOST.octets(), 128),
+    ];
+    let mut permitted = vec![GeneralSubtree::DnsName("localhost".into())];
+    permitted.extend(loopback.map(GeneralSubtree::IpAddress));
+    params.name_constraints = Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: Vec::new() });
+    params
+}
+
+fn certificate(services: &[String], now: SystemTime) -> Result<CertificateParams, String> {
+    let names: Vec<_> = NAMES.into_iter().map(str::to_owned).chain(services.iter().cloned()).collect();
+    let params = CertificateParams::new(names).map_err(|error| error.to_string())?;
+    let mut params = valid(params, now, LIFETIME);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "localhost");
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
+}
+
+fn valid(mut params: CertificateParams, now: SystemTime, lifetime: Duration) -> CertificateParams {
+    let begin = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(EARLIER);
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + begin;
+    params.not_after = params.not_before + lifetime;
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+    use super::*;
+
+    /// Whether a client that trusts the authority accepts the certificate for this name.
+    fn accepts(local: &LocalCertificate, leaf: &[u8], name: &str, now: SystemTime) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&local.authority).unwrap()).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), ring).build().unwrap();
+        let leaf = CertificateDer::from_pem_slice(leaf).unwrap();
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap());
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        verifier.verify_server_cert(&leaf, &[], &name, &[], now).is_ok()
+    }
+
+    /// The certificate is for names of this machine, stays while it is good, and is replaced before it expires; the authority
+    /// stays, so that whoever trusts it need not do so again.
+    #[test]
+    fn certificates_for_development() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join(".lodge/https");
+        let now = SystemTime::now();
+        let services = ["hello.localhost".to_owned()];
+        let prepare = |now| LocalCertificate::prepare(&directory, &services, now).unwrap();
+        let local = prepare(now);
+        let read = |path: &Path| std::fs::read(path).unwrap();
+        let (authority, first) = (read(&local.authority), read(&local.certificate));
+        for name in ["localhost", "hello.localhost", "127.0.0.1", "::1"] {
+            assert!(accepts(&local, &first, name, now), "{name}");
+        }
+        assert!(!accepts(&local, &first, "example.org", now) && !accepts(&local, &first, "users.localhost", now));
+        for file in ["localhost.pem", "authority-key.pem"] {
+            let mode = std::fs::metadata(directory.join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+        assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!((prepare(now + DAY * 59), read(&local.certificate)), (local.clone(), first.clone()));
+        let later = now + DAY * 61;
+        prepare(later);
+        let second = read(&local.certificate);
+        assert_ne!(second, first);
+        assert_eq!(read(&local.authority), authority, "it is trusted already");
+        assert!(accepts(&local, &second, "localhost", later));
+        // A service is new.
+        LocalCertificate::prepare(&directory, &["users.localhost".into()], later).unwrap();
+        assert!(accepts(&local, &read(&local.certificate), "users.localhost", later));
+        // A damaged file is replaced; without its key, the authority is another one.
+        std::fs::write(&local.certificate, "rubbish").unwrap();
+        prepare(later);
+        assert!(accepts(&local, &read(&local.certificate), "localhost", later));
+        std::fs::write(directory.join("authority-key.pem"), "").unwrap();
+        prepare(later);
+        assert_ne!(read(&local.authority), authority);
+        assert!(accepts(&local, &read(&local.certificate), "localhost", later));
+    }
+
+    /// With the key of the authority, nobody can pass as another machine.
+    #[test]
+    fn the_authority_is_for_this_machine_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let local = LocalCertificate::prepare(directory.path(), &[], now).unwrap();
+        let key = std::fs::read_to_string(directory.path().join("authority-key.pem")).unwrap();
+        let issuer = Issuer::new(super::authority(now), KeyPair::from_pem(&key).unwrap());
+        for (name, accepted) in [("localhost", true), ("example.org", false), ("192.0.2.7", false)] {
+            let params = valid(CertificateParams::new([name.to_owned()]).unwrap(), now, LIFETIME);
+            let made = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+            assert_eq!(accepts(&local, made.pem().as_bytes(), name, now), accepted, "{name}");
+        }
+    }
+}
