@@ -5,9 +5,9 @@
 //! is bounded. A file system that hangs still blocks the caller, so the files of services are read on threads that the
 //! shutdown of the host does not wait for.
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -113,12 +113,100 @@ pub fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> 
     replace_with(path, content, like, 0o666)
 }
 
-/// Like [`replace`]. If nothing is at `path`, no other user may read the file.
+/// Like [`replace`]. If nothing is at `path`, no other user may read the file. For a file that an operator may have given to a group.
 ///
 /// # Errors
 /// Those of [`replace`].
-pub fn replace_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace_shared(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_with(path, content, path, 0o600)
+}
+
+/// Replaces a file with secrets, as [`SecretReplacement`] does.
+///
+/// # Errors
+/// Errors of the file system. An error before the rename leaves the old file in place.
+pub fn replace_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+    SecretReplacement::new(path)?.finish(content)
+}
+
+/// What will be at a path, and is complete before it is there. Only this user can read it, whoever could read what it replaces. It
+/// is removed if it is dropped before it is finished.
+#[derive(Debug)]
+pub struct SecretReplacement {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl SecretReplacement {
+    /// Creates the file beside `path`, under a name with [`PARTIAL`].
+    ///
+    /// # Errors
+    /// Errors of the file system; [`ErrorKind::IsADirectory`] if a directory is at `path`.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        let partial = partial(path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        let this = Self { file, partial, path: path.to_owned() };
+        // Also under a mask that takes more.
+        this.file.set_permissions(Permissions::from_mode(0o600))?;
+        Ok(this)
+    }
+
+    /// Writes something and `room` further bytes, so that the disk has room for as much later.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn reserve(&mut self, content: &[u8], room: usize) -> io::Result<()> {
+        self.file.write_all(content)?;
+        self.file.write_all(&vec![b'\n'; room])?;
+        self.file.sync_all()
+    }
+
+    /// Replaces what is at the path by a file with this content, durably. A link is replaced, not followed.
+    ///
+    /// # Errors
+    /// Errors of the file system. An error before the rename leaves the old file in place.
+    pub fn finish(mut self, content: &[u8]) -> io::Result<()> {
+        self.file.rewind()?;
+        self.file.write_all(content)?;
+        self.file.set_len(content.len() as u64)?;
+        self.file.sync_all()?;
+        fs::rename(&self.partial, &self.path)?;
+        sync(&self.path)
+    }
+}
+
+impl Drop for SecretReplacement {
+    fn drop(&mut self) {
+        // After the rename, nothing has this name.
+        let _ = fs::remove_file(&self.partial);
+    }
+}
+
+/// Creates a directory that only this user can enter, and its parents, or takes the permissions of others from one that exists.
+///
+/// # Errors
+/// Errors of the file system; [`ErrorKind::PermissionDenied`] if this is a link, or the directory of another user.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() || found.uid() != user() {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "it is a link, or belongs to another user"));
+    }
+    if found.mode() & 0o077 != 0 { fs::set_permissions(path, Permissions::from_mode(0o700)) } else { Ok(()) }
+}
+
+/// Whether a regular file belongs to this user, and no other one can read or write it.
+pub fn is_private(path: &Path) -> bool {
+    let private = |found: &Metadata| found.is_file() && found.uid() == user() && found.mode() & 0o077 == 0;
+    fs::symlink_metadata(path).is_ok_and(|found| private(&found))
+}
+
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// `mode` is that of a new file, before the mask of this process.

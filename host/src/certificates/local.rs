@@ -1,21 +1,20 @@
 //! A certificate for development, for names of this machine only, signed by an authority that is made for one directory.
 //!
 //! Nothing is installed: whoever wants to trust the authority names its file. Its constraints (RFC 5280 4.2.1.10) allow no name of
-//! any other machine, so its key on disk is of no use to anybody elsewhere.
+//! any other machine, and only certificates of servers, so its key on disk is of no use to anybody elsewhere. An authority that has
+//! others, or whose key others can read, may come from a cloned repository: it is replaced.
 
-use std::fs::DirBuilder;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::Certificate;
-use super::{MOST_BYTES, files};
+use super::{MOST_BYTES, files, read_chain};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -58,14 +57,18 @@ impl LocalCertificate {
     /// One line.
     pub fn prepare(directory: &Path, services: &[String], now: SystemTime) -> Result<Self, String> {
         let failed = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| failed(directory, &error))?;
+        files::private_directory(directory).map_err(|error| failed(directory, &error))?;
         let paths = Self { authority: directory.join("authority.pem"), certificate: directory.join("localhost.pem") };
         let key_path = directory.join("authority-key.pem");
         let services = services.get(..MOST_NAMES).unwrap_or(services);
-        let known = stays(&paths.authority, &key_path, &[], now);
-        let key = match known.then(|| files::read_text(&key_path, MOST_BYTES).ok()).flatten() {
-            Some(text) if known => KeyPair::from_pem(&text).map_err(|error| failed(&key_path, &error))?,
-            _ => {
+        let known = stays(&paths.authority, &key_path, &[], now)
+            .then(|| KeyPair::from_pem(&files::read_text(&key_path, MOST_BYTES).ok()?).ok())
+            .flatten()
+            .filter(|key| is_own(&paths.authority, key, now));
+        let is_known = known.is_some();
+        let key = match known {
+            Some(key) => key,
+            None => {
                 let key = KeyPair::generate().map_err(|error| error.to_string())?;
                 let made = authority(now).self_signed(&key).map_err(|error| error.to_string())?;
                 let write = |path: &Path, text: String| {
@@ -76,7 +79,7 @@ impl LocalCertificate {
                 key
             }
         };
-        if !known || !stays(&paths.certificate, &paths.certificate, services, now) {
+        if !is_known || !stays(&paths.certificate, &paths.certificate, services, now) {
             let own = KeyPair::generate().map_err(|error| error.to_string())?;
             let issuer = Issuer::new(authority(now), key);
             let made = certificate(services, now)?.signed_by(&own, &issuer).map_err(|error| error.to_string())?;
@@ -103,13 +106,50 @@ impl LocalCertificate {
     }
 }
 
-/// Whether a certificate and its key can be used for some time, and for these names.
+/// Whether a certificate and its key, which nobody else can read, can be used for some time, and for these names.
 fn stays(certificate: &Path, key: &Path, names: &[String], now: SystemTime) -> bool {
+    if !files::is_private(key) {
+        return false;
+    }
     let read = |path| files::read(path, MOST_BYTES).ok();
     let found = read(certificate).zip(read(key)).and_then(|(chain, key)| Certificate::new(&chain, &key).ok());
     let until = now.checked_add(NEAR).and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let has_all = |found: &Certificate| names.iter().all(|name| found.names.contains(name));
     found.is_some_and(|found| has_all(&found) && u64::try_from(found.not_after).is_ok_and(|at| at > until.as_secs()))
+}
+
+/// Whether an authority is what this module makes with its key: only it, with the same constraints and purposes.
+fn is_own(authority: &Path, key: &KeyPair, now: SystemTime) -> bool {
+    let alone =
+        |text: &String| text.starts_with("-----BEGIN CERTIFICATE-----") && text.matches("-----BEGIN").count() == 1;
+    let stored = files::read_text(authority, MOST_BYTES).ok().filter(alone);
+    let stored = stored.and_then(|text| read_chain(text.as_bytes()).ok()?.into_iter().next());
+    let (Some(stored), Ok(made)) = (stored, self::authority(now).self_signed(key)) else { return false };
+    properties(&stored).is_some_and(|stored| properties(made.der()) == Some(stored))
+}
+
+/// Returns the extensions of a certificate, and its subject.
+fn properties(certificate: &[u8]) -> Option<Vec<(String, bool, Vec<u8>)>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let extensions = parsed.extensions().iter();
+    let extensions = extensions.map(|found| (found.oid.to_id_string(), found.critical, found.value.to_vec()));
+    let subject = (String::new(), false, parsed.subject().as_raw().to_vec());
+    Some(extensions.chain([subject]).collect())
+}
+
+/// Returns the constraints of the authority (RFC 5280 4.2.1.10): DNS names, addresses, and those of e-mail and URIs of this machine. There
+/// are none of directory names, which rustls refuses and Go does not know.
+fn constraints() -> CustomExtension {
+    const MACHINE: &[u8] = b"localhost";
+    let loopback = [&[0; 15][..], &[1], &[255; 16]].concat();
+    let permitted: [(u8, &[u8]); 5] =
+        [(2, MACHINE), (7, &[127, 0, 0, 0, 255, 0, 0, 0]), (7, &loopback), (1, MACHINE), (6, MACHINE)];
+    // Every part is shorter than 128 bytes, so its length is one byte.
+    let tagged = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap_or(0)], content].concat();
+    let subtrees = permitted.map(|(kind, base)| tagged(0x30, &tagged(0x80 | kind, base))).concat();
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], tagged(0x30, &tagged(0xa0, &subtrees)));
+    extension.set_criticality(true);
+    extension
 }
 
 /// Returns the authority, except for its key.
@@ -119,13 +159,8 @@ fn authority(now: SystemTime) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, "Lodge: authority for development on this machine");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    let loopback = [
-        CidrSubnet::from_v4_prefix(Ipv4Addr::new(127, 0, 0, 0).octets(), 8),
-        CidrSubnet::from_v6_prefix(Ipv6Addr::LOCALHOST.octets(), 128),
-    ];
-    let mut permitted = vec![GeneralSubtree::DnsName("localhost".into())];
-    permitted.extend(loopback.map(GeneralSubtree::IpAddress));
-    params.name_constraints = Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: Vec::new() });
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.custom_extensions = vec![constraints()];
     params
 }
 
@@ -212,6 +247,54 @@ mod tests {
         prepare(later);
         assert_ne!(read(&local.authority), authority);
         assert!(accepts(&local, &read(&local.certificate), "localhost", later));
+    }
+
+    /// An authority that may be that of somebody else is replaced: one with other constraints, with a second certificate in its file,
+    /// or whose key others can read.
+    #[test]
+    fn foreign_authorities_are_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let at = |name: &str| directory.path().join(name);
+        let prepare = || LocalCertificate::prepare(directory.path(), &[], now).unwrap();
+        let local = prepare();
+        let read = || std::fs::read_to_string(&local.authority).unwrap();
+        let own = read();
+        prepare();
+        assert_eq!(read(), own);
+        let plant = |change: &dyn Fn(&mut CertificateParams)| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = super::authority(now);
+            change(&mut params);
+            files::replace_secret(&at("authority-key.pem"), key.serialize_pem().as_bytes()).unwrap();
+            let made = params.self_signed(&key).unwrap().pem();
+            files::replace_secret(&local.authority, made.as_bytes()).unwrap();
+            made
+        };
+        let same = plant(&|_| ());
+        prepare();
+        assert_eq!(read(), same, "one that is as those of this host stays");
+        let changes: [&dyn Fn(&mut CertificateParams); 4] = [
+            &|params| params.custom_extensions.clear(),
+            &|params| params.extended_key_usages.clear(),
+            &|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            &|params| params.distinguished_name.push(DnType::CommonName, "Example Root"),
+        ];
+        for change in changes {
+            let planted = plant(change);
+            prepare();
+            assert_ne!(read(), planted);
+        }
+        let two = format!("{}{own}", plant(&|_| ()));
+        files::replace_secret(&local.authority, two.as_bytes()).unwrap();
+        prepare();
+        assert_ne!(read(), two);
+        let before = read();
+        std::fs::set_permissions(at("authority-key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        prepare();
+        assert_ne!(read(), before);
+        assert!(files::is_private(&at("authority-key.pem")));
+        assert!(accepts(&local, &std::fs::read(&local.certificate).unwrap(), "localhost", now));
     }
 
     /// With the key of the authority, nobody can pass as another machine.

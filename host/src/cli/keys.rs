@@ -154,7 +154,7 @@ fn change<T>(
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| problem(path, "another program is changing it; try again".into()))?;
     let (file, result) = change(read(path)?)?;
-    files::replace_secret(path, file.text().as_bytes()).map_err(|error| problem(path, error.to_string()))?;
+    files::replace_shared(path, file.text().as_bytes()).map_err(|error| problem(path, error.to_string()))?;
     Ok(result)
 }
 

@@ -95,6 +95,48 @@ fn mode_and_owner_stay() {
     assert_eq!(shown("c"), shown("d"), "a new file has the default mode");
 }
 
+/// A secret is readable by its owner only, whatever it replaces: also a file that others may read, and a link to one elsewhere.
+#[test]
+fn secrets_inherit_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let mode = |name: &str| fs::symlink_metadata(at(name)).unwrap().mode() & 0o7777;
+    fs::write(at("public"), "old").unwrap();
+    fs::set_permissions(at("public"), Permissions::from_mode(0o644)).unwrap();
+    symlink("public", at("link")).unwrap();
+    let given = std::os::unix::fs::chown(at("public"), Some(4_321), Some(4_322)).is_ok();
+    replace_secret(&at("link"), b"key").unwrap();
+    assert_eq!((mode("link"), fs::read(at("public")).unwrap()), (0o600, b"old".to_vec()), "the link is replaced");
+    replace_secret(&at("public"), b"key").unwrap();
+    assert_eq!(mode("public"), 0o600);
+    assert_eq!(fs::metadata(at("public")).unwrap().uid(), user(), "{given}");
+    assert!(is_private(&at("public")) && !is_private(&at("none")));
+    // Room is reserved under another name, and given back.
+    let mut replacement = SecretReplacement::new(&at("public")).unwrap();
+    replacement.reserve(b"next", 1_000).unwrap();
+    assert_eq!(fs::read(at("public")).unwrap(), b"key");
+    replacement.finish(b"n").unwrap();
+    assert_eq!(fs::read(at("public")).unwrap(), b"n");
+    let mut dropped = SecretReplacement::new(&at("public")).unwrap();
+    dropped.reserve(b"other", 10).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+    drop(dropped);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    fs::create_dir(at("taken")).unwrap();
+    assert_eq!(SecretReplacement::new(&at("taken")).unwrap_err().kind(), ErrorKind::IsADirectory);
+    // Directories.
+    fs::set_permissions(at("taken"), Permissions::from_mode(0o755)).unwrap();
+    private_directory(&at("taken")).unwrap();
+    assert_eq!(mode("taken"), 0o700);
+    private_directory(&at("new/deep")).unwrap();
+    assert_eq!(mode("new/deep"), 0o700);
+    symlink("taken", at("way")).unwrap();
+    assert_eq!(private_directory(&at("way")).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    if std::os::unix::fs::chown(at("taken"), Some(4_321), None).is_ok() {
+        assert_eq!(private_directory(&at("taken")).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    }
+}
+
 #[test]
 fn links_do_not_hide_the_directory() {
     let root = tempfile::tempdir().unwrap();
