@@ -17,18 +17,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::account::blocking;
 use self::client::AuthorityClient;
-use self::directory::{attempts_of, is_for, lock_directory, of_authority, place, prepare, stored, write};
+use self::directory::{file_of, is_for, lock_directory, of_authority, place, prepare, record, reserve, stored, write};
 use self::failure::{FailureKind, OrderFailure};
+use self::order::CertificateRequest;
 use self::proofs::Proofs;
 use self::schedule::{OrderAttempts, renewal};
 use super::MOST_BYTES;
 use super::certificate::Certificate;
 use lodge_base::config::{self, Config};
-use lodge_base::files;
+use lodge_base::files::{self, SecretReplacement};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::time::rfc3339;
@@ -78,7 +80,7 @@ pub struct OrderedCertificate {
     pub names: Vec<String>,
     /// When it expires, in seconds since 1970; `None` if there is none yet.
     pub expires: Option<i64>,
-    /// When it is ordered or renewed, in seconds since 1970.
+    /// When it is ordered or renewed, in seconds since 1970; the present time while it is.
     pub renewal: u64,
     /// Why the last attempt to get or renew it failed.
     pub problem: Option<String>,
@@ -98,7 +100,7 @@ impl AcmeClient {
         prepare(&directory)
             .map_err(|error| format!("tls.acme.path: {} cannot be used: {error}", directory.display()))?;
         let wanted = settings.certificates.iter().filter_map(|names| {
-            let file = directory.join(format!("{}.pem", names.first()?));
+            let file = file_of(&directory, names.first()?);
             let state = Mutex::new(OrderState { attempts: stored(&file), chance: chance(), ..OrderState::default() });
             Some(Wanted { names: names.clone(), file, state })
         });
@@ -126,7 +128,12 @@ impl AcmeClient {
         let shown = self.wanted.iter().map(|wanted| {
             let state = lock(&wanted.state);
             let (names, problem) = (wanted.names.clone(), state.problem.clone());
-            OrderedCertificate { names, expires: state.validity.map(|(_, to)| to), renewal: state.due(), problem }
+            OrderedCertificate {
+                names,
+                expires: state.validity.map(|(_, to)| to),
+                renewal: state.due().max(seconds()),
+                problem,
+            }
         });
         shown.collect()
     }
@@ -166,30 +173,36 @@ impl AcmeClient {
         if lock(&wanted.state).due() > seconds() {
             return lock(&wanted.state).due();
         }
-        let result = match Arc::clone(&self).get(number).await {
+        // A panic of a library is a failure of this attempt, not of all certificates.
+        let ended = isolated(Arc::clone(&self).get(number)).await;
+        let result = match ended.unwrap_or_else(|why| Err((OrderFailure::unusable(why), None))) {
             Ok(()) => {
                 self.look(number).await;
                 self.issued(number)
             }
             Err((failure, wait)) => self.failed(number, failure, wait),
         };
-        self.store_attempts(number).await;
+        let this = Arc::clone(&self);
+        if let Err(failure) = blocking(move || this.record(number)).await {
+            tracing::warn!("tls.acme.path: {}", failure.why);
+        }
         self.metrics.acme_orders.count(result);
         lock(&wanted.state).due()
     }
 
-    /// Reads the file of a certificate. One that is damaged or for other names counts as none.
+    /// Reads the files of a certificate. One that is damaged or for other names counts as none.
     async fn look(self: &Arc<Self>, number: usize) {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || {
             let wanted = this.wanted.get(number)?;
-            let text = files::read(&wanted.file, MOST_BYTES).ok()?;
-            let found = Certificate::new(&text, &text).ok()?;
-            is_for(&found, &wanted.names).then_some((found.not_before, found.not_after))
+            let text = files::read(&wanted.file, MOST_BYTES).ok();
+            let found = text.and_then(|text| Certificate::new(&text, &text).ok());
+            let found = found.filter(|found| is_for(found, &wanted.names));
+            Some((found.map(|found| (found.not_before, found.not_after)), stored(&wanted.file)))
         });
-        let validity = read.await.ok().flatten();
-        let Some(wanted) = self.wanted.get(number) else { return };
+        let (Ok(Some((validity, attempts))), Some(wanted)) = (read.await, self.wanted.get(number)) else { return };
         let mut state = lock(&wanted.state);
+        state.attempts.look(attempts, seconds());
         if state.validity != validity {
             (state.validity, state.chance) = (validity, chance());
         }
@@ -203,27 +216,55 @@ impl AcmeClient {
         let client = blocking(move || AuthorityClient::new(ca.as_deref()).map_err(OrderFailure::unusable)).await;
         let client = client.map_err(without)?;
         let attempt = async {
-            match self.order(wanted, &client).await {
+            match self.order(number, &client).await {
                 // An authority that was set up anew does not know the account of before.
                 Err(failure) if failure.kind == FailureKind::UnknownAccount => {
                     tracing::warn!("{}; a new account is created", failure.why);
                     let directory = self.directory.clone();
                     blocking(move || account::forget(&directory)).await?;
-                    self.order(wanted, &client).await
+                    self.order(number, &client).await
                 }
                 other => other,
             }
         };
         let late = || OrderFailure::refused(format!("no certificate within {}", humantime::format_duration(ORDER)));
-        let text = timeout(ORDER, attempt).await.unwrap_or_else(|_| Err(late()));
-        let text = text.map_err(|failure| (failure, client.wait()))?;
-        let (names, file) = (wanted.names.clone(), wanted.file.clone());
-        blocking(move || write(&file, &names, &text)).await.map_err(without)
+        let issued = timeout(ORDER, attempt).await.unwrap_or_else(|_| Err(late()));
+        let (replacement, text) = issued.map_err(|failure| (failure, client.wait()))?;
+        let (names, in_use) = (wanted.names.clone(), lock(&wanted.state).validity);
+        let written = blocking(move || write(replacement, &names, &text, in_use, seconds())).await;
+        written.map_err(|failure| (failure, client.wait()))
     }
 
-    async fn order(&self, wanted: &Wanted, client: &AuthorityClient) -> Result<String, OrderFailure> {
+    /// Orders a certificate. Returns its key and chain, as PEM in one text, and the place for them.
+    async fn order(
+        self: &Arc<Self>,
+        number: usize,
+        client: &AuthorityClient,
+    ) -> Result<(SecretReplacement, String), OrderFailure> {
         let account = account::open(&self.settings, &self.directory, client.clone()).await?;
-        order::order(&account, &wanted.names, self.settings.challenge, &self.proofs).await
+        let this = Arc::clone(self);
+        let (request, replacement) = blocking(move || this.begin(number)).await?;
+        let names = self.wanted.get(number).map_or(&[][..], |wanted| &wanted.names);
+        let chain = order::order(&account, names, &request, self.settings.challenge, &self.proofs).await?;
+        Ok((replacement, format!("{}{chain}", request.key)))
+    }
+
+    /// Makes a key, reserves the place of the certificate, and records that an order begins. Without this record nothing is ordered:
+    /// a host that restarts would do so again and again. Blocking.
+    fn begin(&self, number: usize) -> Result<(CertificateRequest, SecretReplacement), OrderFailure> {
+        let wanted = self.wanted.get(number).ok_or_else(|| OrderFailure::unusable("there is no such certificate"))?;
+        let request = CertificateRequest::new(&wanted.names)?;
+        let replacement = reserve(&wanted.file, &request.key)?;
+        lock(&wanted.state).attempts.begin(seconds());
+        self.record(number)?;
+        Ok((request, replacement))
+    }
+
+    /// Writes the attempts for a certificate. Blocking.
+    fn record(&self, number: usize) -> Result<(), OrderFailure> {
+        let Some(wanted) = self.wanted.get(number) else { return Ok(()) };
+        let attempts = lock(&wanted.state).attempts.clone();
+        record(&wanted.file, &attempts)
     }
 
     /// Records a success, and returns the result for metrics. A certificate that is due again at once is no success: then the clock
@@ -235,10 +276,10 @@ impl AcmeClient {
         let mut state = lock(&wanted.state);
         let Some((_, expires)) = state.validity.filter(|(from, to)| renewal(*from, *to, 0) > now) else {
             drop(state);
-            let why = "the certificate that the authority issued is to be renewed at once; is the clock of this machine right?";
-            return self.failed(number, OrderFailure::unusable(why), None);
+            let why = "the certificate that the authority issued is in use, but to be renewed at once; is the clock of this machine right?";
+            return self.failed(number, OrderFailure::new(FailureKind::DueAtOnce, why), None);
         };
-        state.attempts.succeed();
+        state.attempts.succeed(now, u64::try_from(expires).unwrap_or(0).saturating_sub(now));
         state.problem = None;
         let (expires, next) = (shown(u64::try_from(expires).unwrap_or(0)), shown(state.due()));
         tracing::info!(
@@ -258,41 +299,41 @@ impl AcmeClient {
             _ => state.attempts.fail(now, wait, chance()),
         }
         let pause = humantime::format_duration(Duration::from_secs(state.due().saturating_sub(now)));
-        let kept = if state.validity.is_some() { "; the one before stays in use" } else { "" };
+        let kept = if state.validity.is_some() && failure.kind != FailureKind::DueAtOnce {
+            "; the one before stays in use"
+        } else {
+            ""
+        };
         let (names, authority) = (wanted.names.join(", "), self.settings.directory.host().unwrap_or_default());
         let why = failure.why;
         tracing::warn!("no certificate for {names} from {authority}: {why}; the next attempt is in {pause}{kept}");
         state.problem = Some(why);
         result
     }
-
-    async fn store_attempts(self: &Arc<Self>, number: usize) {
-        let this = Arc::clone(self);
-        let stored = blocking(move || {
-            let Some(wanted) = this.wanted.get(number) else { return Ok(()) };
-            let (file, attempts) = (attempts_of(&wanted.file), lock(&wanted.state).attempts.clone());
-            if attempts == OrderAttempts::default() && !file.exists() {
-                return Ok(());
-            }
-            let text = serde_json::to_vec(&attempts).map_err(OrderFailure::unusable)?;
-            files::replace_secret(&file, &text).map_err(OrderFailure::unusable)
-        });
-        if let Err(failure) = stored.await {
-            tracing::warn!("tls.acme.path: attempts cannot be recorded: {}", failure.why);
-        }
-    }
 }
 
 impl OrderState {
     /// Returns when the certificate is ordered, in seconds since 1970.
     fn due(&self) -> u64 {
-        let renewal = self.validity.map_or(0, |(from, to)| renewal(from, to, self.chance));
+        let renewal = self.validity.map_or(0, |(from, to)| renewal(from, to, self.chance).max(self.attempts.rest()));
         renewal.max(self.attempts.due())
     }
 }
 
+/// Runs an attempt in a task of its own, which ends with the caller. An error says that it panicked.
+async fn isolated<T: Send + 'static>(attempt: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+    let mut task = JoinSet::new();
+    task.spawn(attempt);
+    match task.join_next().await {
+        Some(Ok(ended)) => Ok(ended),
+        Some(Err(crash)) => Err(format!("the attempt has crashed: {crash}")),
+        None => Err("the attempt did not run".into()),
+    }
+}
+
 fn shown(at: u64) -> String {
-    UNIX_EPOCH.checked_add(Duration::from_secs(at)).map_or_else(|| "?".to_owned(), rfc3339)
+    // The end of the year 9999, after which RFC 3339 has no times.
+    UNIX_EPOCH.checked_add(Duration::from_secs(at.min(253_402_300_799))).map_or_else(|| "?".to_owned(), rfc3339)
 }
 
 fn since_1970(time: SystemTime) -> Option<u64> {

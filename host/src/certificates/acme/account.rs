@@ -13,10 +13,13 @@ use tokio::task::spawn_blocking;
 use super::client::AuthorityClient;
 use super::failure::{FailureKind, OrderFailure};
 use lodge_base::config::acme::Acme;
-use lodge_base::files;
+use lodge_base::files::{self, SecretReplacement};
 
 /// The most bytes of the file.
 const MOST_BYTES: u64 = 64 << 10;
+
+/// The bytes that are reserved for an account before it is created.
+const ROOM: usize = 8 << 10;
 
 /// The most bytes of the key of an external account.
 const MOST_KEY: u64 = 4 << 10;
@@ -46,7 +49,8 @@ pub(super) async fn open(settings: &Acme, directory: &Path, client: AuthorityCli
     let account = Account::builder_with_http(Box::new(client)).from_credentials(credentials).await?;
     if stored.contact != settings.contact {
         account.update_contacts(&contacts(settings)).await?;
-        save(path, StoredAccount { contact: settings.contact.clone(), ..stored }).await?;
+        let replacement = SecretReplacement::new(&path).map_err(|error| unwritten(&path, &error))?;
+        save(path, replacement, StoredAccount { contact: settings.contact.clone(), ..stored }).await?;
     }
     Ok(account)
 }
@@ -82,12 +86,20 @@ async fn create(settings: &Acme, path: PathBuf, url: String, client: AuthorityCl
         Some(path) => Some(external_key(&settings.eab_kid, path.clone()).await?),
         None => None,
     };
+    // An account that cannot be stored would be created again and again.
+    let place = path.clone();
+    let reserved = blocking(move || {
+        let mut replacement = SecretReplacement::new(&place).map_err(|error| unwritten(&place, &error))?;
+        replacement.reserve(b"", ROOM).map_err(|error| unwritten(&place, &error))?;
+        Ok(replacement)
+    });
+    let reserved = reserved.await?;
     let contact = contacts(settings);
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
     let (account, credentials) =
         Account::builder_with_http(Box::new(client)).create(&new, url.clone(), key.as_ref()).await?;
     let credentials = serde_json::to_value(&credentials).map_err(OrderFailure::unusable)?;
-    save(path, StoredAccount { contact: settings.contact.clone(), credentials }).await?;
+    save(path, reserved, StoredAccount { contact: settings.contact.clone(), credentials }).await?;
     tracing::info!("created an account at {url}, and agreed to the terms of service of this authority");
     Ok(account)
 }
@@ -96,13 +108,13 @@ fn contacts(settings: &Acme) -> Vec<&str> {
     settings.contact.iter().map(String::as_str).collect()
 }
 
-async fn save(path: PathBuf, stored: StoredAccount) -> Result<(), OrderFailure> {
+async fn save(path: PathBuf, replacement: SecretReplacement, stored: StoredAccount) -> Result<(), OrderFailure> {
     let text = serde_json::to_vec_pretty(&stored).map_err(OrderFailure::unusable)?;
-    blocking(move || {
-        files::replace_secret(&path, &text)
-            .map_err(|error| OrderFailure::unusable(format!("{} cannot be written: {error}", path.display())))
-    })
-    .await
+    blocking(move || replacement.finish(&text).map_err(|error| unwritten(&path, &error))).await
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> OrderFailure {
+    OrderFailure::unusable(format!("{} cannot be written: {error}", path.display()))
 }
 
 /// Reads the key of the account elsewhere. Authorities show it in base64url, some with the other alphabet.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -37,7 +37,7 @@ const MOST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone)]
 pub(super) struct AuthorityClient {
     http: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
-    /// When the authority wants to be asked again, by `Retry-After` of an error.
+    /// The latest time at which the authority wants to be asked again, by `Retry-After` of any response.
     wait: Arc<Mutex<Option<SystemTime>>>,
 }
 
@@ -72,7 +72,7 @@ impl AuthorityClient {
         Ok(Self { http, wait: Arc::default() })
     }
 
-    /// Returns when the authority wants to be asked again, if the last error said that.
+    /// Returns the latest time at which the authority wants to be asked again, if a response said that.
     pub(super) fn wait(&self) -> Option<SystemTime> {
         *lock(&self.wait)
     }
@@ -99,21 +99,34 @@ impl HttpClient for AuthorityClient {
             };
             let late =
                 |_| other(format!("no complete response of {to} within {}", humantime::format_duration(TIMEOUT)));
-            let response = timeout(TIMEOUT, exchange).await.map_err(late)??;
-            let failed = response.status().is_client_error() || response.status().is_server_error();
-            let after = response.headers().get(header::RETRY_AFTER).filter(|_| failed);
-            *lock(&wait) = after.and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+            let mut response = timeout(TIMEOUT, exchange).await.map_err(late)??;
+            let after = bound_retry_after(response.headers_mut(), SystemTime::now());
+            let mut wait = lock(&wait);
+            *wait = (*wait).max(after);
+            drop(wait);
             Ok(BytesResponse::from(response))
         })
     }
 }
 
+/// Replaces `Retry-After` by one in seconds of at most [`MOST_PAUSE`], or removes it if it is not valid, and returns that time. The
+/// library adds any number of seconds to the present time, and panics if there is no such time.
+fn bound_retry_after(headers: &mut HeaderMap, now: SystemTime) -> Option<SystemTime> {
+    let given = headers.remove(header::RETRY_AFTER)?;
+    let at = retry_after(given.to_str().ok()?, now)?;
+    let seconds = at.duration_since(now).unwrap_or_default().as_secs();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    Some(at)
+}
+
 /// Reads `Retry-After` (RFC 9110 10.2.3), at most [`MOST_PAUSE`] from now.
 fn retry_after(text: &str, now: SystemTime) -> Option<SystemTime> {
     let most = now.checked_add(MOST_PAUSE)?;
-    let at = match text.trim().parse::<u64>() {
-        Ok(seconds) => now.checked_add(Duration::from_secs(seconds)).unwrap_or(most),
-        Err(_) => httpdate::parse_http_date(text.trim()).ok()?,
+    let text = text.trim();
+    let at = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        now.checked_add(Duration::from_secs(text.parse().unwrap_or(u64::MAX))).unwrap_or(most)
+    } else {
+        httpdate::parse_http_date(text).ok()?
     };
     Some(at.min(most))
 }
@@ -135,6 +148,32 @@ mod tests {
         assert_eq!(read("Sat, 06 Nov 2094 08:50:37 GMT"), Some(86_400));
         for wrong in ["", "-1", "soon", "1e9"] {
             assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    /// What the library sees is a number of seconds in bounds, or nothing.
+    #[test]
+    fn headers_are_bounded() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (given, expected) in [
+            (&b"18446744073709551615"[..], Some("86400")),
+            (b"9223372036854775807", Some("86400")),
+            (b"99999999999999999999999999", Some("86400")),
+            (b"Fri, 31 Dec 9999 23:59:59 GMT", Some("86400")),
+            (b"Sun, 06 Nov 1994 08:50:37 GMT", Some("60")),
+            (b"Sun, 06 Nov 1904 08:50:37 GMT", None),
+            (b"7", Some("7")),
+            (b"\xff", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header::RETRY_AFTER, HeaderValue::from_bytes(given).unwrap());
+            headers.append(header::RETRY_AFTER, HeaderValue::from_static("18446744073709551615"));
+            let at = bound_retry_after(&mut headers, now);
+            let shown: Vec<_> =
+                headers.get_all(header::RETRY_AFTER).iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(shown, Vec::from_iter(expected), "{given:?}");
+            let waited = at.map(|at| at.duration_since(now).unwrap().as_secs().to_string());
+            assert_eq!(waited.as_deref(), expected, "{given:?}");
         }
     }
 }

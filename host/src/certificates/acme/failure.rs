@@ -27,6 +27,8 @@ pub(super) enum FailureKind {
     UnknownAccount,
     /// The certificate cannot be used or stored.
     Unusable,
+    /// The certificate is in use, and to be renewed at once.
+    DueAtOnce,
 }
 
 impl FailureKind {
@@ -35,7 +37,7 @@ impl FailureKind {
         match self {
             Self::Unreachable | Self::Nonce => "unreachable",
             Self::Refused | Self::UnknownAccount => "refused",
-            Self::Unusable => "unusable",
+            Self::Unusable | Self::DueAtOnce => "unusable",
         }
     }
 }

@@ -17,20 +17,41 @@ const DECISION: Duration = Duration::from_secs(120);
 /// Asks after 250 ms, and then less and less often.
 const POLL: RetryPolicy = RetryPolicy::new().backoff(1.5).timeout(DECISION);
 
-/// Orders a certificate for these names with a new key. Returns the key and the chain, as PEM in one text.
+/// What a certificate is ordered with.
+pub(super) struct CertificateRequest {
+    /// The private key, as PEM.
+    pub(super) key: String,
+    /// The request for the certificate, as DER.
+    request: Vec<u8>,
+}
+
+impl CertificateRequest {
+    /// Makes a new key, and a request for these names.
+    pub(super) fn new(names: &[String]) -> Result<Self, OrderFailure> {
+        let key = KeyPair::generate().map_err(OrderFailure::unusable)?;
+        let mut params = CertificateParams::new(names.to_vec()).map_err(OrderFailure::unusable)?;
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&key).map_err(OrderFailure::unusable)?;
+        Ok(Self { key: key.serialize_pem(), request: request.der().to_vec() })
+    }
+}
+
+/// Orders a certificate for these names. Returns its chain, as PEM.
 pub(super) async fn order(
     account: &Account,
     names: &[String],
+    request: &CertificateRequest,
     challenge: AcmeChallenge,
     proofs: &Proofs,
 ) -> Result<String, OrderFailure> {
     let identifiers: Vec<_> = names.iter().map(|name| Identifier::Dns(name.clone())).collect();
-    let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
-    // From here on, the authority counts.
     let issued = async {
+        let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
         prove(&mut order, challenge, proofs).await?;
-        issue(&mut order, names).await
+        order.finalize_csr(&request.request).await?;
+        Ok(order.poll_certificate(&POLL).await?)
     };
+    // The authority may have counted the order, although the response to it was lost.
     issued.await.map_err(OrderFailure::counted)
 }
 
@@ -109,15 +130,4 @@ async fn unproven(order: &mut Order) -> Option<String> {
         }
     }
     None
-}
-
-/// Sends the request for the certificate, and waits for it.
-async fn issue(order: &mut Order, names: &[String]) -> Result<String, OrderFailure> {
-    let key = KeyPair::generate().map_err(OrderFailure::unusable)?;
-    let mut params = CertificateParams::new(names.to_vec()).map_err(OrderFailure::unusable)?;
-    params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&key).map_err(OrderFailure::unusable)?;
-    order.finalize_csr(request.der()).await?;
-    let chain = order.poll_certificate(&POLL).await?;
-    Ok(format!("{}{chain}", key.serialize_pem()))
 }
