@@ -137,21 +137,15 @@ fn run_without_settings(name: &str, matches: &ArgMatches) -> Option<ExitCode> {
 fn run_with_settings(name: &str, matches: &ArgMatches, mut resolved: Resolved) -> ExitCode {
     match name {
         "serve" | "dev" => {
-            let keys = sign::prepare(&mut resolved.config, name == "dev");
-            if let Some(problem) = keys.or_else(|| misconfigured(&resolved.config)) {
-                notice(&problem);
-                return ExitCode::from(EX_USAGE);
-            }
-            if name == "serve" {
-                return serve(resolved.config, None);
-            }
-            match dev::https(&mut resolved.config, text(matches, "https")) {
-                Ok(https) => serve(resolved.config, Some(https)),
-                Err(problem) => {
-                    notice(&problem);
-                    ExitCode::from(EX_USAGE)
-                }
-            }
+            let problem =
+                sign::prepare(&mut resolved.config, name == "dev").or_else(|| misconfigured(&resolved.config));
+            let https = match problem {
+                Some(problem) => Err(problem),
+                None if name == "dev" => dev::https(&mut resolved.config, text(matches, "https")).map(Some),
+                None => Ok(None),
+            };
+            let https = https.inspect_err(|problem| notice(problem));
+            https.map_or(EX_USAGE.into(), |https| serve(resolved.config, https))
         }
         "check" => out::exit_code(check::run(resolved.config, flag(matches, "json"), flag(matches, "grants"))),
         "compile" => {
