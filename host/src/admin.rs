@@ -15,6 +15,7 @@ pub mod contract;
 pub mod data;
 pub mod deploy;
 mod page;
+pub mod places;
 mod record;
 pub(crate) mod report;
 pub(crate) mod rollout;
@@ -36,13 +37,16 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 pub use self::access::misplaced;
+pub(crate) use self::access::{OPERATOR_SCOPES, is_operator_scope};
 use self::body::{Body, problem, text};
 use self::contract::{CertificateStatus, HostStatus};
+use self::places::AdminPlaces;
 use self::record::OperatorRecord;
 pub(crate) use self::upload::SIGNATURE;
 use crate::admin::scrape::{Format, Scrape};
 use crate::audit::AuditTrail;
 use crate::certificates::acme::{AcmeClient, OrderedCertificate};
+use crate::guests::service_files::remove_abandoned;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::listener::accept;
@@ -117,8 +121,8 @@ pub struct Admin {
     pub keys: Option<Arc<LiveValue<KeyRing>>>,
     /// The failed attempts at the API; `None` if any number is allowed.
     pub attempts: Option<FailedAttempts>,
-    /// Permits for changes of the files of services.
-    pub rollouts: Arc<Semaphore>,
+    /// Places for requests that take long.
+    pub places: AdminPlaces,
 }
 
 /// A connection to the listener.
@@ -134,6 +138,8 @@ struct Operator {
 
 /// Serves operators until it is dropped, also while the host stops. Connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
+    let directory = admin.config.guests.clone();
+    tokio::task::spawn_blocking(move || remove_abandoned(&directory));
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();

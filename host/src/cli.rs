@@ -197,6 +197,7 @@ fn client(matches: &ArgMatches, resolved: &Resolved) -> Result<Option<AdminClien
     let config = &resolved.config;
     let token = match matches.try_get_one::<PathBuf>("token-file").ok().flatten() {
         Some(path) => {
+            keys::warn_if_shared(path);
             let read = files::read_text(path, MAX_TOKEN).map(|text| text.trim().to_owned());
             Some(read.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?)
         }

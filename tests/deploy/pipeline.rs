@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use http::Method;
+use lodge_manifest::digest::Digest;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -25,7 +26,11 @@ impl Place {
         let at = |name: &str| elsewhere.path().join(name);
         let (code, _, stderr) = output(&mut lodge(&["sign", "--new-key", at("release.key").to_str().unwrap()]));
         assert_eq!(code, Some(0), "{stderr}");
-        for (name, scopes) in [("ci", &["deploy:users"][..]), ("other", &["deploy:team-*"]), ("viewer", &["read"])] {
+        for (name, scopes) in [
+            ("ci", &["deploy:users", "deploy:aaa", "deploy:Hello"][..]),
+            ("other", &["deploy:team-*"]),
+            ("viewer", &["read"]),
+        ] {
             let scopes: Vec<_> = scopes.iter().flat_map(|scope| ["--scope", scope]).collect();
             fs::write(at(name), create(&at("admin.keys"), name, &scopes)).unwrap();
         }
@@ -200,10 +205,12 @@ async fn what_goes_wrong_changes_nothing() {
     for (path, headers, status, why) in [
         (COMPONENT, &[("content-digest", wrong)][..], 400, "and content-digest says sha256:0000"),
         (COMPONENT, &[("content-digest", "md5=:AAAA:")], 400, "has no SHA-256"),
+        (COMPONENT, &[("content-digest", wrong), ("content-digest", "sha-256=:BBBB:")], 400, "write it once"),
         (COMPONENT, &[("lodge-signature", "none")], 400, "between two colons"),
+        (COMPONENT, &[("lodge-signature", ":Kioq:")], 400, "has no signature: it is not base64"),
         (&format!("{COMPONENT}?percent=10"), &[], 400, "a share is that of a version"),
         ("/v1/services/users@canary/component", &[], 400, "a version needs its share"),
-        ("/v1/services/users@a.b/component?percent=1", &[], 400, "not a valid label"),
+        ("/v1/services/users@a..b./component?percent=1", &[], 400, "not a valid label"),
         ("/v1/services/users@../component?percent=1", &[], 400, "not a valid label"),
         ("/v1/services/..%2fusers/component", &[], 403, "needs the scope"),
     ] {
@@ -225,6 +232,109 @@ async fn what_goes_wrong_changes_nothing() {
     until("nothing is left of it", || place.files() == before).await;
     let ended = |line: &Value| line["path"] == COMPONENT && line["subject"] == "ci" && line.get("digest").is_none();
     until("the trail has it", || place.audit().last().is_some_and(|line| ended(line) && line["status"] != 200)).await;
+}
+
+/// What the host would refuse, or an operator wrote, is as it was before: also for whoever looks after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_leaves_nothing() {
+    let place = Place::new().await;
+    let key = place.at("release.key").display().to_string();
+    let directory = place.host.directory().to_owned();
+    let manifest = |name: &str, text: &str| fs::write(directory.join(format!("{name}.toml")), text).unwrap();
+    let routes = "routes = ['/users', '/aaa']\n";
+    manifest("users", routes);
+    let routed = || {
+        let snapshot = place.host.current.snapshot();
+        snapshot.target("users").is_some_and(|users| users.deployment().spec.manifest.routes.len() == 2)
+    };
+    until("users has both", routed).await;
+    let (two, three) = (place.write("two.wasm", &version(2)), place.write("three.wasm", &version(3)));
+    let refused = |args: &[&str], why: &str| {
+        let before = place.files();
+        let (code, stdout, stderr) = place.run("ci", &[args, &["--key", &key]].concat());
+        assert!(code == Some(1) && stdout.is_empty() && stderr.contains(why), "{args:?}: {stdout}{stderr}");
+        let names = |files: &[(String, Vec<u8>)]| files.iter().map(|file| file.0.clone()).collect::<Vec<_>>();
+        let after = place.files();
+        assert!(after == before, "{args:?}: {:?} {:?}", names(&before), names(&after));
+    };
+    refused(&["deploy", "aaa", &two, "--new"], "its route /aaa already belongs to users");
+    refused(&["deploy", "Hello", &two, "--new"], "the host name of Hello already belongs to hello: hello.localhost");
+    // A version that an operator wrote.
+    manifest("users@beta", "enabled = false");
+    refused(&["deploy", "users", &two, "--canary", "10%", "--label", "beta"], "was written by an operator");
+    let before = place.files();
+    let (code, _, stderr) = place.run("ci", &["rollback", "users", "--label", "beta"]);
+    assert!(code == Some(1) && stderr.contains("was written by an operator"), "{stderr}");
+    assert!(place.files() == before, "{stderr}");
+    // A label may be a number of a version; whoever waits for one component promotes no other one.
+    let canary = |file: &str| {
+        let label = ["--canary", "10%", "--label", "1.2"];
+        place.run("ci", &[&["deploy", "users", file, "--key", &key], &label[..]].concat())
+    };
+    let waiting = ["deploy", "users", &two, "--key", &key, "--canary", "10%", "--label", "1.2", "--wait=60s"];
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| place.run("ci", &waiting));
+        let arrived =
+            || directory.join("users@1.2.wasm").exists() && place.host.current.snapshot().target("users@1.2").is_some();
+        while !arrived() && !waits.is_finished() {
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(canary(&three).0, Some(0));
+        let (code, _, stderr) = waits.join().unwrap();
+        let replaced = stderr.contains("has replaced users@1.2") || stderr.contains("does not serve it yet");
+        assert!(code == Some(1) && replaced, "{stderr}");
+    });
+    let digest = |number| Digest::of(&version(number)).to_string();
+    let promote = |digest: &str| place.run("ci", &["promote", "users", "--label", "1.2", "--digest", digest]);
+    let before = place.files();
+    let (code, _, stderr) = promote(&digest(2));
+    assert!(code == Some(1) && stderr.contains("another deployment has replaced it"), "{stderr}");
+    // The component that the manifest requires is not replaced by another one, on any way.
+    manifest("users", &format!("{routes}digest = 'sha256:{}'", digest(1)));
+    let (code, _, stderr) = promote(&digest(3));
+    assert!(code == Some(1) && stderr.contains("its manifest requires sha256:"), "{stderr}");
+    manifest("users", routes);
+    assert!(place.files() == before);
+    assert_eq!(promote(&digest(3)).0, Some(0));
+    // Names that are guessed leave no locks.
+    let locks = || {
+        fs::read_dir(&directory)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().ends_with(".Hello.lock"))
+            .count()
+    };
+    assert_eq!(place.put("/v1/services/Hello/component", &[], "").await.status, 409);
+    assert_eq!(place.run("ci", &["rollback", "Hello"]).0, Some(1));
+    assert_eq!(locks(), 0);
+}
+
+/// Slow bodies of one key take no place of others, nor of what undoes a deployment.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_keep_nobody_out() {
+    let place = Place::new().await;
+    let mut slow = Vec::new();
+    for (key, method, path, times) in [("ci", "PUT", COMPONENT, 5), ("viewer", "POST", "/v1/services/users/compare", 5)]
+    {
+        let bearer = fs::read_to_string(place.at(key)).unwrap();
+        for _ in 0..times {
+            let mut stream = TcpStream::connect(place.host.admin).await.unwrap();
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\ncontent-length: 9\r\n\r\nx"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            slow.push(stream);
+        }
+    }
+    let arriving = || place.files().iter().filter(|(name, _)| name.contains(".new.")).count();
+    until("as many arrive as may", || arriving() == 4).await;
+    let busy = place.put(COMPONENT, &[], "x").await;
+    assert_eq!(busy.status, 503, "{}", busy.text());
+    let (code, _, stderr) = place.run("ci", &["rollback", "users"]);
+    assert!(code == Some(1) && stderr.contains("nothing to roll back to"), "{stderr}");
+    let other = place.write("other.wasm", &version(2));
+    let key = place.at("release.key").display().to_string();
+    let (code, _, stderr) = place.run("other", &["deploy", "team-a", &other, "--new", "--key", &key]);
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 /// Two pipelines at once have one order, in which each is whole.

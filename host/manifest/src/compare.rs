@@ -1,15 +1,36 @@
 //! Which keys of two manifests have different values. Neither needs to be a valid manifest, only TOML.
+//!
+//! That two values are the same says what one of them is, to whoever sends the other: values where manifests may have secrets are
+//! compared for those only who may read the manifest.
 
 use std::collections::BTreeSet;
 
 use toml::{Table, Value};
 
+/// The keys at any depth whose values may be secret: settings, and what requests have that a service trusts.
+const SECRET: [&str; 6] = ["auth", "config", "env", "headers", "match", "schedule"];
+
+/// Which values are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// All.
+    All,
+    /// All but those that may be secret. Of these, only the names are.
+    NotSecret,
+}
+
 /// Returns the keys whose values differ, in their order; those of a section as `limits.cpu`.
 ///
 /// # Errors
 /// One line, if one of the two is not TOML.
-pub fn different_keys(one: &str, other: &str) -> Result<Vec<String>, String> {
-    let read = |text: &str| text.parse::<Table>().map_err(|error| error.message().to_owned());
+pub fn different_keys(one: &str, other: &str, compared: Compared) -> Result<Vec<String>, String> {
+    let read = |text: &str| {
+        let mut table = text.parse::<Table>().map_err(|error| error.message().to_owned())?;
+        if compared == Compared::NotSecret {
+            conceal_in(&mut table, false);
+        }
+        Ok::<_, String>(table)
+    };
     let (one, other) = (read(one)?, read(other)?);
     let mut keys = Vec::new();
     for key in names(&one, &other) {
@@ -25,6 +46,22 @@ pub fn different_keys(one: &str, other: &str) -> Result<Vec<String>, String> {
     Ok(keys)
 }
 
+/// Makes all values alike that may be secret.
+fn conceal_in(table: &mut Table, secret: bool) {
+    for (key, value) in table.iter_mut() {
+        conceal(value, secret || SECRET.contains(&key.as_str()));
+    }
+}
+
+fn conceal(value: &mut Value, secret: bool) {
+    match value {
+        Value::Table(table) => conceal_in(table, secret),
+        Value::Array(values) => values.iter_mut().for_each(|value| conceal(value, secret)),
+        value if secret => *value = Value::Boolean(true),
+        _ => {}
+    }
+}
+
 fn names<'a>(one: &'a Table, other: &'a Table) -> BTreeSet<&'a String> {
     one.keys().chain(other.keys()).collect()
 }
@@ -35,13 +72,33 @@ mod tests {
 
     #[test]
     fn keys_with_other_values() {
-        let of = |one: &str, other: &str| different_keys(one, other).unwrap().join(" ");
+        let of = |one: &str, other: &str| different_keys(one, other, Compared::All).unwrap().join(" ");
         assert_eq!(of("", "# a comment"), "");
         assert_eq!(of("rate = '9/s'", "rate = '9/s'\nenabled = true"), "enabled");
         assert_eq!(of("[limits]\ncpu = '1s'", "limits.cpu = '1s'"), "");
         assert_eq!(of("[limits]\ncpu = '1s'\nwall = '2s'", "limits = { cpu = '2s', wall = '2s' }"), "limits.cpu");
         assert_eq!(of("keyvalue = true", "keyvalue.keys = 3"), "keyvalue");
         assert_eq!(of("a = 1\nb = 1", "b = 2\nc = 1"), "a b c");
-        assert!(different_keys("a = ", "").is_err_and(|why| !why.contains('\n')));
+        assert!(different_keys("a = ", "", Compared::All).is_err_and(|why| !why.contains('\n')));
+    }
+
+    /// Whoever guesses a secret does not learn whether it is right, wherever it is, and learns what else differs.
+    #[test]
+    fn secrets_are_not_guessed() {
+        let of = |one: &str, other: &str| different_keys(one, other, Compared::NotSecret).unwrap().join(" ");
+        for text in [
+            "config.pin = '?'",
+            "[env]\nTOKEN = '?'",
+            "[headers]\nrequest = { authorization = '?' }",
+            "routes = [{ path = '/a', headers = { request = { x = '?' } } }]",
+            "match = ['cookie:beta=?']",
+            "[schedule]\na = { body = '?', every = '1m' }",
+            "auth = { claims = { tenant = '?' } }",
+        ] {
+            assert_eq!(of(&text.replace('?', "4711"), &text.replace('?', "1234")), "", "{text}");
+        }
+        assert_eq!(of("config.pin = '1'", "config.key = '1'"), "config.key config.pin");
+        assert_eq!(of("config.a = 1\nrate = '1/s'", "config.a = 2\nrate = '2/s'"), "rate");
+        assert_eq!(of("routes = ['/a']", "routes = ['/b']"), "routes");
     }
 }

@@ -1,7 +1,7 @@
 //! Who may use the API, and which part of it: the token `admin_token` all of it, a key of `admin_keys` what its scopes say, and
 //! without both, this machine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -19,7 +19,18 @@ use lodge_base::config::trust::NamePattern;
 use lodge_base::files;
 use lodge_traffic::admission::rate::Attempter;
 use lodge_traffic::auth::identity::Identity;
-use lodge_traffic::proxy::headers::is_forwarded;
+use lodge_traffic::proxy::headers::{Peer, is_forwarded};
+
+/// The least bytes of a token that nobody can guess, however often.
+const LEAST_TOKEN: usize = 32;
+
+/// Why credentials are those of nobody.
+enum Unknown {
+    /// They were those of a key, and are not any more.
+    Expired,
+    /// They may be a guess.
+    Other,
+}
 
 /// The refusal of a client that may not use the API.
 type AccessRefusal = Box<Response<Body>>;
@@ -41,6 +52,19 @@ impl Requester {
             Self::Local => "local",
             Self::Token => "admin-token",
             Self::Key(key) => key.method().name(),
+        }
+    }
+
+    /// Whether the sender may do only what scopes say.
+    pub(super) fn is_key(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
+
+    /// Returns a name of the sender that no other one has.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Key(key) => format!("key {}", key.subject()),
+            Self::Local | Self::Token => self.auth().to_owned(),
         }
     }
 
@@ -66,6 +90,18 @@ impl Requester {
         };
         let why = format!("this request needs the scope {wanted}, which the key {} has not", key.subject());
         Some(problem(StatusCode::FORBIDDEN, "scope", &why))
+    }
+}
+
+/// The names of the scopes that keys of `admin_keys` can have.
+pub(crate) const OPERATOR_SCOPES: [&str; 4] =
+    [Scope::Read.name(), Scope::Operate.name(), Scope::Data.name(), Scope::Deploy.name()];
+
+/// Whether a scope grants anything to a key of `admin_keys`.
+pub(crate) fn is_operator_scope(scope: &str) -> bool {
+    match scope.split_once(':') {
+        Some((name, services)) => name == Scope::Deploy.name() && NamePattern::read(services).is_some(),
+        None => OPERATOR_SCOPES.contains(&scope),
     }
 }
 
@@ -95,7 +131,7 @@ impl Admin {
             return Err(problem(StatusCode::FORBIDDEN, "foreign-origin", why).into());
         }
         if self.config.admin_token.is_some() || self.keys.is_some() {
-            return self.verify(peer, header(&header::AUTHORIZATION));
+            return self.verify(self.client(peer, headers), headers);
         }
         if !peer.to_canonical().is_loopback() {
             let why = "set `admin_token`: without a token, only clients on the machine of the host may use the API";
@@ -114,36 +150,56 @@ impl Admin {
         Ok(Requester::Local)
     }
 
+    /// Returns the address whose failed attempts count: that of the client for which a trusted proxy asks.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let (proxies, anywhere) = (&self.config.trusted_proxies, SocketAddr::new(peer, 0));
+        Peer::new(anywhere, anywhere, proxies).client(headers, proxies)
+    }
+
     /// Finds whose credentials these are.
-    fn verify(&self, peer: IpAddr, authorization: Option<&str>) -> Result<Requester, AccessRefusal> {
-        let client = Attempter::new(peer.to_canonical(), None);
-        let now = Instant::now();
-        let Some(shown) = authorization.and_then(|value| value.strip_prefix("Bearer ")) else {
+    fn verify(&self, client: IpAddr, headers: &HeaderMap) -> Result<Requester, AccessRefusal> {
+        let (client, now) = (Attempter::new(client, None), Instant::now());
+        let Some(shown) = bearer(headers) else {
             let way_out = if self.keys.is_some() { ", or a key of `admin_keys`" } else { "" };
             let why = format!("send the token `admin_token`{way_out}: `authorization: Bearer …`");
             return Err(unauthorized(&why).into());
         };
-        if let Some(wait) = self.attempts.as_ref().and_then(|attempts| attempts.check(client, now).err()) {
-            let why = "too many attempts with tokens that are not valid; try again later";
-            let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "auth-limited", why);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
-            return Err(response.into());
+        // What nobody can guess is looked at first: whoever guesses from the same address does not keep out those who know.
+        let holder = self.holder(shown);
+        let limited = self.attempts.as_ref().and_then(|attempts| attempts.check(client, now).err());
+        match (holder, limited) {
+            (Ok(Requester::Token), Some(wait)) if shown.len() < LEAST_TOKEN => Err(auth_limited(wait).into()),
+            (Ok(requester), _) => Ok(requester),
+            (Err(Unknown::Expired), _) => Err(unauthorized("this key has expired").into()),
+            (Err(Unknown::Other), Some(wait)) => Err(auth_limited(wait).into()),
+            (Err(Unknown::Other), None) => {
+                if let Some(attempts) = &self.attempts {
+                    attempts.count(client, now);
+                }
+                let why = "this token is not valid: it is neither `admin_token` nor a key of `admin_keys`";
+                Err(unauthorized(why).into())
+            }
         }
+    }
+
+    fn holder(&self, shown: &str) -> Result<Requester, Unknown> {
         // Hashes are compared, so that the time of the comparison reveals nothing about the token.
         let is_token = |token: &String| Sha256::digest(shown) == Sha256::digest(token);
         if self.config.admin_token.as_ref().is_some_and(is_token) {
             return Ok(Requester::Token);
         }
-        let found = self.keys.as_ref().map(|keys| keys.load().find(shown.as_bytes(), SystemTime::now()));
-        match found {
-            Some(Ok(key)) => return Ok(Requester::Key(key)),
-            Some(Err(cause)) if !cause.is_guess() => return Err(unauthorized("this key has expired").into()),
-            _ => {}
+        match self.keys.as_ref().map(|keys| keys.load().find(shown.as_bytes(), SystemTime::now())) {
+            Some(Ok(key)) => Ok(Requester::Key(key)),
+            Some(Err(cause)) if !cause.is_guess() => Err(Unknown::Expired),
+            _ => Err(Unknown::Other),
         }
-        if let Some(attempts) = &self.attempts {
-            attempts.count(client, now);
-        }
-        Err(unauthorized("this token is not valid: it is neither `admin_token` nor a key of `admin_keys`").into())
+    }
+
+    /// Whether the sender of a request with these headers may still do what it needs: its key may have been revoked meanwhile.
+    pub(super) fn still_grants(&self, sender: &Requester, headers: &HeaderMap, needed: Needed<'_>) -> bool {
+        let Requester::Key(_) = sender else { return true };
+        let holder = bearer(headers).and_then(|shown| self.holder(shown).ok());
+        holder.is_some_and(|holder| holder.refuse(needed).is_none())
     }
 }
 
@@ -154,6 +210,18 @@ pub fn misplaced(config: &Config) -> Option<String> {
     Some(format!(
         "admin_keys: {shown} is inside the guests directory, or a link to it is; move it to where only operators can write"
     ))
+}
+
+/// Returns the token or key that a request shows.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn auth_limited(wait: u32) -> Response<Body> {
+    let why = "too many attempts with tokens that are not valid; try again later";
+    let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "auth-limited", why);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+    response
 }
 
 fn unauthorized(why: &str) -> Response<Body> {
@@ -204,6 +272,16 @@ mod tests {
             ("", read, false),
         ] {
             assert_eq!(grants(scope, needed), expected, "{scope} {needed:?}");
+        }
+    }
+
+    #[test]
+    fn known_scopes() {
+        for scope in ["read", "operate", "data", "deploy", "deploy:users", "deploy:team-*"] {
+            assert!(is_operator_scope(scope), "{scope}");
+        }
+        for scope in ["", "deploys", "deploy:", "deploy:*s", "read:users", "Read"] {
+            assert!(!is_operator_scope(scope), "{scope}");
         }
     }
 

@@ -65,11 +65,11 @@ pub(super) async fn respond(
             with(admin, name, |target| json(&report::details(&admin.current.snapshot(), target)))
         }
         ApiRoute::Errors(name) => with(admin, name, |target| json(&target.deployment().service.failures())),
-        ApiRoute::Compare(name) => compare::respond(admin, name, request.into_body()).await,
+        ApiRoute::Compare(name) => compare::respond(admin, operator, name, request.into_body()).await,
         ApiRoute::Act(name, action) => with(admin, name, |target| self::act(target, action)),
-        ApiRoute::Component(name) => deploy::component(admin, name, request, record).await,
-        ApiRoute::Promote(name) => deploy::promote(admin, name, parameter(query, "force") == Some("true")).await,
-        ApiRoute::Rollback(name) => deploy::rollback(admin, name).await,
+        ApiRoute::Component(name) => deploy::component(admin, operator, name, (request, record)).await,
+        ApiRoute::Promote(name) => deploy::promote(admin, operator, name, query).await,
+        ApiRoute::Rollback(name) => deploy::rollback(admin, operator, name).await,
         ApiRoute::Purge(name) => {
             let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
             let path = path.map_or("/".into(), |(_, path)| path);

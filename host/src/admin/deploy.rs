@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
+use super::access::Requester;
 use super::body::{Body, json, problem};
 use super::contract::ActionResult;
+use super::places::HeldPlace;
 use super::record::OperatorRecord;
 use super::rollout::{Done, Promotion, Rollout};
+use super::routes::ApiRoute;
 use super::upload::{self, NotDeployed, StagedFile, UploadBounds};
 use super::verdict::Verdict;
 use super::{Admin, report};
 use crate::guests::deployer::Deployer;
-use crate::guests::placement::{CANARY, NewComponent, check_label};
+use crate::guests::placement::{CANARY, NewComponent, Placement, check_label};
 use crate::guests::service_files::ServiceFiles;
 use crate::listener::intake::Upload;
 use lodge_base::config::{Config, Tiers};
 use lodge_base::telemetry::logs::CHANGE;
+use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::spec::{GuestSpec, split};
 
-/// The most changes of files at once. Each may have a component in memory, and waits for its compilation.
-pub const ROLLOUTS: usize = 4;
-
-/// The longest wait of a component that has arrived for another command on the same service.
+/// The longest wait of a component that has arrived for a place, and then for another command on the same service.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The interval between attempts to get the lock.
@@ -62,32 +62,42 @@ impl Subject {
 /// Deploys the component in the body. Responds once the host serves or refuses it.
 pub(super) async fn component(
     admin: &Arc<Admin>,
+    sender: &Requester,
     name: &str,
-    request: Request<Upload<Incoming>>,
-    record: &mut OperatorRecord,
+    upload: (Request<Upload<Incoming>>, &mut OperatorRecord),
 ) -> Response<Body> {
-    responded(admin, place(admin, name, request, record).await)
+    responded(admin, place(admin, sender, name, upload).await)
 }
 
 async fn place(
     admin: &Arc<Admin>,
+    sender: &Requester,
     name: &str,
-    request: Request<Upload<Incoming>>,
-    record: &mut OperatorRecord,
+    (request, record): (Request<Upload<Incoming>>, &mut OperatorRecord),
 ) -> Result<Done, NotDeployed> {
     let subject = Subject::read(name)?;
     let (percent, new) = parameters(&subject, request.uri().query().unwrap_or_default())?;
     let (head, body) = request.into_parts();
     let signature = upload::signature(&head.headers)?;
     let files = subject.files(&admin.config)?;
-    let permit = permit(admin)?;
+    let canary = percent.zip(subject.label.as_deref());
+    let own_only = sender.is_key();
+    // Where it has no place, it need not arrive, and no lock is left of it.
+    Placement { config: &admin.config, files: &files, canary, new, own_only }.find()?;
+    let _arrival = admin.places.uploads.take(sender).map_err(|_| busy())?;
     let staged =
         upload::receive(&files, UploadBounds::new(admin.config.engine.max_file as u64), &head.headers, body).await?;
     record.set_digest(staged.digest);
-    let place = subject.clone();
-    change(admin, subject, (permit, LOCK_TIMEOUT), "deployed", move |rollout| {
-        let canary = percent.zip(place.label.as_deref());
-        deploy(rollout, &staged, signature, canary, new)
+    let place = admin.places.deployments.wait(sender, LOCK_TIMEOUT).await.map_err(|_| busy())?;
+    // Minutes may have passed since the first look at the key.
+    if !admin.still_grants(sender, &head.headers, ApiRoute::Component(name).needs()) {
+        let why = "the key was revoked or changed, or has expired, while the component arrived; nothing was changed";
+        return Err(NotDeployed(StatusCode::UNAUTHORIZED, "unauthorized", why.into()));
+    }
+    let (to, host) = (subject.clone(), Arc::clone(admin));
+    change(admin, subject, (place, LOCK_TIMEOUT, own_only), "deployed", move |rollout| {
+        let canary = percent.zip(to.label.as_deref());
+        deploy(&host, rollout, &staged, signature, (canary, new))
     })
     .await
 }
@@ -112,15 +122,18 @@ fn parameters(subject: &Subject, query: &str) -> Result<(Option<Percent>, bool),
 }
 
 fn deploy(
+    admin: &Admin,
     rollout: &Rollout<'_>,
     staged: &StagedFile,
     signature: Option<Vec<u8>>,
-    canary: Option<(Percent, &str)>,
-    new: bool,
+    (canary, new): (Option<(Percent, &str)>, bool),
 ) -> Result<Done, NotDeployed> {
     let try_out = |spec: GuestSpec| {
         if spec.digest != staged.digest {
             return Err("another program has changed the component that arrived".into());
+        }
+        if let Some(why) = admin.current.snapshot().conflict(&spec) {
+            return Err(format!("{why}; nothing was changed"));
         }
         let mut config = rollout.config.clone();
         // As `lodge deploy` does: what is compiled is kept in the cache, where this host finds it.
@@ -134,10 +147,10 @@ fn deploy(
     Ok(rollout.deploy(&candidate, canary, new)?)
 }
 
-/// Gives a version all requests of its service, with `force` also if the host withdrew it. Only the component that the host serves.
-pub(super) async fn promote(admin: &Arc<Admin>, name: &str, force: bool) -> Response<Body> {
+/// Gives a version all requests of its service: only the component that the host serves, and that the `query` names, if it does.
+pub(super) async fn promote(admin: &Arc<Admin>, sender: &Requester, name: &str, query: &str) -> Response<Body> {
     let promoted = async {
-        let subject = Subject::read(name)?;
+        let (subject, (force, wanted)) = (Subject::read(name)?, promotion(query)?);
         let snapshot = admin.current.snapshot();
         let Some(target) = snapshot.targets.iter().find(|target| &*target.deployment().name == name) else {
             let why = "no service of this name is served";
@@ -151,29 +164,56 @@ pub(super) async fn promote(admin: &Arc<Admin>, name: &str, force: bool) -> Resp
             let why = format!("the host withdrew it: {why}; `lodge promote --force` promotes it anyway");
             return Err(NotDeployed(StatusCode::CONFLICT, "withdrawn", why));
         }
-        let promotion = Promotion { force, served: Some(target.deployment().spec.digest) };
+        let served = target.deployment().spec.digest;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != served) {
+            let why = format!(
+                "the host serves sha256:{served} as {name}, and sha256:{wanted} is to be promoted: another deployment has \
+                 replaced it; nothing was changed"
+            );
+            return Err(NotDeployed(StatusCode::CONFLICT, "digest", why));
+        }
+        let promotion = Promotion { force, wanted: Some(served) };
         drop(snapshot);
         let promote = move |rollout: &Rollout<'_>| Ok(rollout.promote(&label, promotion)?);
-        change(admin, subject, (permit(admin)?, Duration::ZERO), "promoted", promote).await
+        change(admin, subject, reversal(admin, sender)?, "promoted", promote).await
     };
     responded(admin, promoted.await)
 }
 
+/// Returns whether a version is promoted that the host withdrew, and which component is wanted.
+fn promotion(query: &str) -> Result<(bool, Option<Digest>), NotDeployed> {
+    let (mut force, mut wanted) = (false, None);
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match key.as_ref() {
+            "force" => force = value == "true",
+            "digest" => {
+                let why = "`digest` has the SHA-256 of the component, 64 hexadecimal digits";
+                let digest = Digest::read(value.strip_prefix("sha256:").unwrap_or(&value));
+                wanted = Some(digest.ok_or(NotDeployed(StatusCode::BAD_REQUEST, "bad-query", why.into()))?);
+            }
+            _ => {}
+        }
+    }
+    Ok((force, wanted))
+}
+
 /// Removes a version, or restores the previous component of a service.
-pub(super) async fn rollback(admin: &Arc<Admin>, name: &str) -> Response<Body> {
+pub(super) async fn rollback(admin: &Arc<Admin>, sender: &Requester, name: &str) -> Response<Body> {
     let removed = async {
         let subject = Subject::read(name)?;
         let label = subject.label.clone();
+        let missing = |what| {
+            let why = format!("there is no {what} of this name");
+            NotDeployed(StatusCode::NOT_FOUND, "no-service", why)
+        };
+        let files = subject.files(&admin.config)?;
+        // Looked at before the lock, of which a file stays.
+        if !label.as_deref().map_or_else(|| files.is_any(), |label| files.has_version(label)) {
+            return Err(missing(if label.is_some() { "version" } else { "service" }));
+        }
         let what = if label.is_some() { "removed" } else { "rolled back" };
-        change(admin, subject, (permit(admin)?, Duration::ZERO), what, move |rollout| match label {
-            Some(label) => rollout.remove(&label)?.ok_or_else(|| {
-                let why = "there is no version of this name";
-                NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into())
-            }),
-            None if !rollout.files.is_any() => {
-                let why = "there is no service of this name";
-                Err(NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into()))
-            }
+        change(admin, subject, reversal(admin, sender)?, what, move |rollout| match label {
+            Some(label) => rollout.remove(&label)?.ok_or_else(|| missing("version")),
             None => Ok(rollout.restore_previous(CANARY)?),
         })
         .await
@@ -181,25 +221,28 @@ pub(super) async fn rollback(admin: &Arc<Admin>, name: &str) -> Response<Body> {
     responded(admin, removed.await)
 }
 
-fn permit(admin: &Admin) -> Result<OwnedSemaphorePermit, NotDeployed> {
-    Arc::clone(&admin.rollouts).try_acquire_owned().map_err(|_| {
-        let why = "the files of other services are being changed; try again";
-        NotDeployed(StatusCode::SERVICE_UNAVAILABLE, "busy", why.into())
-    })
+/// Returns what a promotion or a rollback needs, which waits for nothing.
+fn reversal(admin: &Admin, sender: &Requester) -> Result<(HeldPlace, Duration, bool), NotDeployed> {
+    admin.places.reversals.take(sender).map(|place| (place, Duration::ZERO, sender.is_key())).map_err(|_| busy())
 }
 
-/// Changes the files of a service, for which it waits at `most` for another command, and logs `what` was done with it. Finishes also
-/// if the client disconnects.
+fn busy() -> NotDeployed {
+    let why = "as many services are being changed as can be at once, by this key or by all; try again";
+    NotDeployed(StatusCode::SERVICE_UNAVAILABLE, "busy", why.into())
+}
+
+/// Changes the files of a service, for which it waits at `most` for another command, and logs `what` was done with it; with `own_only`
+/// not those manifests that an operator wrote. Finishes also if the client disconnects.
 async fn change(
     admin: &Arc<Admin>,
     subject: Subject,
-    (permit, most): (OwnedSemaphorePermit, Duration),
+    (place, most, own_only): (HeldPlace, Duration, bool),
     what: &'static str,
     act: impl FnOnce(&Rollout<'_>) -> Result<Done, NotDeployed> + Send + 'static,
 ) -> Result<Done, NotDeployed> {
     let admin = Arc::clone(admin);
     let work = spawn_blocking(move || {
-        let _permit = permit;
+        let _place = place;
         let (config, files) = (&admin.config, subject.files(&admin.config)?);
         let start = Instant::now();
         let _lock = loop {
@@ -213,7 +256,7 @@ async fn change(
             }
         };
         let reports = || Ok(report::statuses(&admin.current.snapshot()));
-        let done = act(&Rollout { config, files: &files, reports: &reports })?;
+        let done = act(&Rollout { config, files: &files, reports: &reports, own_only })?;
         log(&subject, what, &done);
         Ok(done)
     });
@@ -221,16 +264,24 @@ async fn change(
     work.await.unwrap_or_else(|_| Err(NotDeployed(StatusCode::INTERNAL_SERVER_ERROR, "panic", failed.into())))
 }
 
-/// Logs what was done with a service or version.
+/// Logs what was done with a service or version, and what the host says of it.
 fn log(subject: &Subject, what: &str, done: &Done) {
     let label = subject.label.as_ref().map_or(String::new(), |label| format!("@{label}"));
     let name = format!("{}{label}", subject.service);
-    let digest = match done {
+    let (digest, verdict) = match done {
         Done::Placed { unchanged: true, .. } => return,
-        Done::Placed { digest, .. } => format!("; it is {}", digest.short()),
-        Done::Removed(_) => String::new(),
+        Done::Placed { digest, verdict, .. } => (format!("; it is {}", digest.short()), verdict),
+        Done::Removed(_) => (String::new(), &Verdict::Serving),
     };
-    tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator{digest}");
+    match verdict {
+        Verdict::Refused(why) => {
+            tracing::error!(target: CHANGE, service = name, "{name}: refused what was to be {what} by an operator{digest}: {why}");
+        }
+        Verdict::Serving => tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator{digest}"),
+        Verdict::TimedOut | Verdict::Unreachable(_) => {
+            tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator, and not served yet{digest}");
+        }
+    }
 }
 
 fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {

@@ -9,16 +9,13 @@ use lodge_manifest::digest::Digest;
 use super::access::Requester;
 use crate::audit::{AuditTrail, Event, OperatorEvent};
 
-/// Whether the trail has every request of this method and path: those that change something, and those that read data of services.
+/// Whether the trail has every request of this method and path: those that change something, those that read data of services,
+/// and comparisons with manifests, which say something of these.
 pub(super) fn is_recorded(method: &Method, path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").unwrap_or_default().split('/');
     let reads_data = match parts.next() {
         Some("data") => true,
-        Some("services") => match parts.nth(1) {
-            // It changes nothing.
-            Some("compare") => return false,
-            part => part == Some("data"),
-        },
+        Some("services") => parts.nth(1) == Some("data"),
         _ => false,
     };
     reads_data || !matches!(*method, Method::GET | Method::HEAD)
@@ -102,7 +99,7 @@ mod tests {
             (Method::GET, "/v1/services/a%40b/data/keys", true),
             (Method::GET, "/v1/data", true),
             (Method::GET, "/v1/data/backup", true),
-            (Method::POST, "/v1/services/a/compare", false),
+            (Method::POST, "/v1/services/a/compare", true),
             (Method::POST, "/v1/services/compare/disable", true),
             (Method::GET, "/v1/services/data", false),
             (Method::GET, "/v1/services", false),

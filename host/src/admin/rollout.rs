@@ -16,6 +16,8 @@ pub(crate) struct Rollout<'a> {
     /// The files of the service, which are locked.
     pub(crate) files: &'a ServiceFiles<'a>,
     pub(crate) reports: Reports<'a>,
+    /// Whether manifests that an operator wrote stay as they are.
+    pub(crate) own_only: bool,
 }
 
 /// What was done.
@@ -42,7 +44,7 @@ pub(crate) struct Promotion {
     /// One that the host withdrew, too.
     pub(crate) force: bool,
     /// Only this component.
-    pub(crate) served: Option<Digest>,
+    pub(crate) wanted: Option<Digest>,
 }
 
 impl Rollout<'_> {
@@ -57,16 +59,23 @@ impl Rollout<'_> {
         canary: Option<(Percent, &str)>,
         new: bool,
     ) -> Result<Done, FileError> {
-        let place = Placement { config: self.config, files: self.files, canary, new }.find()?;
+        let place =
+            Placement { config: self.config, files: self.files, canary, new, own_only: self.own_only }.find()?;
         let checked = place.check(candidate)?;
+        // A service that is refused stays so until the host has compiled what replaces it.
+        let known = if canary.is_none() { verdict::refused(self.reports, &place.served) } else { None };
         let replaced = place.fill(&checked)?;
         let unchanged = matches!(replaced, Replaced::Nothing);
-        if matches!(&replaced, Replaced::Version(before) if before.iter().any(Option::is_some)) {
+        if let (Some(_), Replaced::Files(before)) = (canary, &replaced)
+            && (before.placed.component.is_some() || before.manifest.is_some())
+        {
             verdict::wait_for_rescan();
         }
         let (service, digest) = (place.served.clone(), checked.digest);
         let verdict = Verdict::wait(self.reports, &service, &digest.to_string());
-        if let Verdict::Refused(_) = verdict {
+        if let Verdict::Refused(why) = &verdict
+            && known.as_ref() != Some(why)
+        {
             place.restore(replaced)?;
         }
         Ok(Done::Placed { service, digest, unchanged, verdict })
@@ -101,7 +110,8 @@ impl Rollout<'_> {
         if let Some(why) = verdict::refused(self.reports, &trial) {
             return Err(FileError::new(format!("the host refuses {trial}: {why}; nothing was changed")));
         }
-        let digest = files.promote(label, self.config, promotion.served)?.ok_or_else(missing)?;
+        self.check_written(label)?;
+        let digest = files.promote(label, self.config, promotion.wanted)?.ok_or_else(missing)?;
         self.wait_until_gone(&trial)?;
         Ok(self.placed(digest))
     }
@@ -115,6 +125,7 @@ impl Rollout<'_> {
         if !files.has_version(label) {
             return Ok(None);
         }
+        self.check_written(label)?;
         files.disable_version(label)?;
         verdict::wait_until_disabled(self.reports, &trial);
         files.remove_version(label)?;
@@ -140,6 +151,10 @@ impl Rollout<'_> {
             FileError::new(format!("there is neither {version} nor {previous}, so nothing to roll back to{way_out}"))
         })?;
         Ok(self.placed(digest))
+    }
+
+    fn check_written(&self, label: &str) -> Result<(), FileError> {
+        if self.own_only { self.files.check_written(label) } else { Ok(()) }
     }
 
     /// Waits until the host serves the component of the service.

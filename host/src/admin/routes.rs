@@ -67,7 +67,7 @@ pub(super) enum Unrouted {
 
 impl Scope {
     /// Returns its name in files of keys.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Operate => "operate",

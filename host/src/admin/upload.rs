@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::audit::hex;
 use crate::guests::service_files::{FileError, ServiceFiles};
 use crate::guests::trust;
+use crate::guests::trust::signature::Signature;
 
 /// The time for the whole component.
 const UPLOAD: Duration = Duration::from_secs(600);
@@ -42,13 +43,16 @@ pub(super) struct NotDeployed(pub(super) StatusCode, pub(super) &'static str, pu
 
 impl From<FileError> for NotDeployed {
     fn from(error: FileError) -> Self {
-        Self(StatusCode::CONFLICT, "refused", error.to_string())
+        let kind = if error.unwritable { "not-writable" } else { "refused" };
+        Self(StatusCode::CONFLICT, kind, error.to_string())
     }
 }
 
 /// A component that has arrived.
 pub(super) struct StagedFile {
     file: Partial,
+    /// Held, so that a host which starts in the same directory does not remove the file.
+    _lock: File,
     pub(super) digest: Digest,
 }
 
@@ -114,6 +118,8 @@ pub(super) async fn receive(
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = opened.map_err(|error| unwritable(&error))?;
     let partial = Partial(path);
+    // Some file systems have no locks. A host that starts removes nothing there.
+    let _ = file.try_lock();
     let bad = |why: &str| NotDeployed(StatusCode::BAD_REQUEST, "bad-body", why.to_owned());
     let late = || NotDeployed(StatusCode::REQUEST_TIMEOUT, "too-slow", "the component did not arrive in time".into());
     let (mut sink, mut part) = (PartWriter { file, hash: Sha256::new() }, Vec::with_capacity(PART));
@@ -132,12 +138,13 @@ pub(super) async fn receive(
         }
     }
     let sink = sink.append(part).await.map_err(|error| unwritable(&error))?;
-    let digest = Digest::read(&hex(&sink.hash.finalize())).ok_or_else(|| bad("it has no digest"))?;
+    let PartWriter { file: lock, hash } = sink;
+    let digest = Digest::read(&hex(&hash.finalize())).ok_or_else(|| bad("it has no digest"))?;
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
         let why = format!("what arrived is sha256:{digest}, and {CONTENT_DIGEST} says sha256:{expected}");
         return Err(NotDeployed(StatusCode::BAD_REQUEST, "digest", why));
     }
-    Ok(StagedFile { file: partial, digest })
+    Ok(StagedFile { file: partial, _lock: lock, digest })
 }
 
 /// Returns the refusal of a directory that the host cannot write.
@@ -159,26 +166,45 @@ impl PartWriter {
     }
 }
 
-/// Returns the SHA-256 that `Content-Digest` names; `None` without the header.
+/// Returns the SHA-256 that `Content-Digest` names; `None` without the header. The header may be there several times, and all that
+/// it says must be the same.
 fn expected_digest(headers: &HeaderMap) -> Result<Option<Digest>, NotDeployed> {
-    let Some(value) = headers.get(CONTENT_DIGEST) else { return Ok(None) };
-    let digest = value.to_str().ok().and_then(|text| {
-        let mut digests = text.split(',').filter_map(|part| part.trim().strip_prefix("sha-256="));
-        Digest::read(&hex(&byte_sequence(digests.next()?)?))
-    });
-    let wrong = format!("{CONTENT_DIGEST} has no SHA-256; write it like `sha-256=:BASE64:`");
-    digest.map(Some).ok_or(NotDeployed(StatusCode::BAD_REQUEST, "bad-digest", wrong))
+    let mut expected = None;
+    for value in headers.get_all(CONTENT_DIGEST) {
+        let text = value.to_str().unwrap_or_default();
+        for digest in text.split(',').filter_map(|part| part.trim().strip_prefix("sha-256=")) {
+            let read = byte_sequence(digest).and_then(|digest| Digest::read(&hex(&digest)));
+            if read.is_none() || expected.is_some_and(|expected| Some(expected) != read) {
+                let why = format!("{CONTENT_DIGEST} has no SHA-256, or two; write it once, like `sha-256=:BASE64:`");
+                return Err(NotDeployed(StatusCode::BAD_REQUEST, "bad-digest", why));
+            }
+            expected = read;
+        }
+    }
+    if expected.is_none() && headers.contains_key(CONTENT_DIGEST) {
+        let why = format!("{CONTENT_DIGEST} has no SHA-256; write it like `sha-256=:BASE64:`");
+        return Err(NotDeployed(StatusCode::BAD_REQUEST, "bad-digest", why));
+    }
+    Ok(expected)
 }
 
 /// Returns the signature that came with a component.
 ///
 /// # Errors
-/// If it is not valid base64, or too long.
+/// If it is not valid base64, too long, or not in the form of the file beside a component.
 pub(super) fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, NotDeployed> {
     let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
+    let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, "bad-signature", why);
     let text = value.to_str().ok().and_then(byte_sequence).filter(|text| text.len() as u64 <= trust::MAX_FILE);
-    let wrong = format!("{SIGNATURE} has the file of a signature in base64, between two colons");
-    text.map(Some).ok_or(NotDeployed(StatusCode::BAD_REQUEST, "bad-signature", wrong))
+    let text =
+        text.ok_or_else(|| bad(format!("{SIGNATURE} has the file of a signature in base64, between two colons")))?;
+    match Signature::read(&text) {
+        Signature::Bytes(_) => Ok(Some(text)),
+        Signature::Invalid(why) | Signature::Unreadable(why) => {
+            Err(bad(format!("{SIGNATURE} has no signature: {why}")))
+        }
+        Signature::Absent => Err(bad(format!("{SIGNATURE} has no signature"))),
+    }
 }
 
 /// Reads a byte sequence of a structured field.
@@ -266,6 +292,12 @@ mod tests {
         let read = |value: &str| expected_digest(&headers(CONTENT_DIGEST, value)).map_err(|why| why.1);
         assert_eq!(read(&format!("sha-256=:{base64}:")), Ok(Some(abc)));
         assert_eq!(read(&format!("sha-512=:AAAA:, sha-256=:{base64}:")), Ok(Some(abc)));
+        assert_eq!(read(&format!("sha-256=:{base64}:, sha-256=:{base64}:")), Ok(Some(abc)));
+        let zeros = STANDARD.encode([0; 32]);
+        assert_eq!(read(&format!("sha-256=:{base64}:, sha-256=:{zeros}:")), Err("bad-digest"));
+        let mut two = headers(CONTENT_DIGEST, &format!("sha-256=:{base64}:"));
+        two.append(CONTENT_DIGEST, format!("sha-256=:{zeros}:").parse().unwrap());
+        assert_eq!(expected_digest(&two).err().map(|why| why.1), Some("bad-digest"));
         for wrong in ["", "sha-256", "sha-256=:AAAA:", "sha-512=:AAAA:", &format!("sha-256={base64}"), "sha-256=:*:"] {
             assert_eq!(read(wrong), Err("bad-digest"), "{wrong}");
         }
@@ -275,9 +307,10 @@ mod tests {
     #[test]
     fn signatures_of_headers() {
         let read = |value: &str| signature(&headers(SIGNATURE, value)).map_err(|why| why.1);
-        assert_eq!(read(":YWJj:"), Ok(Some(b"abc".to_vec())));
+        assert_eq!(read(":QUJDRA==:"), Ok(Some(b"ABCD".to_vec())));
         let long = format!(":{}:", STANDARD.encode(vec![0; 65 << 10]));
-        for wrong in ["YWJj", ":YWJj", "::x", ":*:", &long] {
+        let form = format!(":{}:", STANDARD.encode(vec![b'*'; 45 << 10]));
+        for wrong in ["QUJDRA==", ":QUJDRA==", "::x", ":*:", "::", &long, &form] {
             assert_eq!(read(wrong), Err("bad-signature"));
         }
         assert!(signature(&HeaderMap::new()).is_ok_and(|text| text.is_none()));

@@ -163,12 +163,14 @@ fn rollout_commands() -> [Command; 3] {
             .arg(sign::key(
                 "Sign the component with this private key (PEM); without it, a signature beside FILE is used",
             )),
-        order("promote", "Give the canary all requests of its service").arg(
-            Arg::new("force")
-                .long("force")
-                .action(ArgAction::SetTrue)
-                .help("Even if the host withdrew it because it did worse than its service"),
-        ),
+        order("promote", "Give the canary all requests of its service")
+            .arg(flag("force", "Even if the host withdrew it because it did worse than its service"))
+            .arg(
+                Arg::new("digest")
+                    .long("digest")
+                    .value_name("SHA256")
+                    .help("Only this component: fail if another deployment has replaced it meanwhile"),
+            ),
         order("rollback", "Remove the canary or, if there is none, restore the previous component")
             .arg(flag("canary-only", "Remove the canary; if there is none, change nothing")),
     ]

@@ -28,6 +28,7 @@ use crate::guests::trust::signature;
 use lodge_base::config::key::duration;
 use lodge_base::config::{Config, Origin, Resolved};
 use lodge_base::files as disk;
+use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::spec::GuestSpec;
 
@@ -76,13 +77,18 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
         return Err(CliError::Usage("--wait=DURATION watches a canary; add --canary".into()));
     }
     let chosen = resolved.origin("guests").is_some_and(|origin| origin != Origin::Default);
-    match &client {
+    let wanted = text(matches, "digest").map(|text| {
+        let digest = Digest::read(text.strip_prefix("sha256:").unwrap_or(text));
+        digest.ok_or_else(|| CliError::Usage("--digest: expected a SHA-256, 64 hexadecimal digits".into()))
+    });
+    let promotion = Promotion { force, wanted: wanted.transpose()? };
+    let deployed = match &client {
         Some(client) if text(matches, "host").is_some() => {
             let client = &client.clone().with_timeout(remote::TIMEOUT);
             let host = RemoteHost { config, client, name: service };
             match component {
                 Some(component) => host.deploy(component)?,
-                None if name == "promote" => host.promote(label, force)?,
+                None if name == "promote" => host.promote(label, promotion)?,
                 None => host.rollback(label, only)?,
             }
         }
@@ -92,14 +98,14 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
             let order = DeployCommand { config, client, directory, name: service };
             match component {
                 Some(component) => order.deploy(component)?,
-                None if name == "promote" => order.promote(label, force)?,
+                None if name == "promote" => order.promote(label, promotion)?,
                 None => order.rollback(label, only)?,
             }
         }
-    }
+    };
     match (client, canary) {
         (Some(client), Some((_, label))) if !time.is_zero() => {
-            remote::watch(&client, &format!("{service}@{label}"), time)
+            remote::watch(&client, &format!("{service}@{label}"), deployed.as_deref(), time)
         }
         _ => Ok(()),
     }
@@ -107,7 +113,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
 
 impl DeployCommand<'_> {
     /// Replaces the component of a service or adds a canary beside it.
-    fn deploy(&self, component: DeployArgs<'_>) -> Result<(), CliError> {
+    fn deploy(&self, component: DeployArgs<'_>) -> Result<Option<String>, CliError> {
         let DeployArgs { file, canary, new, .. } = component;
         let files = self.files()?;
         if let Some((_, label)) = canary {
@@ -127,15 +133,15 @@ impl DeployCommand<'_> {
         self.rollout(&files, |rollout| rollout.deploy(&candidate, canary, new))
     }
 
-    /// Gives a version all requests of its service. A version that the host withdrew needs `force`.
-    fn promote(&self, label: &str, force: bool) -> Result<(), CliError> {
+    /// Gives a version all requests of its service.
+    fn promote(&self, label: &str, promotion: Promotion) -> Result<Option<String>, CliError> {
         let files = self.files()?;
         let _lock = self.lock(&files)?;
-        self.rollout(&files, |rollout| rollout.promote(label, Promotion { force, served: None }))
+        self.rollout(&files, |rollout| rollout.promote(label, promotion))
     }
 
     /// Removes a version or, if there is none and it is not the `only` thing to do, restores the previous component of the service.
-    fn rollback(&self, label: &str, only: bool) -> Result<(), CliError> {
+    fn rollback(&self, label: &str, only: bool) -> Result<Option<String>, CliError> {
         let files = self.files()?;
         let _lock = self.lock(&files)?;
         if only && !files.has_version(label) {
@@ -147,13 +153,19 @@ impl DeployCommand<'_> {
         })
     }
 
+    /// Acts, and prints what was done. Returns the digest of the component that was placed.
     fn rollout(
         &self,
         files: &ServiceFiles<'_>,
         act: impl FnOnce(Rollout<'_>) -> Result<Done, FileError>,
-    ) -> Result<(), CliError> {
+    ) -> Result<Option<String>, CliError> {
         let reports = || self.reports();
-        print(act(Rollout { config: self.config, files, reports: &reports })?)
+        let done = act(Rollout { config: self.config, files, reports: &reports, own_only: false })?;
+        let digest = match &done {
+            Done::Placed { digest, .. } => Some(digest.to_string()),
+            Done::Removed(_) => None,
+        };
+        print(done).map(|()| digest)
     }
 
     /// Returns what the host serves and refuses.
@@ -219,8 +231,8 @@ impl<'a> DeployArgs<'a> {
     }
 }
 
-fn nothing_to_remove(name: &str, label: &str) -> Result<(), CliError> {
-    out::line(&format!("there is no {name}@{label}; nothing was changed"))
+fn nothing_to_remove(name: &str, label: &str) -> Result<Option<String>, CliError> {
+    out::line(&format!("there is no {name}@{label}; nothing was changed")).map(|()| None)
 }
 
 fn invalid(name: &str) -> CliError {

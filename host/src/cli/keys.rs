@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, ErrorKind, Read as _, Stdin};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,8 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, 
 use super::out::{self, CliError, clean, notice};
 use super::table::{Side, TextTable};
 use super::{flag, text, units};
-use lodge_base::config::key::duration;
+use crate::admin::{OPERATOR_SCOPES, is_operator_scope};
+use lodge_base::config::key::{duration, nearest};
 use lodge_base::files;
 use lodge_traffic::auth::api_keys::{KeyEntry, KeyFile, MOST_BYTES};
 
@@ -40,7 +42,8 @@ fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError>
     let time = |text: &String| duration(text, Duration::from_secs(1)..=LONGEST);
     let valid = text(matches, "expires").map(time).transpose();
     let valid = valid.map_err(|why| CliError::Usage(format!("--expires: {why}")))?;
-    let scopes = matches.get_many::<String>("scope").into_iter().flatten().cloned().collect();
+    let scopes: Vec<_> = matches.get_many::<String>("scope").into_iter().flatten().cloned().collect();
+    warn_of_scopes(&scopes);
     let now = SystemTime::now();
     let shown = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     let expires = valid.and_then(|valid| now.checked_add(valid)).map(shown);
@@ -60,6 +63,25 @@ fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError>
     })?;
     notice(&format!("{} has the SHA-256 of this key. It cannot be shown again:", path.display()));
     out::line(&key)
+}
+
+/// Warns of a file with a token that other users of this machine can read.
+pub(super) fn warn_if_shared(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o077 != 0) {
+        notice(&format!("others on this machine can read {}: `chmod 600` it", clean(&path.display().to_string())));
+    }
+}
+
+/// Warns of scopes that look like those of `admin_keys` and are none. A key for a service may have any.
+fn warn_of_scopes(scopes: &[String]) {
+    for scope in scopes.iter().filter(|scope| !is_operator_scope(scope)) {
+        let name = scope.split(':').next().unwrap_or_default();
+        if let Some(near) = nearest(name, OPERATOR_SCOPES.into_iter()) {
+            notice(&clean(&format!(
+                "`{scope}` is no scope of `admin_keys`, and grants nothing there; did you mean `{near}`?"
+            )));
+        }
+    }
 }
 
 /// Reads a line from stdin. A terminal does not show it, and has to be given it twice.

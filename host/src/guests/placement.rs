@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::scan::{is_component, pinned};
-use super::service_files::{FileError, ServiceFiles, failed};
+use super::service_files::{FileError, FilesBefore, ServiceFiles, WRITTEN, failed};
 use super::trust::signature;
 use lodge_base::config::Config;
 use lodge_base::config::key::nearest;
@@ -13,7 +13,7 @@ use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::refusal::file_name;
-use lodge_manifest::spec::{GuestSpec, is_name};
+use lodge_manifest::spec::{GuestSpec, host_of, is_label};
 
 /// The default label of a canary.
 pub const CANARY: &str = "canary";
@@ -45,6 +45,8 @@ pub struct Placement<'a> {
     pub canary: Option<(Percent, &'a str)>,
     /// Whether the service may be created.
     pub new: bool,
+    /// Whether manifests that an operator wrote stay as they are.
+    pub own_only: bool,
 }
 
 /// A place that is free.
@@ -71,10 +73,8 @@ pub struct CheckedComponent {
 pub enum Replaced {
     /// Nothing but, perhaps, the signature: the same component and manifest were there.
     Nothing,
-    /// The component of the service, which is kept for a rollback.
-    Component,
-    /// The files of a canary, which are these: its manifest, component and signature.
-    Version([Option<Vec<u8>>; 3]),
+    /// The files in whose places these were.
+    Files(FilesBefore),
 }
 
 impl<'a> Placement<'a> {
@@ -87,6 +87,8 @@ impl<'a> Placement<'a> {
         let Some((percent, label)) = self.canary else {
             if !self.new {
                 self.check_exists(&format!("--new creates a service at /{name}"))?;
+            } else if !files.is_any() {
+                self.check_free()?;
             }
             let manifest = files.manifest(config)?;
             files.check_replaceable(&manifest)?;
@@ -94,8 +96,11 @@ impl<'a> Placement<'a> {
         };
         check_label(label).map_err(FileError::new)?;
         self.check_exists(&format!("a canary needs a service; without --canary, --new creates {name}"))?;
+        if self.own_only {
+            files.check_written(label)?;
+        }
         let text = format!(
-            "# Written by `lodge deploy`. `lodge promote {name}` gives this version all \
+            "{WRITTEN}deploy`. `lodge promote {name}` gives this version all \
              requests, `lodge rollback {name}` removes it.\n\
              percent = \"{percent}\"\n\n[rollback]\n"
         );
@@ -103,6 +108,19 @@ impl<'a> Placement<'a> {
         let version = files.manifest(config)?.version(&text, config.engine.max_memory);
         let manifest = version.map_err(|problems| FileError::new(format!("{served}: {}", problems.join("; "))))?;
         Ok(PlannedDeploy { placement: self, served, manifest, text })
+    }
+
+    /// Returns an error if another service of the directory has the host name that the service would have, whether that is served
+    /// now or not: the order of their names would decide which one is, once the host starts again.
+    fn check_free(&self) -> Result<(), FileError> {
+        let name = self.files.name;
+        match self.files.services().into_iter().find(|other| host_of(other) == host_of(name)) {
+            Some(other) => Err(FileError::new(format!(
+                "the host name of {name} already belongs to {other}: {}; nothing was changed; choose another name",
+                host_of(name)
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Returns an error if the service does not exist; `way_out` says what to do.
@@ -125,10 +143,10 @@ impl<'a> Placement<'a> {
 /// # Errors
 /// What a label may have.
 pub fn check_label(label: &str) -> Result<(), String> {
-    if is_name(label) {
+    if is_label(label) {
         Ok(())
     } else {
-        Err(format!("`{label}` is not a valid label; use letters, digits, `-` and `_`"))
+        Err(format!("`{label}` is not a valid label; use letters, digits, `-`, `_` and, inside, dots"))
     }
 }
 
@@ -196,28 +214,33 @@ impl PlannedDeploy<'_> {
     /// Writes the files. Returns what there was before.
     ///
     /// # Errors
-    /// If a file cannot be read or written.
+    /// If a file cannot be read or written. What was there before is restored then, as far as that is possible.
     pub fn fill(&self, component: &CheckedComponent) -> Result<Replaced, FileError> {
         let CheckedComponent { content, signature, .. } = component;
-        let (files, at) = (self.placement.files, self.placement.files.component(self.label()));
-        let Some(label) = self.label() else {
-            if files.content_of(&at)?.as_ref() == Some(content) {
-                let before = files.content_of(&signature::path(&at))?;
-                return self.sign(component, &at, before);
-            }
-            files.keep_previous(content)?;
-            files.place(content, signature.as_deref(), &at)?;
-            return Ok(Replaced::Component);
-        };
-        let before = files.version(label)?;
-        let [manifest, replaced, signed] = &before;
-        let same = manifest.as_deref() == Some(self.text.as_bytes()) && replaced.as_ref() == Some(content);
-        if same {
-            return self.sign(component, &at, signed.clone());
+        let (files, label) = (self.placement.files, self.label());
+        let (at, before) = (files.component(label), files.before(label)?);
+        let placed = before.placed.component.as_ref();
+        let shares = label.is_none() || before.manifest.as_deref() == Some(self.text.as_bytes());
+        if shares && placed == Some(content) {
+            return self.sign(component, &at, before.placed.signature);
         }
-        files.write(self.text.as_bytes(), &files.manifest_of(label))?;
-        files.place(content, signature.as_deref(), &at)?;
-        Ok(Replaced::Version(before))
+        let place = || files.place(content, signature.as_deref(), &at);
+        let filled = match label {
+            None => files.keep_previous(content).and_then(|()| place()),
+            Some(label) => {
+                let share = || files.write(self.text.as_bytes(), &files.manifest_of(label));
+                // A share alone serves nothing, and one that is meant for another component must not be that of the one before.
+                if placed.is_none() { share().and_then(|()| place()) } else { place().and_then(|()| share()) }
+            }
+        };
+        match filled {
+            Ok(()) => Ok(Replaced::Files(before)),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = files.restore(label, before);
+                Err(error)
+            }
+        }
     }
 
     /// Replaces the signature of a component that is there already: by other keys, or by the same once more.
@@ -229,14 +252,14 @@ impl PlannedDeploy<'_> {
         Ok(Replaced::Nothing)
     }
 
-    /// Restores the files of a canary that the host refuses.
+    /// Restores the files before those that the host refuses.
     ///
     /// # Errors
     /// If a file cannot be written or removed.
     pub fn restore(&self, replaced: Replaced) -> Result<(), FileError> {
-        match (self.label(), replaced) {
-            (Some(label), Replaced::Version(before)) => self.placement.files.restore(label, before),
-            _ => Ok(()),
+        match replaced {
+            Replaced::Files(before) => self.placement.files.restore(self.label(), before),
+            Replaced::Nothing => Ok(()),
         }
     }
 }

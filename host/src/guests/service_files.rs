@@ -1,12 +1,16 @@
 //! The files of one service in the directory, for commands and operators that change them. The directory is the only state:
 //! the host follows the files, whoever changes them.
 
-use std::fs::{self, File, TryLockError};
+mod before;
+mod lock;
+
+use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::guests::scan::MANIFEST;
+pub use self::before::FilesBefore;
+pub use self::lock::remove_abandoned;
+use crate::guests::scan::{MANIFEST, pinned};
 use crate::guests::trust::LiveKeys;
 use crate::guests::trust::signature::{self, Signature};
 use lodge_base::config::Config;
@@ -17,18 +21,22 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::is_name;
 
-/// The age at which a partial file is left over from a killed command; writing a file takes less.
-const ABANDONED: Duration = Duration::from_secs(600);
+/// How the manifests begin that Lodge writes. Others are those of an operator.
+pub const WRITTEN: &str = "# Written by `lodge ";
 
 /// Why files were not changed, or not completely: one line, which may contain text from the directory.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct FileError(String);
+#[error("{text}")]
+pub struct FileError {
+    text: String,
+    /// Whether the directory cannot be written, so that nothing could be placed in it.
+    pub unwritable: bool,
+}
 
 impl FileError {
     /// Returns an error with this text.
     pub fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
+        Self { text: why.into(), unwritable: false }
     }
 }
 
@@ -49,51 +57,10 @@ impl<'a> ServiceFiles<'a> {
         is_name(name).then_some(Self { directory, name, most })
     }
 
-    /// Locks the files against other commands. The lock is held until the returned file is dropped or the process ends.
-    /// Returns `None` if another command holds it.
-    ///
-    /// # Errors
-    /// If the directory cannot be written.
-    pub fn try_lock(&self) -> Result<Option<File>, FileError> {
-        // Hosts ignore names that begin with a dot.
-        let path = self.directory.join(format!(".{}.lock", self.name));
-        let file = File::options().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
-        match file.try_lock() {
-            Ok(()) => {
-                self.tidy();
-                Ok(Some(file))
-            }
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed(&path, &error)),
-        }
-    }
-
-    /// Removes partial files of killed commands on this service. Errors are ignored, since the files do no harm.
-    fn tidy(&self) {
-        let own = [format!(".{}.", self.name), format!(".{}@", self.name)];
-        for entry in fs::read_dir(self.directory).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let partial = own.iter().any(|own| name.starts_with(own)) && name.contains(files::PARTIAL);
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
-            if partial && age.is_ok_and(|age| age.is_ok_and(|age| age >= ABANDONED)) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-
     /// Returns the path of the service's component, or of that of a version.
     pub fn component(&self, label: Option<&str>) -> PathBuf {
         let label = label.map_or(String::new(), |label| format!("@{label}"));
         self.directory.join(format!("{}{label}.wasm", self.name))
-    }
-
-    /// Returns a path at which a component can arrive. Hosts ignore it, and [`try_lock`](Self::try_lock) removes what is left there.
-    ///
-    /// # Errors
-    /// If the system has no random numbers.
-    pub fn staging(&self) -> Result<PathBuf, FileError> {
-        let unique = getrandom::u64().map_err(|error| FileError(error.to_string()))?;
-        Ok(self.directory.join(format!(".{}.wasm{}{unique:016x}", self.name, files::PARTIAL)))
     }
 
     /// Returns the path of a version's manifest.
@@ -124,7 +91,7 @@ impl<'a> ServiceFiles<'a> {
         };
         Manifest::read(self.name, &text, &config.limits, config.engine.max_memory).map_err(|problems| {
             let (path, problems) = (path.display(), problems.join("; "));
-            FileError(format!("{path}: {problems}; nothing was changed; correct the manifest first"))
+            FileError::new(format!("{path}: {problems}; nothing was changed; correct the manifest first"))
         })
     }
 
@@ -151,18 +118,18 @@ impl<'a> ServiceFiles<'a> {
                 "to move it here, copy the component to {name}.wasm and then remove [upstream] from {file}; the replicas \
                  serve until then; or deploy a canary with --canary"
             );
-            return Err(FileError(format!("{file} makes {name} an upstream; {way_out}")));
+            return Err(FileError::new(format!("{file} makes {name} an upstream; {way_out}")));
         }
         if manifest.files.is_some() {
             let way_out =
                 "to serve a component in place of it, remove [files] from it; a canary beside it needs --canary";
-            return Err(FileError(format!("{file} makes {name} a directory of files; {way_out}")));
+            return Err(FileError::new(format!("{file} makes {name} a directory of files; {way_out}")));
         }
         match &manifest.component {
             Some(ComponentSource::File(component)) => {
-                Err(FileError(format!("{file} has `component = \"{component}\"`; replace that file")))
+                Err(FileError::new(format!("{file} has `component = \"{component}\"`; replace that file")))
             }
-            Some(ComponentSource::Registry(reference)) => Err(FileError(format!(
+            Some(ComponentSource::Registry(reference)) => Err(FileError::new(format!(
                 "{file} has `component = \"{reference}\"`; push the component there, or change that line"
             ))),
             None => Ok(()),
@@ -170,23 +137,25 @@ impl<'a> ServiceFiles<'a> {
     }
 
     /// Replaces the component of the service by that of a version, whose files are removed. Keeps the component for a
-    /// rollback. Returns the digest of the version, or `None` if it has no component. If there is one that is `served`, only that
-    /// one is promoted.
+    /// rollback. Returns the digest of the version, or `None` if it has no component. With `wanted`, only that component is
+    /// promoted.
     ///
     /// # Errors
     /// If the service has no component that can be replaced, the host would refuse that of the version, or a file cannot be read
     /// or written.
-    pub fn promote(&self, label: &str, config: &Config, served: Option<Digest>) -> Result<Option<Digest>, FileError> {
+    pub fn promote(&self, label: &str, config: &Config, wanted: Option<Digest>) -> Result<Option<Digest>, FileError> {
         let (version, service) = (self.component(Some(label)), self.component(None));
-        self.check_replaceable(&self.manifest(config)?)?;
+        let manifest = self.manifest(config)?;
+        self.check_replaceable(&manifest)?;
         let Some(content) = self.content_of(&version)? else { return Ok(None) };
         let digest = Digest::of(&content);
-        if let Some(served) = served.filter(|served| *served != digest) {
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
             let shown = version.display();
-            let why =
-                format!("{shown} is sha256:{digest}, and the host serves sha256:{served} of it; nothing was changed");
-            return Err(FileError(format!("{why}; see why with `lodge ps`")));
+            return Err(FileError::new(format!(
+                "{shown} is sha256:{digest}, and sha256:{wanted} is to be promoted; nothing was changed; see why with `lodge ps`"
+            )));
         }
+        check_pin(&manifest, digest, &version)?;
         let signature = self.admitted(&content, &version, config)?;
         self.keep_previous(&content)?;
         self.place(&content, signature.as_deref(), &service)?;
@@ -209,7 +178,8 @@ impl<'a> ServiceFiles<'a> {
     /// # Errors
     /// If the manifest of the version cannot be written.
     pub fn disable_version(&self, label: &str) -> Result<(), FileError> {
-        self.write(b"enabled = false\n", &self.manifest_of(label))
+        let text = format!("{WRITTEN}rollback`, which removes this version.\nenabled = false\n");
+        self.write(text.as_bytes(), &self.manifest_of(label))
     }
 
     /// Removes the files of a version.
@@ -230,6 +200,9 @@ impl<'a> ServiceFiles<'a> {
     pub fn restore_previous(&self, config: &Config) -> Result<Option<Digest>, FileError> {
         let (previous, service) = (self.previous(), self.component(None));
         let Some(content) = self.content_of(&previous)? else { return Ok(None) };
+        let manifest = self.manifest(config)?;
+        self.check_replaceable(&manifest)?;
+        check_pin(&manifest, Digest::of(&content), &previous)?;
         let signature = self.admitted(&content, &previous, config)?;
         self.place(&content, signature.as_deref(), &service)?;
         self.remove(&previous)?;
@@ -261,12 +234,12 @@ impl<'a> ServiceFiles<'a> {
         if let Some(keys) = LiveKeys::default().refresh(&config.trust) {
             let signature = signature.map_or(Signature::Absent, Signature::read);
             let admitted = keys.admits(self.name, shown, content, &signature);
-            return admitted.map_err(|refusal| FileError(format!("{refusal}; nothing was changed")));
+            return admitted.map_err(|refusal| FileError::new(format!("{refusal}; nothing was changed")));
         }
         let beside = signature::path(replaced);
         if signature.is_none() && beside.exists() && replaced.exists() {
             let (replaced, beside) = (file_name(replaced), beside.display());
-            return Err(FileError(format!(
+            return Err(FileError::new(format!(
                 "{shown} has no signature, and {replaced} has one; nothing was changed; sign it, or remove {beside} if the host \
                  has no `trust.keys`"
             )));
@@ -299,40 +272,6 @@ impl<'a> ServiceFiles<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(path, &error)),
         }
-    }
-
-    /// Restores the files of a version that was refused: its manifest, component and signature. The manifest last: without its
-    /// component, it is not a service.
-    ///
-    /// # Errors
-    /// If a file cannot be written or removed.
-    pub fn restore(
-        &self,
-        label: &str,
-        [manifest, component, signature]: [Option<Vec<u8>>; 3],
-    ) -> Result<(), FileError> {
-        let path = self.component(Some(label));
-        match component {
-            Some(component) => self.place(&component, signature.as_deref(), &path)?,
-            None => {
-                self.remove(&path)?;
-                self.remove(&signature::path(&path))?;
-            }
-        }
-        match manifest {
-            Some(manifest) => self.write(&manifest, &self.manifest_of(label)),
-            None => self.remove(&self.manifest_of(label)),
-        }
-    }
-
-    /// Reads the files of a version: its manifest, component and signature.
-    ///
-    /// # Errors
-    /// If one is too large or cannot be read.
-    pub fn version(&self, label: &str) -> Result<[Option<Vec<u8>>; 3], FileError> {
-        let component = self.component(Some(label));
-        let signature = self.content_of(&signature::path(&component))?;
-        Ok([self.content_of(&self.manifest_of(label))?, self.content_of(&component)?, signature])
     }
 
     /// Writes a component with its signature, or without one. Until the component is written, the file of the signature also has
@@ -381,9 +320,16 @@ impl<'a> ServiceFiles<'a> {
     }
 }
 
+/// Checks that a manifest does not require another component.
+fn check_pin(manifest: &Manifest, digest: Digest, from: &Path) -> Result<(), FileError> {
+    pinned(manifest, digest, &file_name(from)).map_err(|why| FileError::new(format!("{why}; nothing was changed")))
+}
+
 /// Returns the error for a failed file operation.
 pub fn failed(path: &Path, error: &Error) -> FileError {
-    FileError(format!("{}: {error}", path.display()))
+    use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let unwritable = matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull);
+    FileError { text: format!("{}: {error}", path.display()), unwritable }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use lodge_manifest::policies::PolicySettings;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::route::Route;
-use lodge_manifest::spec::host_of;
+use lodge_manifest::spec::{GuestSpec, host_of};
 use lodge_traffic::routing::router::Router;
 
 /// All services with their routes.
@@ -60,30 +60,45 @@ impl Snapshot {
         self.targets.get(place)
     }
 
+    /// Returns why a service or version with these files would be refused beside the others that are served, if it would.
+    pub fn conflict(&self, spec: &GuestSpec) -> Option<Refusal> {
+        let mut others = Self::default();
+        for target in self.targets.iter().filter(|target| *target.deployment().name != *spec.name) {
+            // All of them are served, so none is refused.
+            let _ = others.admit(Arc::clone(target));
+        }
+        let owner = others.targets.first().cloned()?;
+        others.claim(spec, &owner).err()
+    }
+
     /// Adds a target with all of its routes, or refuses it.
     pub(super) fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
-        let deployment = target.deployment();
-        let called = host_of(&deployment.name);
+        let spec = &target.deployment().spec;
+        self.claim(spec, &target)?;
+        self.hosts.insert(host_of(&spec.name), Arc::clone(&target));
+        self.targets.push(target);
+        Ok(())
+    }
+
+    /// Adds the routes of these files for a target, or refuses them.
+    fn claim(&mut self, spec: &GuestSpec, target: &Arc<Target>) -> Result<(), Refusal> {
         // The router reports a conflict between hosts of clients.
-        let unhosted =
-            |owner: &&Arc<Target>| deployment.spec.host().is_none() || owner.deployment().spec.host().is_none();
-        if let Some(owner) = self.hosts.get(&called).filter(unhosted) {
+        let unhosted = |owner: &&Arc<Target>| spec.host().is_none() || owner.deployment().spec.host().is_none();
+        if let Some(owner) = self.hosts.get(&host_of(&spec.name)).filter(unhosted) {
             let reason = format!("its host name for calls already belongs to {}", owner.deployment().name);
-            return Err(Refusal::new(&file_name(&deployment.spec.path), reason, "give one of them another name"));
+            return Err(Refusal::new(&file_name(&spec.path), reason, "give one of them another name"));
         }
-        let manifest = &deployment.spec.manifest;
+        let manifest = &spec.manifest;
         let (cache, cors, headers) = (manifest.cache, manifest.cors.clone(), manifest.headers.clone());
         let compress = manifest.compress.clone();
         let host = |host| Route { cache, cors, headers, compress, ..Route::host(host) };
-        let own = deployment.spec.host().map(host);
-        let guarded = deployment.spec.manifest.policies.service != PolicySettings::default();
-        if let Err((route, owner)) = self.router.insert(deployment.routes().iter().chain(&own), &target, guarded) {
+        let own = spec.host().map(host);
+        let guarded = manifest.policies.service != PolicySettings::default();
+        if let Err((route, owner)) = self.router.insert(manifest.routes.iter().chain(&own), target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.deployment().name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&file_name(&deployment.spec.path), reason, remedy));
+            return Err(Refusal::new(&file_name(&spec.path), reason, remedy));
         }
-        self.hosts.insert(called, Arc::clone(&target));
-        self.targets.push(target);
         Ok(())
     }
 }

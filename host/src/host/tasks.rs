@@ -120,7 +120,7 @@ impl Host {
             stores: Arc::clone(&self.deployer.stores),
             keys: self.operator_keys.clone(),
             attempts: FailedAttempts::new(self.config.auth_failures, Instant::now()),
-            rollouts: Arc::new(Semaphore::new(admin::deploy::ROLLOUTS)),
+            places: admin::places::AdminPlaces::default(),
         }
     }
 }

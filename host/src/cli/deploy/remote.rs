@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::DeployArgs;
 use crate::admin::SIGNATURE;
 use crate::admin::contract::{ActionResult, ServiceDetails};
+use crate::admin::rollout::Promotion;
 use crate::cli::client::{AdminClient, ApiResponse, encoded};
 use crate::cli::out::{self, CliError, clean, notice};
 use crate::guests::placement::check_label;
@@ -36,7 +37,7 @@ pub(super) struct RemoteHost<'a> {
 
 impl RemoteHost<'_> {
     /// Replaces the component of a service or adds a canary beside it. What the host checks is what it receives.
-    pub(super) fn deploy(&self, component: DeployArgs<'_>) -> Result<(), CliError> {
+    pub(super) fn deploy(&self, component: DeployArgs<'_>) -> Result<Option<String>, CliError> {
         let (file, name) = (component.file, self.name);
         if !is_name(name) {
             return Err(super::invalid(name));
@@ -66,15 +67,17 @@ impl RemoteHost<'_> {
     }
 
     /// Gives a version all requests of its service.
-    pub(super) fn promote(&self, label: &str, force: bool) -> Result<(), CliError> {
+    pub(super) fn promote(&self, label: &str, promotion: Promotion) -> Result<Option<String>, CliError> {
         let target = format!("{}@{label}", self.name);
-        let query = if force { "?force=true" } else { "" };
-        let path = format!("/v1/services/{}/promote{query}", encoded(&target));
+        let digest = promotion.wanted.map(|digest| format!("digest={digest}"));
+        let query: Vec<_> = promotion.force.then(|| "force=true".to_owned()).into_iter().chain(digest).collect();
+        let path = format!("/v1/services/{}/promote?{}", encoded(&target), query.join("&"));
+        let path = path.trim_end_matches('?').to_owned();
         self.print(&target, &path, &self.client.exchange("POST", &path, Some(b""))?)
     }
 
     /// Removes a version or, if there is none and it is not the `only` thing to do, restores the previous component of the service.
-    pub(super) fn rollback(&self, label: &str, only: bool) -> Result<(), CliError> {
+    pub(super) fn rollback(&self, label: &str, only: bool) -> Result<Option<String>, CliError> {
         let path = |target: &str| format!("/v1/services/{}/rollback", encoded(target));
         let (name, target) = (self.name, format!("{}@{label}", self.name));
         let response = self.client.exchange("POST", &path(&target), Some(b""))?;
@@ -89,7 +92,8 @@ impl RemoteHost<'_> {
         self.print(&target, &path(&target), &response)
     }
 
-    fn print(&self, target: &str, path: &str, response: &ApiResponse) -> Result<(), CliError> {
+    /// Prints what was done. Returns the digest of the component that was placed.
+    fn print(&self, target: &str, path: &str, response: &ApiResponse) -> Result<Option<String>, CliError> {
         if !matches!(response.status, 200 | 202) {
             return Err(match response.status {
                 // The reason is about the component; the path of the API would add nothing.
@@ -100,7 +104,7 @@ impl RemoteHost<'_> {
         let done: ActionResult = self.client.read(&response.text)?;
         let service = clean(&done.service).into_owned();
         let Some(short) = done.digest.as_deref().map(|digest| digest.get(..12).unwrap_or(digest)) else {
-            return out::line(&format!("removed {target}"));
+            return out::line(&format!("removed {target}")).map(|()| None);
         };
         let short = clean(short);
         if response.status == 202 {
@@ -108,15 +112,21 @@ impl RemoteHost<'_> {
             return Err(CliError::Problem(why));
         }
         let before = if done.unchanged { ", which was there already" } else { "" };
-        out::line(&format!("{service} serves {short}{before}"))
+        out::line(&format!("{service} serves {short}{before}")).map(|()| done.digest.clone())
     }
 }
 
-/// Watches a version for this time. Fails if the host withdraws it, or it is not there any more.
-pub(super) fn watch(client: &AdminClient, version: &str, time: Duration) -> Result<(), CliError> {
+/// Watches a version with this component for this time. Fails if the host withdraws it, it is not there any more, or somebody else has
+/// replaced it meanwhile.
+pub(super) fn watch(client: &AdminClient, version: &str, digest: Option<&str>, time: Duration) -> Result<(), CliError> {
     let start = Instant::now();
     while start.elapsed() < time {
         let details: ServiceDetails = client.read(&client.of_service("GET", "/v1/services/{}", version)?)?;
+        let now = details.status.info.digest;
+        if digest.is_some_and(|digest| digest != now) {
+            let why = format!("another deployment has replaced {version}: it is {} now", now.get(..12).unwrap_or(&now));
+            return Err(CliError::new(why));
+        }
         if let Some(why) = details.status.activity.withdrawn {
             return Err(CliError::new(format!("the host withdrew {version}: {why}")));
         }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use lodge_base::config::{self, Origin};
 
@@ -70,7 +70,7 @@ fn nothing_changes_that_the_host_would_refuse() {
     world.put("users@canary.wasm", b"canary", true);
     let before = world.everything();
     let refused = files.promote("canary", &world.config, Some(Digest::of(b"another"))).unwrap_err().to_string();
-    assert!(refused.contains("and the host serves sha256:"), "{refused}");
+    assert!(refused.contains("is to be promoted; nothing was changed"), "{refused}");
     assert_eq!(world.everything(), before);
     let digest = Digest::of(b"canary");
     assert_eq!(files.promote("canary", &world.config, Some(digest)).unwrap(), Some(digest));
@@ -79,6 +79,85 @@ fn nothing_changes_that_the_host_would_refuse() {
     assert_eq!(files.restore_previous(&world.config).unwrap(), Some(Digest::of(b"good")));
     let names: Vec<_> = world.everything().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["users.wasm", "users.wasm.sig"]);
+}
+
+/// A service or version that the host refuses is restored completely, also one that was not there.
+#[test]
+fn what_was_before_is_restored() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    let (new, signature) = (b"new", world.sign(b"new"));
+    let place = |label: Option<&str>| {
+        let at = files.component(label);
+        let before = (world.everything(), files.before(label).unwrap());
+        match label {
+            None => files.keep_previous(new).unwrap(),
+            Some(label) => files.write(b"percent = 10", &files.manifest_of(label)).unwrap(),
+        }
+        files.place(new, Some(&signature), &at).unwrap();
+        assert_ne!(world.everything(), before.0);
+        files.restore(label, before.1).unwrap();
+        assert_eq!(world.everything(), before.0, "{label:?}");
+    };
+    place(None);
+    place(Some("canary"));
+    world.put("users.wasm", b"now", true);
+    world.put("users.wasm.previous", b"before", true);
+    world.put("users@canary.wasm", b"canary", false);
+    fs::write(world.at("users@canary.toml"), "percent = 1").unwrap();
+    place(None);
+    place(Some("canary"));
+    // On a disk that is full, what did not change is not written again.
+    let before = files.before(None).unwrap();
+    let inode = || fs::metadata(world.at("users.wasm")).unwrap().ino();
+    let same = inode();
+    files.restore(None, before).unwrap();
+    assert_eq!(inode(), same);
+}
+
+/// The component that a manifest requires is replaced by no other one, and a manifest of an operator is not one of Lodge.
+#[test]
+fn manifests_of_operators_hold() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    world.put("users.wasm", b"good", true);
+    world.put("users@canary.wasm", b"canary", true);
+    world.put("users.wasm.previous", b"before", true);
+    fs::write(world.at("users.toml"), format!("digest = 'sha256:{}'", Digest::of(b"good"))).unwrap();
+    let before = world.everything();
+    for refused in [files.promote("canary", &world.config, None), files.restore_previous(&world.config)] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("its manifest requires sha256:"), "{refused}");
+    }
+    assert_eq!(world.everything(), before);
+    assert!(files.check_written("canary").is_ok());
+    fs::write(world.at("users@canary.toml"), "enabled = false\n").unwrap();
+    assert!(files.check_written("canary").unwrap_err().to_string().contains("written by an operator"));
+    files.disable_version("canary").unwrap();
+    assert!(files.check_written("canary").is_ok());
+    assert!(fs::read_to_string(world.at("users@canary.toml")).unwrap().ends_with("\nenabled = false\n"));
+}
+
+/// A lock is a regular file, and what arrives is removed at the next start unless somebody still receives it.
+#[test]
+fn locks_and_what_is_left_over() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    let (left, held) = (files.staging().unwrap(), files.staging().unwrap());
+    fs::write(&left, "left").unwrap();
+    let holder = fs::File::create(&held).unwrap();
+    holder.try_lock().unwrap();
+    world.put("users.wasm", b"good", false);
+    remove_abandoned(&directory);
+    assert_eq!((left.exists(), held.exists(), world.at("users.wasm").exists()), (false, true, true));
+    let lock = world.at(".users.lock");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &lock, 0o600.into()).unwrap();
+    assert!(files.try_lock().is_err());
+    fs::remove_file(lock).unwrap();
+    assert!(files.try_lock().unwrap().is_some());
 }
 
 fn decoded(signature: &[u8]) -> Vec<u8> {
