@@ -81,6 +81,7 @@ mod upstreams {
     mod failover;
     mod kubernetes;
     mod loop_detection;
+    mod mesh;
 }
 
 /// Requests that guests send: docs/calls.md.

@@ -12,8 +12,7 @@ pub mod local;
 mod pairs;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -22,9 +21,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use self::certificate::Certificate;
-pub use self::certificate::read_chain;
 use self::pairs::{Pair, PairStamp};
-use lodge_base::files;
 use lodge_base::lock::lock;
 
 /// The most bytes of a file.
@@ -200,14 +197,6 @@ impl std::fmt::Debug for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Certificates").field("sources", &self.sources).finish_non_exhaustive()
     }
-}
-
-/// Reads a file of certificates or keys.
-///
-/// # Errors
-/// One line with the path.
-pub fn read(path: &Path) -> Result<Vec<u8>, String> {
-    files::read(path, MOST_BYTES).map_err(|error: io::Error| format!("{} cannot be read: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -216,6 +216,7 @@ async fn every_type_is_documented() {
         ReplicaStatus: replica(),
         UpstreamStatus: upstream(),
         SourceStatus: upstream().sources[0],
+        UpstreamCertificate: upstream().certificate.unwrap(),
         PolicyStatus: policy(),
         FailedRequest: failed_request(),
         Line: line(),

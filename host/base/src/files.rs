@@ -283,6 +283,16 @@ fn partial(path: &Path) -> io::Result<PathBuf> {
     Ok(parent(path).join(format!(".{name}{PARTIAL}{unique:016x}")))
 }
 
+/// What changes when a file changes: device and inode, time of change, and size.
+pub type FileStamp = (u64, u64, i64, i64, u64);
+
+/// Returns the stamp of a file, through links; `None` if it is missing. To notice changes, events of the file system would not do: a
+/// file that a Secret mounts by `subPath`, and a symlink that is replaced, cause none for their path.
+pub fn stamp(path: &Path) -> Option<FileStamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.size()))
+}
+
 /// Returns device and inode, which identify a file or directory under any name.
 pub fn identity(metadata: &Metadata) -> String {
     format!("{}:{}", metadata.dev(), metadata.ino())

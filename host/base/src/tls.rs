@@ -1,4 +1,6 @@
-//! TLS for all clients in the host: the trusted certificates and the cryptography provider.
+//! TLS for all clients in the host: the trusted certificates and the cryptography provider. `pem` reads files of certificates.
+
+pub mod pem;
 
 use std::sync::Arc;
 

@@ -6,21 +6,24 @@ mod list;
 pub mod protocol;
 mod shown;
 pub mod source;
+pub mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::keys::KEYS;
 pub use self::list::MOST_REPLICAS;
+use crate::auth::certificate;
 use crate::key::RequestKey;
 use crate::percent::Percent;
 use crate::schema;
 use crate::section::{Owner, Section};
 use crate::upstream::protocol::{Protocol, Scheme};
 use crate::upstream::source::Source;
+use crate::upstream::tls::TlsSpec;
 use crate::written::{Problems, Written, with_defaults};
 
 /// `[upstream]`.
@@ -35,8 +38,12 @@ pub(crate) const SECTION: Section = Section {
 fn upstream_schema() -> Value {
     let mut upstream = schema::settings(KEYS, &Spec::defaults(), &[]);
     schema::add(&mut upstream, "replicas", list::replicas_schema());
+    schema::add(&mut upstream, "tls.names", schema::described(schema::texts(json!({ "type": "string" })), NAMES));
     upstream
 }
+
+/// The help of `tls.names`.
+const NAMES: &str = "names of which the certificate of a replica must have one, in place of the host of its URL: `spiffe://example.org/users`, `spiffe://example.org/jobs/*`, `users.example.org`, `*.users.example.org`; one or a list";
 
 /// The settings of an upstream. A comparable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +68,8 @@ pub struct Spec {
     pub connections: usize,
     /// The `Host` that replicas see.
     pub host: HostName,
+    /// How the replicas and this host know each other.
+    pub tls: TlsSpec,
     /// Health checks.
     pub health: Check,
     /// Outlier ejection.
@@ -173,7 +182,7 @@ impl Spec {
     }
 
     /// Whether any replica may use TLS. A file may list such replicas at any time.
-    pub fn speaks_tls(&self) -> bool {
+    pub fn may_speak_tls(&self) -> bool {
         self.replicas_file.is_some() || self.replicas.iter().any(Source::is_tls)
     }
 
@@ -188,9 +197,10 @@ impl Spec {
         for key in &leaves {
             let set = match key.inside(written) {
                 "replicas" => list::read(key).map(|replicas| spec.replicas = replicas),
+                "tls.names" => certificate::read(key).map(|names| spec.tls.names = names),
                 name if KEYS.iter().any(|key| key.name == name) => key.set("upstream", KEYS, &mut spec),
                 _ => {
-                    let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["replicas"]).collect();
+                    let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(["replicas", "tls.names"]).collect();
                     Err(key.unknown("upstream", &known))
                 }
             };
@@ -250,6 +260,7 @@ impl Spec {
             "upgrade",
             "needs HTTP/1.1; set protocol to \"auto\" or \"http1\"",
         );
+        problems.extend(TlsSpec::disagreements(self));
         problems
     }
 }

@@ -16,7 +16,7 @@ pub use crate::data::{
 pub use lodge_base::telemetry::logs::tail::Line;
 pub use lodge_traffic::admission::PolicyStatus;
 pub use lodge_traffic::service::FailedRequest;
-pub use lodge_traffic::upstreams::status::{ReplicaStatus, SourceStatus, UpstreamStatus};
+pub use lodge_traffic::upstreams::status::{ReplicaStatus, SourceStatus, UpstreamCertificate, UpstreamStatus};
 
 /// The states of a service, as [`ServiceActivity::state`] explains them.
 pub const STATES: [&str; 6] = ["serving", "failing", "unloaded", "down", "disabled", "withdrawn"];

@@ -3,6 +3,7 @@
 mod format;
 mod services;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -199,18 +200,34 @@ impl Scrape {
         Ok(())
     }
 
-    /// Writes the metrics of the TLS listener.
+    /// Returns when the certificates of this host for replicas expire, by their files.
+    fn own_certificates(&self) -> BTreeMap<String, i64> {
+        let snapshot = self.current.snapshot();
+        let upstreams = snapshot.targets.iter().filter_map(|target| target.backend.upstream()?.certificate());
+        upstreams.map(|own| (own.file.display().to_string(), own.not_after)).collect()
+    }
+
+    /// Writes the metrics of TLS.
     fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(tls) = &self.tls else { return Ok(()) };
-        let help = "TLS handshakes, by result";
-        let mut handshakes = encoder.encode_descriptor("lodge_tls_handshakes", help, None, MetricType::Counter)?;
-        for (result, count) in self.metrics.handshakes.read() {
-            handshakes.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        if self.tls.is_some() {
+            let help = "TLS handshakes, by result";
+            let mut handshakes = encoder.encode_descriptor("lodge_tls_handshakes", help, None, MetricType::Counter)?;
+            for (result, count) in self.metrics.handshakes.read() {
+                handshakes.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        // Services may have the same one.
+        let mut expiries: BTreeMap<_, _> = self.own_certificates();
+        for CertificateExpiry { file, at } in self.tls.iter().flat_map(|tls| tls.certificates().expiries()) {
+            expiries.insert(file, at);
+        }
+        if expiries.is_empty() {
+            return Ok(());
         }
         let help = "When the certificate expires, since 1970";
         let mut expiry =
             encoder.encode_descriptor("lodge_tls_certificate_expiry_seconds", help, None, MetricType::Gauge)?;
-        for CertificateExpiry { file, at } in tls.certificates().expiries() {
+        for (file, at) in expiries {
             expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(&at)?;
         }
         let Some(acme) = &self.acme else { return Ok(()) };

@@ -13,8 +13,10 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::MOST_BYTES;
 use super::certificate::Certificate;
-use super::{MOST_BYTES, files, read_chain};
+use lodge_base::files;
+use lodge_base::tls::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -123,7 +125,7 @@ fn is_own(authority: &Path, key: &KeyPair, now: SystemTime) -> bool {
     let alone =
         |text: &String| text.starts_with("-----BEGIN CERTIFICATE-----") && text.matches("-----BEGIN").count() == 1;
     let stored = files::read_text(authority, MOST_BYTES).ok().filter(alone);
-    let stored = stored.and_then(|text| read_chain(text.as_bytes()).ok()?.into_iter().next());
+    let stored = stored.and_then(|text| pem::chain(text.as_bytes()).ok()?.into_iter().next());
     let (Some(stored), Ok(made)) = (stored, self::authority(now).self_signed(key)) else { return false };
     properties(&stored).is_some_and(|stored| properties(made.der()) == Some(stored))
 }

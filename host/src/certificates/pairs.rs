@@ -5,10 +5,11 @@
 //! `tls.crt` and `tls.key`.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Certificate, read};
+use super::Certificate;
+use lodge_base::files::{FileStamp, stamp};
+use lodge_base::tls::pem::read;
 
 /// The most certificates of a directory.
 const MOST_FILES: usize = 1_000;
@@ -23,8 +24,8 @@ pub(super) struct Pair {
     key: PathBuf,
 }
 
-/// What changes when a pair of files changes: of each file its device and inode, time of change, and size.
-pub(super) type PairStamp = [(u64, u64, i64, i64, u64); 2];
+/// What changes when a pair of files changes.
+pub(super) type PairStamp = [FileStamp; 2];
 
 impl Pair {
     /// Returns the pair in a file that has the key as well.
@@ -34,11 +35,7 @@ impl Pair {
 
     /// Returns the stamp of the files; `None` if one of them is missing.
     pub(super) fn stamp(&self) -> Option<PairStamp> {
-        let of = |path: &Path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.size()))
-        };
-        Some([of(&self.certificate)?, of(&self.key)?])
+        Some([stamp(&self.certificate)?, stamp(&self.key)?])
     }
 
     /// Reads and checks the pair.

@@ -167,6 +167,7 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
             push_item(&mut text, "unresolved", upstream::failing(&upstream.sources));
         }
         push_item(&mut text, "upstream", upstream::settings(&upstream));
+        push_item(&mut text, "certificate", upstream::certificate(&upstream));
     }
     push_item(&mut text, "since", activity.since.iter().map(|since| format!("{since} ({})", ago(since, now))));
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
@@ -320,7 +321,9 @@ mod tests {
                 {"url":"http://c","weight":1,"state":"ejected","until":"2026-11-21T11:00:10Z","why":"it responded with 503",
                  "in_flight":0,"connections":2}],
                 "upstream":{"settings":{"connect":"1s","policy":"hash","retry.attempts":"2","retry.budget":"20%"},
-                 "sources":[{"source":"http://a"},{"source":"far.list","fails":"No such file"}]}}"#,
+                 "sources":[{"source":"http://a"},{"source":"far.list","fails":"No such file"}],
+                 "certificate":{"subject":"CN=orders","names":["spiffe://a.test/orders"],"expires":"2027-01-01T00:00:00Z"},
+                 "tls_fails":"upstream.tls.key: k cannot be read"}}"#,
         );
         for line in [
             "far\n",
@@ -331,6 +334,7 @@ mod tests {
             "  unresolved    far.list: No such file\n",
             "  upstream      policy hash, connect 1s\n                health: none, without health.path\n",
             "                retry: attempts 2, budget 20%\n",
+            "  certificate   spiffe://a.test/orders (CN=orders), expires 2027-01-01T00:00:00Z\n                upstream.tls.key: k",
         ] {
             assert!(far.contains(line), "{line:?} is not in\n{far}");
         }

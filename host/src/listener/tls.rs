@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::server::{
     Acceptor, NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier,
 };
-use rustls::{RootCertStore, crypto::CryptoProvider};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -25,11 +25,12 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use self::handshakes::Handshakes;
 pub use self::identity::client_certificate;
 use super::intake::{Buffers, TlsBuffers};
+use crate::certificates::Certificates;
 use crate::certificates::acme::proofs::{self, Proofs};
-use crate::certificates::{self, Certificates, read_chain};
 use lodge_base::config::tls::{ClientCertificates, TlsListener, TlsVersion};
 use lodge_base::drain::StopSignal;
 use lodge_base::telemetry::metrics::Metrics;
+use lodge_base::tls::pem;
 
 /// The time between two checks whether a certificate has changed. Events of the file system would not do: a file that a
 /// Secret mounts by `subPath`, and a symlink that is replaced, cause none for their path.
@@ -190,7 +191,7 @@ impl TlsServer {
 
 fn read_authorities(settings: &TlsListener) -> Result<Vec<u8>, String> {
     match &settings.client_ca {
-        Some(path) => certificates::read(path).map_err(|why| format!("tls.client_ca: {why}")),
+        Some(path) => pem::read(path).map_err(|why| format!("tls.client_ca: {why}")),
         None => Ok(Vec::new()),
     }
 }
@@ -236,10 +237,7 @@ fn client_verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let Some(path) = &settings.client_ca else { return Ok(Arc::new(NoClientAuth)) };
     let unusable = |why: &dyn std::fmt::Display| format!("tls.client_ca: {}: {why}", path.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in read_chain(authorities).map_err(|why| unusable(&why))? {
-        roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
+    let roots = pem::authorities(authorities).map_err(|why| unusable(&why))?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
     let verifier = match settings.client {
         ClientCertificates::Required => verifier,

@@ -21,6 +21,7 @@ pub mod retry;
 pub mod send;
 mod shared;
 pub mod status;
+pub mod tls;
 pub mod transport;
 pub mod tunnels;
 pub mod upload_wait;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::budget::RetryBudget;
@@ -41,6 +43,7 @@ use self::replay::ReplayMemory;
 use self::replicas::{PanicChange, Replicas};
 pub use self::shared::SharedUpstreams;
 pub use self::status::{ReplicaStatus, UpstreamStatus};
+use self::tls::{OwnCertificate, ReplicaTls};
 use self::transport::{Pool, PoolSettings, Target};
 use self::tunnels::Tunnels;
 use crate::proxy::via::Via;
@@ -71,6 +74,8 @@ struct Inner {
     service: Arc<str>,
     spec: Arc<Spec>,
     settings: PoolSettings,
+    /// The TLS of this upstream alone, which replaces that of `settings` when it changes.
+    tls: Option<ReplicaTls>,
     /// Errors of the sources that name the replicas.
     source_errors: SourceErrors,
     members: ArcSwap<Members>,
@@ -120,6 +125,10 @@ impl Upstream {
         before: Option<&Self>,
     ) -> Result<Self, String> {
         let before = before.map(|before| &before.inner);
+        let tls = match spec.tls.is_default() {
+            true => None,
+            false => Some(ReplicaTls::open(&spec.tls, directory, &deployment.name, || shared.roots()).await?),
+        };
         let settings = PoolSettings {
             connect: spec.connect,
             wait: WAIT.min(spec.read),
@@ -128,7 +137,11 @@ impl Upstream {
             connections: spec.connections,
             total: Arc::clone(&shared.total),
             protocol: spec.protocol,
-            tls: if spec.speaks_tls() { Some(shared.tls()?) } else { None },
+            tls: match &tls {
+                Some(own) => Some(Arc::clone(&own.current().borrow().config)),
+                None if spec.may_speak_tls() => Some(shared.tls()?),
+                None => None,
+            },
         };
         let sources = spec.sources(directory);
         let discovery = Discovery::start(sources, shared.resolver(), &shared.watches, shared.pace.clone());
@@ -156,6 +169,7 @@ impl Upstream {
             random: AtomicU64::new(now.elapsed().subsec_nanos().into()),
             spec,
             settings,
+            tls,
         });
         let (follows, checks, discovery) = (Arc::clone(&inner), Arc::clone(&inner), Arc::new(discovery));
         let mut again = false;
@@ -195,6 +209,11 @@ impl Upstream {
         self.inner.tunnels.open()
     }
 
+    /// Returns the certificate of this host for the replicas.
+    pub fn certificate(&self) -> Option<OwnCertificate> {
+        self.inner.tls.as_ref()?.current().borrow().own.clone()
+    }
+
     /// Returns the counters.
     pub fn counts(&self) -> &UpstreamCounts {
         &self.inner.counts
@@ -208,22 +227,32 @@ impl Drop for Upstream {
 }
 
 impl Inner {
-    /// Replaces the set of replicas whenever discovery publishes other addresses. `again` is true after a panic, which
-    /// may have lost a change.
+    /// Replaces the set of replicas whenever discovery publishes other addresses, or the TLS of this upstream changes. `again` is
+    /// true after a panic, which may have lost a change.
     async fn follow(self: Arc<Self>, discovery: Arc<Discovery>, again: bool) {
-        let mut endpoints = discovery.endpoints();
+        let (mut endpoints, mut settings) = (discovery.endpoints(), self.settings.clone());
+        let mut tls = self.tls.as_ref().map(ReplicaTls::current);
         if again {
             endpoints.mark_changed();
+            tls.iter_mut().for_each(watch::Receiver::mark_changed);
         }
-        while endpoints.changed().await.is_ok() {
+        loop {
+            // An error means that there are no further changes: fixed addresses have none.
+            let is_tls = tokio::select! {
+                Ok(()) = endpoints.changed() => false,
+                Some(Ok(())) = async { Some(tls.as_mut()?.changed().await) } => true,
+                else => return std::future::pending().await,
+            };
+            if let Some(tls) = tls.as_mut().filter(|_| is_tls) {
+                settings.tls = Some(Arc::clone(&tls.borrow_and_update().config));
+            }
             let found = Arc::clone(&endpoints.borrow_and_update());
             let old = self.members.load_full();
-            let new = Members::new(&self.spec, &self.settings, &found, Some(&old), false, &self.service);
+            // With other TLS, connections that exist are only for their present requests.
+            let new = Members::new(&self.spec, &settings, &found, Some(&old), is_tls, &self.service);
             tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
             self.members.store(Arc::new(new));
         }
-        // Only fixed addresses are left, and those never change.
-        std::future::pending().await
     }
 
     /// Returns 64 pseudorandom bits (splitmix64).

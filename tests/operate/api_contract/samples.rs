@@ -3,7 +3,7 @@
 use lodge::admin::contract::{
     CacheCounts, CertificateStatus, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus,
     RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredCounts, StoredEntry,
-    UpstreamStatus, VersionShare, VersionStatus,
+    UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -37,7 +37,13 @@ pub(super) fn service_info() -> ServiceInfo {
 
 pub(super) fn upstream() -> UpstreamStatus {
     let sources = vec![SourceStatus { source: text("far.list"), fails: Some(text("No such file")) }];
-    UpstreamStatus { settings: [("connect".into(), text("1s"))].into(), sources }
+    let certificate = Some(UpstreamCertificate {
+        subject: text("CN=orders"),
+        names: vec![text("spiffe://example.org/orders")],
+        expires: text("2027-01-01T00:00:00Z"),
+    });
+    let tls_fails = Some(text("upstream.tls.key: k cannot be read"));
+    UpstreamStatus { settings: [("connect".into(), text("1s"))].into(), sources, certificate, tls_fails }
 }
 
 pub(super) fn replica() -> ReplicaStatus {

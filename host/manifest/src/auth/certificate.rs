@@ -26,7 +26,7 @@ pub enum CertificateName<'a> {
 }
 
 /// Reads the list of patterns.
-pub(super) fn read(key: &Written<'_>) -> Result<Vec<CertificatePattern>, String> {
+pub(crate) fn read(key: &Written<'_>) -> Result<Vec<CertificatePattern>, String> {
     const FORM: &str = "[\"spiffe://example.org/orders\", \"*.jobs.example.org\"]";
     let names = texts(key, FORM, |text| CertificatePattern::read(text).is_some())?;
     Ok(names.iter().filter_map(|text| CertificatePattern::read(text)).collect())

@@ -1,11 +1,13 @@
 //! Every key of `[upstream]` except `replicas`: name, default, help and bounds.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Check, Ejection, HostName, Policy, Retry, Spec};
 use crate::key::RequestKey;
 use crate::percent::Percent;
 use crate::upstream::protocol::Protocol;
+use crate::upstream::tls::TlsSpec;
 use lodge_base::config::key::{Key, count, duration, word};
 
 const MS: Duration = Duration::from_millis(1);
@@ -93,6 +95,24 @@ pub(super) const KEYS: &[Key<Spec>] = &[
         help: "the `Host` that replicas see: `client`, `replica`, or `auto`: the client's over http, the replica's \
                over https",
         set: |s, text| word(text, &HOSTS).map(|value| s.host = value),
+    },
+    Key {
+        name: "tls.ca",
+        default: "",
+        help: "file with the authorities (PEM) that sign the certificates of https replicas, in place of the system's; like the files below, relative to the directory of the manifest, and read again when it changes",
+        set: |s, text| pem(text).map(|value| s.tls.ca = value),
+    },
+    Key {
+        name: "tls.certificate",
+        default: "",
+        help: "file with the certificate of this host for the replicas, and its chain (PEM)",
+        set: |s, text| pem(text).map(|value| s.tls.certificate = value),
+    },
+    Key {
+        name: "tls.key",
+        default: "",
+        help: "file with the private key of that certificate (PEM)",
+        set: |s, text| pem(text).map(|value| s.tls.key = value),
     },
     Key {
         name: "health.path",
@@ -215,6 +235,15 @@ fn file(text: &str) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
+/// Parses the path of a file.
+fn pem(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.contains('\0') {
+        Err("write the path of a file".into())
+    } else {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+}
+
 fn path(text: &str) -> Result<Option<String>, String> {
     match text {
         "" => Ok(None),
@@ -251,6 +280,7 @@ impl Spec {
             idle: Duration::ZERO,
             connections: 0,
             host: HostName::Auto,
+            tls: TlsSpec::default(),
             health: Check {
                 path: None,
                 interval: Duration::ZERO,

@@ -34,6 +34,9 @@ impl Spec {
             ("tunnels", self.tunnels.to_string()),
         ]);
         shown.extend(self.replicas_file.iter().map(|file| ("replicas_file", file.clone())));
+        let tls = [("tls.ca", &self.tls.ca), ("tls.certificate", &self.tls.certificate), ("tls.key", &self.tls.key)];
+        shown.extend(tls.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?.display().to_string()))));
+        shown.extend(self.tls.names_text().map(|names| ("tls.names", names)));
         if self.policy == Policy::Hash {
             shown.insert("hash", self.hash.to_string());
         }
@@ -74,7 +77,8 @@ mod tests {
         for more in [
             "",
             "policy = 'hash'\nhash = 'cookie:sid'\nprotocol = 'h2c'\nhost = 'replica'\nhealth.path = '/h'\nhedge = '50ms'\n\
-             replicas_file = 'a.list'\nread = '90s'\nretry.attempts = 0\npanic = '0%'\nhealth.status = 204",
+             replicas_file = 'a.list'\nread = '90s'\nretry.attempts = 0\npanic = '0%'\nhealth.status = 204\n\
+             tls = { ca = 'ca.pem', certificate = '/c.pem', key = 'k', names = ['spiffe://a.test/b'] }",
         ] {
             let replicas = "[upstream]\nreplicas = ['http://10.0.0.7']\n";
             let spec = read(&format!("limits.wall = '1h'\n{replicas}{more}"));

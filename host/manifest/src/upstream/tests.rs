@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use toml::de::DeTable;
 
 use super::*;
+use crate::auth::certificate::CertificatePattern;
 
 const SOME: &str = "[upstream]\nreplicas = ['http://10.0.0.7:8080']\n";
 
@@ -53,6 +54,11 @@ fn every_key() {
         panic = '7%'
         hedge = '80ms'
         retry = { attempts = 1, budget = '0%', minimum = 0 }
+        [upstream.tls]
+        ca = 'ca.pem'
+        certificate = '../tls/own.crt'
+        key = '/run/own.key'
+        names = ['spiffe://a.test/users', '*.users.test']
         [upstream.health]
         path = '/health?x'
         interval = '9s'
@@ -81,6 +87,15 @@ fn every_key() {
         idle: seconds(4),
         connections: 5,
         host: HostName::Replica,
+        tls: TlsSpec {
+            ca: Some("ca.pem".into()),
+            certificate: Some("../tls/own.crt".into()),
+            key: Some("/run/own.key".into()),
+            names: vec![
+                CertificatePattern::Uri("spiffe://a.test/users".into()),
+                CertificatePattern::Label(".users.test".into()),
+            ],
+        },
         health: Check {
             path: Some("/health?x".into()),
             interval: seconds(9),
@@ -110,6 +125,16 @@ fn problems_have_lines_and_ways_out() {
         assert!(!problem.contains('\n'), "one line: {problem}");
     };
     let with = |key: &str, expected: &str| check(&format!("{SOME}{key}"), expected);
+    let secure = |tls: &str, expected: &str| {
+        check(&format!("[upstream]\nreplicas = ['https://a']\ntls = {{ {tls} }}"), expected);
+    };
+    secure("certificate = 'a'", "upstream.tls.certificate: needs its key; set `tls.key`");
+    secure("key = 'a'", "upstream.tls.key: needs its certificate; set `tls.certificate`");
+    secure("names = []", "upstream.tls.names: write a list");
+    secure("names = 'spiffe://*'", "upstream.tls.names: write a list");
+    secure("ca_file = 'a'", "unknown key `upstream.tls.ca_file`");
+    with("tls.ca = 'a'", "upstream.tls.ca: has no effect, since no replica is https");
+    with("tls.names = 'a.test'", "upstream.tls.names: has no effect");
     check("upstream = 'http://a'", "line 1: upstream: write a section [upstream], with `replicas` in it");
     check("[upstream]", "upstream.replicas: there are none; write replicas = [");
     check("[upstream]\nreplicas = []", "upstream.replicas: there are none");

@@ -17,9 +17,8 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::RootCertStore;
 use tokio::time::timeout;
 
-use crate::certificates::{read, read_chain};
 use lodge_base::lock::lock;
-use lodge_base::tls;
+use lodge_base::tls::{self, pem};
 
 /// The longest time of a request and its response.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,7 +52,7 @@ impl AuthorityClient {
                 let unusable = |why: String| format!("tls.acme.ca: {why}");
                 let of_file = |why: &dyn std::fmt::Display| unusable(format!("{}: {why}", path.display()));
                 let mut roots = RootCertStore::empty();
-                for certificate in read_chain(&read(path).map_err(unusable)?).map_err(|why| of_file(&why))? {
+                for certificate in pem::chain(&pem::read(path).map_err(unusable)?).map_err(|why| of_file(&why))? {
                     roots.add(certificate).map_err(|error| of_file(&error))?;
                 }
                 roots

@@ -32,6 +32,15 @@ pub(super) fn failing(sources: &[SourceStatus]) -> Vec<String> {
     sources.iter().filter_map(|it| Some(format!("{}: {}", it.source, it.fails.as_ref()?))).collect()
 }
 
+/// Returns the certificate of the host for the replicas, and what is wrong with its files now.
+pub(super) fn certificate(upstream: &UpstreamStatus) -> Vec<String> {
+    let own = upstream.certificate.iter().map(|own| {
+        let names = if own.names.is_empty() { "no name".to_owned() } else { own.names.join(", ") };
+        format!("{names} ({}), expires {}", own.subject, own.expires)
+    });
+    own.chain(upstream.tls_fails.clone()).collect()
+}
+
 /// Returns a line of settings for each table of the manifest. The balancing policy comes first, as the most important
 /// one.
 pub(super) fn settings(upstream: &UpstreamStatus) -> Vec<String> {

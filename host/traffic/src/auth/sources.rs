@@ -5,8 +5,6 @@
 //! `subPath`, and a symlink that is replaced, cause none for their path.
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -24,6 +22,7 @@ use super::live::LiveValue;
 use super::passwords::{Hashing, Passwords, UserList};
 use super::remote::Remote;
 use lodge_base::files;
+use lodge_base::files::FileStamp;
 use lodge_base::key_changes::{KeyChange, KeyMarks, KeyObserver};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
@@ -246,9 +245,6 @@ impl CredentialSources {
     }
 }
 
-/// What changes when a file changes: device and inode, time of change, and size.
-type FileStamp = (u64, u64, i64, i64, u64);
-
 /// A file that is looked at again and again.
 struct Watched {
     path: PathBuf,
@@ -258,11 +254,6 @@ struct Watched {
 }
 
 impl Watched {
-    fn stamp(path: &Path) -> Option<FileStamp> {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.size()))
-    }
-
     /// Reads the file until two readings in a row are the same.
     async fn settled(&self) -> Result<(Option<FileStamp>, String), String> {
         let mut last = self.read().await?;
@@ -280,7 +271,7 @@ impl Watched {
     async fn read(&self) -> Result<(Option<FileStamp>, String), String> {
         let most = self.most;
         self.run(move |path| {
-            let stamp = Self::stamp(path);
+            let stamp = files::stamp(path);
             let text = files::read_text(path, most);
             text.map(|text| (stamp, text)).map_err(|error| format!("it cannot be read: {error}"))
         })
@@ -321,7 +312,7 @@ async fn follow<T: WatchedKeys>(
         if live.strong_count() == 0 {
             return;
         }
-        let found = match file.run(Watched::stamp).await {
+        let found = match file.run(files::stamp).await {
             Ok(now) if now.is_some() && now == stamp => continue,
             Ok(_) => file.settled().await,
             Err(late) => Err(late),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::watch;
 
 use super::Upstream;
@@ -24,6 +24,7 @@ pub struct SharedUpstreams {
     pub(super) pace: Pace,
     /// The watches of Services of Kubernetes.
     pub(super) watches: Arc<ServiceWatches>,
+    pub(super) roots: OnceLock<Result<Arc<RootCertStore>, String>>,
     pub(super) tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     pub(super) via: Arc<Via>,
     pub(super) replay_memory: Arc<ReplayMemory>,
@@ -42,6 +43,7 @@ impl SharedUpstreams {
             resolver: OnceLock::new(),
             pace: Pace::default(),
             watches: Arc::new(ServiceWatches::new(kubernetes, WatchPace::default())),
+            roots: OnceLock::new(),
             tls: OnceLock::new(),
             via: Arc::default(),
             replay_memory: Arc::default(),
@@ -77,7 +79,12 @@ impl SharedUpstreams {
         Arc::clone(self.resolver.get_or_init(|| Arc::new(Resolver::system())))
     }
 
+    pub(super) fn roots(&self) -> Result<Arc<RootCertStore>, String> {
+        self.roots.get_or_init(|| lodge_base::tls::system_roots().map(Arc::new)).clone()
+    }
+
+    /// The TLS of upstreams without `tls` of their own.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        self.tls.get_or_init(|| lodge_base::tls::system_roots().and_then(lodge_base::tls::client).map(Arc::new)).clone()
+        self.tls.get_or_init(|| self.roots().and_then(lodge_base::tls::client).map(Arc::new)).clone()
     }
 }

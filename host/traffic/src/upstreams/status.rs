@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::Upstream;
 use super::health::HealthStatus;
 use super::replicas::Replica;
+use super::tls::ReplicaTls;
 use super::transport::Pool;
 use crate::upstreams::transport::AnyBody;
 use lodge_base::time::rfc3339;
@@ -47,6 +48,24 @@ pub struct UpstreamStatus {
     pub settings: BTreeMap<Cow<'static, str>, String>,
     /// The sources of its replicas, as in the manifest.
     pub sources: Vec<SourceStatus>,
+    /// The certificate of this host for the replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<UpstreamCertificate>,
+    /// Why the present files of `tls` cannot be used. Those before remain in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_fails: Option<String>,
+}
+
+/// The certificate of this host for the replicas of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct UpstreamCertificate {
+    /// Its subject.
+    pub subject: String,
+    /// The URIs and DNS names that it is for.
+    pub names: Vec<String>,
+    /// When it expires, or another certificate of its chain, in RFC 3339.
+    pub expires: String,
 }
 
 /// A source of replica addresses: a fixed URL, a DNS name, a Service of Kubernetes, or a file.
@@ -94,7 +113,13 @@ impl Upstream {
         };
         let sources = spec.sources(Path::new("")).into_iter().enumerate().map(source_status).collect();
         let settings = spec.shown().into_iter().map(|(key, value)| (Cow::Borrowed(key), value));
-        UpstreamStatus { settings: settings.collect(), sources }
+        let certificate = self.certificate().map(|own| UpstreamCertificate {
+            subject: own.names.subject,
+            names: own.names.uris.into_iter().chain(own.names.dns).collect(),
+            expires: rfc3339(UNIX_EPOCH + Duration::from_secs(u64::try_from(own.not_after).unwrap_or_default())),
+        });
+        let tls_fails = self.inner.tls.as_ref().and_then(ReplicaTls::problem);
+        UpstreamStatus { settings: settings.collect(), sources, certificate, tls_fails }
     }
 }
 

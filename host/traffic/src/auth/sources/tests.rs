@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -107,7 +107,7 @@ impl Connector {
             return Ok((Wire::Plain(tcp), self.known_version().unwrap_or(HttpVersion::Http1)));
         };
         let tls = connector.connect(name.clone(), tcp).await;
-        let tls = tls.map_err(|error| (ErrorKind::Tls, self.message(&format!("TLS: {error}"))))?;
+        let tls = tls.map_err(|error| (ErrorKind::Tls, self.message(&format!("TLS: {}", explained(&error)))))?;
         let agreed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let version = self.known_version().unwrap_or(if agreed { HttpVersion::Http2 } else { HttpVersion::Http1 });
         Ok((Wire::Tls(Box::new(tls)), version))
@@ -131,6 +131,20 @@ impl Connector {
     /// Formats a message about this replica.
     pub(super) fn message(&self, what: &str) -> String {
         format!("{}: {what}", self.target)
+    }
+}
+
+/// Returns why a handshake has failed, with what to do where the manifest decides it.
+fn explained(error: &io::Error) -> String {
+    use rustls::{CertificateError as C, Error as E};
+    match error.get_ref().and_then(|error| error.downcast_ref::<E>()) {
+        Some(E::General(why)) => why.clone(),
+        // The latter if an authority has the name of the one that has signed it, and another key.
+        Some(E::InvalidCertificate(C::UnknownIssuer | C::BadSignature)) => {
+            "no trusted authority has signed its certificate; name the file of its authority in `upstream.tls.ca`"
+                .into()
+        }
+        _ => error.to_string(),
     }
 }
 
