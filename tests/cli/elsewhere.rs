@@ -1,7 +1,9 @@
 //! Promise: the commands for a running host reach one elsewhere, by the URL of a proxy before its admin listener.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::harness::authority::Authority;
@@ -84,7 +86,10 @@ fn sent(directory: &Path, args: &[&str], token: Option<&str>) -> (String, String
 fn the_token_of_this_machine_goes_nowhere_else() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("lodge.toml"), "admin_token = \"token-of-this-machine\"\n").unwrap();
-    std::fs::write(directory.path().join("other.token"), "token-of-the-other\n").unwrap();
+    let file = directory.path().join("other.token");
+    std::fs::write(&file, "token-of-the-other\n").unwrap();
+    // The command warns of one that others can read.
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let (head, told) = sent(directory.path(), &[], None);
     assert!(!head.contains("authorization"), "{head}");
     assert!(told.contains("the admin_token of lodge.toml is not sent elsewhere"), "{told}");

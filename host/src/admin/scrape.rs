@@ -216,6 +216,12 @@ impl Scrape {
                 handshakes.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
+        self.expiries(encoder)?;
+        self.acme(encoder)
+    }
+
+    /// Writes when certificates expire.
+    fn expiries(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         // Services may have the same one.
         let mut expiries: BTreeMap<_, _> = self.own_certificates();
         for CertificateExpiry { file, at } in self.tls.iter().flat_map(|tls| tls.certificates().expiries()) {
@@ -230,6 +236,11 @@ impl Scrape {
         for (file, at) in expiries {
             expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(&at)?;
         }
+        Ok(())
+    }
+
+    /// Writes the metrics of certificates from an authority.
+    fn acme(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(acme) = &self.acme else { return Ok(()) };
         let help = "Orders of certificates from an authority, by result";
         let mut orders = encoder.encode_descriptor("lodge_acme_orders", help, None, MetricType::Counter)?;

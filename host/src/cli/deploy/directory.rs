@@ -53,6 +53,8 @@ fn served(client: &AdminClient, chosen: bool) -> Result<Option<(HostStatus, Path
             let path = PathBuf::from(&host.directory);
             Ok((!host.directory.is_empty()).then_some((host, path)))
         }
+        // What a host reports decides what is safe to change: one that answers nobody without a token is no missing one.
+        401 | 403 | 429 => Err(client.failure("/v1/host", &response)),
         _ if chosen => Ok(None),
         _ => Err(client.failure("/v1/host", &response)),
     }
