@@ -16,7 +16,7 @@ use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use self::sockets::GivenSockets;
+use self::sockets::Sockets;
 use self::tasks::RunningHost;
 use crate::admin;
 use crate::audit::AuditTrail;
@@ -119,17 +119,7 @@ impl Host {
         }
         let directory = path_and_identity(directory);
         raise_file_limit(config.listener.connections);
-        let mut given = GivenSockets::from_environment()?;
-        let plain = given.listen("listen", config.listen).await?;
-        let secure = match config.tls.listen {
-            Some(address) => Some(given.listen("tls.listen", address).await?),
-            None => None,
-        };
-        let admin = match config.admin {
-            Some(address) => Some(given.listen("admin", address).await?.listener),
-            None => None,
-        };
-        given.finish()?;
+        let Sockets { plain, secure, admin } = Sockets::open(&config).await?;
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;

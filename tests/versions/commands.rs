@@ -321,3 +321,25 @@ async fn commands_wait_for_each_other() {
         .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
     assert_eq!(hidden.count(), 1);
 }
+
+/// What a host reports decides what is safe to change: one that does not accept the token is not taken for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_accepts_no_token_is_no_missing_one() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
+    let process = Process::serve(directory.path(), &["--admin-token", "the-token-of-this-host"]).await;
+    let file = directory.path().join("2.bytes");
+    fs::write(&file, version(2)).unwrap();
+    let file = file.display().to_string();
+    let before = fs::read(directory.path().join("users.wasm")).unwrap();
+    for args in [&["deploy", "users", &file][..], &["promote", "users"], &["rollback", "users"]] {
+        for token in [&[][..], &["--admin-token", "a-token-of-another"]] {
+            let (code, _, stderr) = order(&process, directory.path(), &[args, token].concat());
+            assert!(code == Some(1) && stderr.contains(" token"), "{args:?}: {stderr}");
+        }
+    }
+    assert_eq!(fs::read(directory.path().join("users.wasm")).unwrap(), before);
+    let token = ["--admin-token", "the-token-of-this-host"];
+    let (code, _, stderr) = order(&process, directory.path(), &[&["deploy", "users", &*file][..], &token].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+}

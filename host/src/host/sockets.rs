@@ -5,8 +5,11 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use tokio::net::TcpListener as TokioListener;
+
 use crate::guests::snapshot::Current;
 use crate::listener::accept::Socket;
+use lodge_base::config::Config;
 
 /// The longest time for which connections at sockets of systemd wait for services that are not compiled yet.
 const STARTING: Duration = Duration::from_secs(10);
@@ -28,15 +31,46 @@ pub(super) async fn started(shared: bool, current: Current) {
     let _ = tokio::time::timeout(STARTING, complete).await;
 }
 
+/// The sockets of a host.
+pub(super) struct Sockets {
+    /// For services, without TLS.
+    pub(super) plain: Socket,
+    /// For services, with TLS.
+    pub(super) secure: Option<Socket>,
+    /// For operators.
+    pub(super) admin: Option<TokioListener>,
+}
+
+impl Sockets {
+    /// Opens what the settings name, or takes what systemd has opened.
+    ///
+    /// # Errors
+    /// One line: which address cannot be had, and which key to change.
+    pub(super) async fn open(config: &Config) -> Result<Self, String> {
+        let mut given = GivenSockets::from_environment()?;
+        let plain = given.listen("listen", config.listen).await?;
+        let secure = match config.tls.listen {
+            Some(address) => Some(given.listen("tls.listen", address).await?),
+            None => None,
+        };
+        let admin = match config.admin {
+            Some(address) => Some(given.listen("admin", address).await?.listener),
+            None => None,
+        };
+        given.finish()?;
+        Ok(Self { plain, secure, admin })
+    }
+}
+
 /// The sockets that systemd gave to this process, those first that no setting has taken.
-pub(super) struct GivenSockets(Vec<(SocketAddr, TcpListener)>);
+struct GivenSockets(Vec<(SocketAddr, TcpListener)>);
 
 impl GivenSockets {
     /// Takes the sockets that the environment names; none if they are not for this process.
     ///
     /// # Errors
     /// One of them is no TCP socket.
-    pub(super) fn from_environment() -> Result<Self, String> {
+    fn from_environment() -> Result<Self, String> {
         let mut given = listenfd::ListenFd::from_env();
         let mut sockets = Vec::new();
         for number in 0..given.len().min(MOST) {
@@ -52,7 +86,7 @@ impl GivenSockets {
     ///
     /// # Errors
     /// The address cannot be had; with the way out.
-    pub(super) async fn listen(&mut self, key: &str, address: SocketAddr) -> Result<Socket, String> {
+    async fn listen(&mut self, key: &str, address: SocketAddr) -> Result<Socket, String> {
         let wrong = |error: std::io::Error| {
             let way_out = if error.kind() == std::io::ErrorKind::AddrInUse {
                 "; another program uses it: choose another port"
@@ -63,8 +97,8 @@ impl GivenSockets {
         };
         let same = self.0.iter().position(|(given, _)| given.port() == address.port());
         let listener = match same.map(|at| self.0.remove(at)) {
-            Some((_, given)) => tokio::net::TcpListener::from_std(given),
-            None => tokio::net::TcpListener::bind(address).await,
+            Some((_, given)) => TokioListener::from_std(given),
+            None => TokioListener::bind(address).await,
         };
         Ok(Socket { listener: listener.map_err(wrong)?, is_shared: same.is_some() })
     }
@@ -73,7 +107,7 @@ impl GivenSockets {
     ///
     /// # Errors
     /// No setting has the port of a socket: its clients would wait for ever.
-    pub(super) fn finish(self) -> Result<(), String> {
+    fn finish(self) -> Result<(), String> {
         let Some((address, _)) = self.0.first() else { return Ok(()) };
         Err(format!(
             "systemd: nothing listens on port {}, which the socket unit opens; set `listen`, `tls.listen` or `admin` to it, or remove \
