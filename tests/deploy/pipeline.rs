@@ -109,7 +109,9 @@ async fn a_canary_goes_all_the_way() {
     let two = place.write("two.wasm", &version(2));
     let canary = ["deploy", "users", &two, "--key", &key, "--canary", "10%", "--wait=1s"];
     let (code, stdout, stderr) = place.run("ci", &canary);
-    assert!(code == Some(0) && stdout.starts_with("users@canary serves "), "{stdout}{stderr}");
+    assert!(code == Some(2) && stdout.starts_with("users@canary serves "), "{stdout}{stderr}");
+    let unjudged = "users@canary was not judged: 0 requests of it counted in 1s";
+    assert!(stderr.contains(unjudged), "{stderr}");
     let share = place.host.current.snapshot();
     let share = share.targets.iter().find(|target| &*target.deployment().name == "users@canary").unwrap();
     assert_eq!(share.deployment().spec.manifest.share.as_ref().unwrap().percent.to_string(), "10%");
@@ -118,8 +120,11 @@ async fn a_canary_goes_all_the_way() {
     assert!(stdout.trim_end().ends_with(&digest[..12]), "{stdout}{digest}");
     // The same again is no change.
     let before = place.files();
-    let (code, stdout, stderr) = place.run("ci", &canary[..7]);
-    assert!(code == Some(0) && stdout.ends_with(", which was there already\n"), "{stdout}{stderr}");
+    let (code, stdout, stderr) = place.run("ci", &[&canary[..7], &["--wait", "1s", "--min-requests=0"]].concat());
+    assert!(
+        code == Some(0) && stdout.contains(", which was there already\nusers@canary was judged by 0 "),
+        "{stdout}{stderr}"
+    );
     let component = |files: &[(String, Vec<u8>)]| {
         files.iter().filter(|(name, _)| !name.ends_with(".sig")).cloned().collect::<Vec<_>>()
     };
@@ -156,7 +161,13 @@ async fn a_canary_goes_all_the_way() {
         code == Some(0) && stdout.starts_with("users serves ") && stdout.contains(&digest[..12]),
         "{stdout}{stderr}"
     );
+    assert!(stderr.contains("was not judged before: 0 requests of it counted"), "{stderr}");
     assert_eq!(asked(&mut client, "/users", &[]).await, 2);
+    // The same again is no change, of a pipeline that knows what it promotes.
+    let whole = Digest::of(&version(2)).to_string();
+    let (code, stdout, stderr) = place.run("ci", &["promote", "users", "--digest", &whole]);
+    assert!(code == Some(0) && stdout.ends_with(", which was there already\n"), "{stdout}{stderr}");
+    assert_eq!(place.run("ci", &["promote", "users", "--digest", &"0".repeat(64)]).0, Some(1));
     let only = place.run("ci", &["rollback", "users", "--canary-only"]);
     assert_eq!((only.0, only.1.as_str()), (Some(0), "there is no users@canary; nothing was changed\n"), "{}", only.2);
     assert_eq!(asked(&mut client, "/users", &[]).await, 2);

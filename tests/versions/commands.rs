@@ -315,11 +315,11 @@ async fn commands_wait_for_each_other() {
     let last = lodge_manifest::digest::Digest::of(&last).to_string();
     assert!(digests.contains(&last) && replaced[3].contains(&format!("by {}", &last[..12])), "{log}");
     assert_eq!(names(directory.path()), ["users.wasm", "users.wasm.previous"]);
-    // No temporary file remains, except the lock.
+    // No temporary file remains, and no lock.
     let hidden = fs::read_dir(directory.path())
         .unwrap()
         .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
-    assert_eq!(hidden.count(), 1);
+    assert_eq!(hidden.count(), 0);
 }
 
 /// What a host reports decides what is safe to change: one that does not accept the token is not taken for none.

@@ -98,11 +98,15 @@ pub(super) async fn respond(
     }
 }
 
-/// Responds with `response` of the service `name`, or with 404.
+/// Responds with `response` of the service `name`; with 404 if there is none, or 503 if the host has not read all files yet.
 fn with(admin: &Admin, name: &str, response: impl FnOnce(&Target) -> Response<Body>) -> Response<Body> {
     let snapshot = admin.current.snapshot();
     match snapshot.targets.iter().find(|target| &*target.deployment().name == name) {
         Some(target) => response(target),
+        None if !snapshot.complete => {
+            let why = "the host starts, and has not read all of its files yet; try again";
+            problem(StatusCode::SERVICE_UNAVAILABLE, "starting", why)
+        }
         None => problem(StatusCode::NOT_FOUND, "no-service", "no service of this name is served"),
     }
 }

@@ -160,12 +160,25 @@ pub struct ServiceActivity {
     /// Why this version was withdrawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
+    /// By how much this version was judged; `None` without `[rollback]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judgement>,
     /// The versions of the service.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<VersionStatus>,
     /// The replicas of an upstream, empty if none is known; `None` for a component.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<Vec<ReplicaStatus>>,
+}
+
+/// By how much a version was judged since its files changed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Judgement {
+    /// Its requests that count.
+    pub requests: u64,
+    /// How often it was compared with its service: once a second while both have enough requests in the last minute.
+    pub comparisons: u64,
 }
 
 /// The stored responses of a service.
@@ -315,6 +328,9 @@ pub struct ActionResult {
     /// Whether the same files were there before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unchanged: bool,
+    /// By how much a version that was promoted had been judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judgement>,
 }
 
 /// How a manifest differs from that of a service.

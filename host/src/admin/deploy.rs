@@ -152,11 +152,20 @@ pub(super) async fn promote(admin: &Arc<Admin>, sender: &Requester, name: &str, 
     let promoted = async {
         let (subject, (force, wanted)) = (Subject::read(name)?, promotion(query)?);
         let snapshot = admin.current.snapshot();
-        let Some(target) = snapshot.targets.iter().find(|target| &*target.deployment().name == name) else {
+        let found = |name: &str| snapshot.targets.iter().find(|target| &*target.deployment().name == name);
+        let label = subject.label.clone();
+        let Some(target) = found(name) else {
+            let before = found(&subject.service).filter(|service| wanted == Some(service.deployment().spec.digest));
+            if let (Some(_), Some(label)) = (before, label) {
+                // It is that of the service already, unless files of such a version have come meanwhile.
+                let promote = move |rollout: &Rollout<'_>| Ok(rollout.promote(&label, Promotion { force, wanted })?);
+                drop(snapshot);
+                return change(admin, subject, reversal(admin, sender)?, "promoted", promote).await;
+            }
             let why = "no service of this name is served";
             return Err(NotDeployed(StatusCode::NOT_FOUND, "no-service", why.into()));
         };
-        let Some(label) = subject.label.clone() else {
+        let Some(label) = label else {
             let why = "only a version, such as users@canary, can be promoted";
             return Err(NotDeployed(StatusCode::CONFLICT, "no-version", why.into()));
         };
@@ -285,10 +294,12 @@ fn log(subject: &Subject, what: &str, done: &Done) {
 }
 
 fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
-    let (service, digest, unchanged, verdict) = match done {
+    let (service, digest, unchanged, verdict, judged) = match done {
         Err(NotDeployed(status, kind, why)) => return problem(status, kind, &why),
-        Ok(Done::Removed(trial)) => (split(&trial).0.to_owned(), None, false, Verdict::Serving),
-        Ok(Done::Placed { service, digest, unchanged, verdict }) => (service, Some(digest), unchanged, verdict),
+        Ok(Done::Removed(trial)) => (split(&trial).0.to_owned(), None, false, Verdict::Serving, None),
+        Ok(Done::Placed { service, digest, unchanged, verdict, judged }) => {
+            (service, Some(digest), unchanged, verdict, judged)
+        }
     };
     if let Verdict::Refused(why) = verdict {
         return problem(StatusCode::CONFLICT, "refused", &format!("the host refuses {service}: {why}"));
@@ -297,7 +308,7 @@ fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
     let target = snapshot.targets.iter().find(|target| *target.deployment().name == *service);
     let state = target.map_or("unloaded", |target| report::state(target)).into();
     let digest = digest.map(|digest| digest.to_string());
-    let mut response = json(&ActionResult { service, state, digest, unchanged });
+    let mut response = json(&ActionResult { service, state, digest, unchanged, judged });
     if !matches!(verdict, Verdict::Serving) {
         // The files are in place, and the host has not compiled them yet.
         *response.status_mut() = StatusCode::ACCEPTED;

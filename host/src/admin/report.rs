@@ -150,6 +150,7 @@ fn activity(target: &Target) -> ServiceActivity {
         stored: stored_counts(target),
         last_refusal: refusal.map(|(at, reason)| LastRefusal { at: rfc3339(at), reason: reason.into() }),
         withdrawn: deployment.withdrawn().map(str::to_owned),
+        judged: rollout::judgement(deployment),
         versions: rollout::versions(target),
         replicas: backend.upstream().map(|upstream| upstream.replicas()),
     }

@@ -3,6 +3,7 @@
 //!
 //! The files are locked from start to end ([`ServiceFiles::try_lock`]).
 
+use super::contract::Judgement;
 use super::verdict::{self, Reports, Verdict};
 use crate::guests::placement::{NewComponent, Placement, Replaced};
 use crate::guests::service_files::{FileError, ServiceFiles};
@@ -35,6 +36,8 @@ pub(crate) enum Done {
         unchanged: bool,
         /// What the host says of it.
         verdict: Verdict,
+        /// By how much a version that was promoted had been judged.
+        judged: Option<Judgement>,
     },
 }
 
@@ -78,7 +81,7 @@ impl Rollout<'_> {
         {
             place.restore(replaced)?;
         }
-        Ok(Done::Placed { service, digest, unchanged, verdict })
+        Ok(Done::Placed { service, digest, unchanged, verdict, judged: None })
     }
 
     /// Gives a version all requests of its service.
@@ -101,7 +104,7 @@ impl Rollout<'_> {
             FileError::new(format!("there is no {shown}; `lodge deploy {name} FILE --canary 10%` deploys one"))
         };
         if !version.exists() {
-            return Err(missing());
+            return self.promoted_before(promotion)?.ok_or_else(missing);
         }
         if let Some(why) = verdict::withdrawn(self.reports, &trial).filter(|_| !promotion.force) {
             let way_out = format!("`lodge rollback {name}` removes it, --force promotes it anyway");
@@ -111,9 +114,27 @@ impl Rollout<'_> {
             return Err(FileError::new(format!("the host refuses {trial}: {why}; nothing was changed")));
         }
         self.check_written(label)?;
+        let judged = verdict::judgement(self.reports, &trial);
         let digest = files.promote(label, self.config, promotion.wanted)?.ok_or_else(missing)?;
         self.wait_until_gone(&trial)?;
-        Ok(self.placed(digest))
+        let mut done = self.placed(digest);
+        if let Done::Placed { judged: its, .. } = &mut done {
+            *its = judged;
+        }
+        Ok(done)
+    }
+
+    /// Returns that nothing was done if the component that is wanted is that of the service: a pipeline may be repeated.
+    fn promoted_before(&self, promotion: Promotion) -> Result<Option<Done>, FileError> {
+        let Some(wanted) = promotion.wanted else { return Ok(None) };
+        let content = self.files.content_of(&self.files.component(None))?;
+        let is_there = content.is_some_and(|content| Digest::of(&content) == wanted);
+        Ok(is_there.then(|| match self.placed(wanted) {
+            Done::Placed { service, digest, verdict, judged, .. } => {
+                Done::Placed { service, digest, unchanged: true, verdict, judged }
+            }
+            done @ Done::Removed(_) => done,
+        }))
     }
 
     /// Removes a version, if there is one of this label.
@@ -161,7 +182,7 @@ impl Rollout<'_> {
     fn placed(&self, digest: Digest) -> Done {
         let service = self.files.name.to_owned();
         let verdict = Verdict::wait(self.reports, &service, &digest.to_string());
-        Done::Placed { service, digest, unchanged: false, verdict }
+        Done::Placed { service, digest, unchanged: false, verdict, judged: None }
     }
 
     fn wait_until_gone(&self, trial: &str) -> Result<(), FileError> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{FileReport, ServiceStatus};
+use super::contract::{FileReport, Judgement, ServiceStatus};
 
 /// The timeout for serving a new component: a large one may take a minute to compile.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -87,6 +87,11 @@ fn is_gone(reports: Reports<'_>, name: &str, timeout: Duration) -> bool {
 /// Returns why the host withdrew this version, if it did and can be reached.
 pub(crate) fn withdrawn(reports: Reports<'_>, name: &str) -> Option<String> {
     services_named(&reports().ok()?, name).find_map(|service| service.activity.withdrawn.clone())
+}
+
+/// Returns by how much this version was judged, if the host can be reached.
+pub(crate) fn judgement(reports: Reports<'_>, name: &str) -> Option<Judgement> {
+    services_named(&reports().ok()?, name).find_map(|service| service.activity.judged.clone())
 }
 
 /// Returns why the host refuses the files of this version, if it does and can be reached.

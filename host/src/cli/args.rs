@@ -155,10 +155,14 @@ fn rollout_commands() -> [Command; 3] {
                 Arg::new("wait")
                     .long("wait")
                     .value_name("DURATION")
-                    .num_args(0..=1)
-                    .require_equals(true)
-                    .default_missing_value("0s")
-                    .help("Wait until the host serves or refuses it, which is the default; with a DURATION, then watch a canary for so long, and fail if the host withdraws it"),
+                    .help("Watch the canary for so long after the host serves it; fail if the host withdraws it (1), or it was not judged (2)"),
+            )
+            .arg(
+                Arg::new("min-requests")
+                    .long("min-requests")
+                    .value_name("N")
+                    .value_parser(value_parser!(u64))
+                    .help("With --wait: how many judged requests of the canary suffice; 0: none [default: as many as a comparison with its service needs]"),
             )
             .arg(sign::key(
                 "Sign the component with this private key (PEM); without it, a signature beside FILE is used",

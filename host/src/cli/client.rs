@@ -5,7 +5,7 @@ mod body;
 pub(super) mod sse;
 mod stream;
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,10 @@ impl AdminClient {
                 HostPlace::Address(_) => "is `lodge serve` running? --admin names another address",
                 HostPlace::Url(_) => "does this URL lead to the admin listener of a host?",
             };
-            CliError::new(format!("cannot reach {}: {error}; {way_out}", self.url()))
+            let why = clean(&format!("cannot reach {}: {error}; {way_out}", self.url())).into_owned();
+            // What TLS does not accept stays so.
+            let is_final = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
+            if is_final { CliError::Problem(why) } else { CliError::Unreachable(why) }
         })
     }
 
@@ -172,10 +175,11 @@ impl AdminClient {
     fn read_response(&self, status: u16, body: ResponseBody) -> Result<ApiResponse, CliError> {
         let mut bytes = Vec::new();
         let read = body.take(MAX_BODY + 1).read_to_end(&mut bytes);
-        let broken = |why: String| CliError::new(format!("{}: the response broke off: {why}", self.url()));
-        read.map_err(|error| broken(error.to_string()))?;
+        let broken = |why: String| clean(&format!("{}: the response broke off: {why}", self.url())).into_owned();
+        read.map_err(|error| CliError::Unreachable(broken(error.to_string())))?;
         if bytes.len() as u64 > MAX_BODY {
-            return Err(broken(format!("over {}", bytesize::ByteSize(MAX_BODY).display().iec())));
+            let most = bytesize::ByteSize(MAX_BODY).display().iec();
+            return Err(CliError::Problem(broken(format!("over {most}"))));
         }
         Ok(ApiResponse { status, text: String::from_utf8_lossy(&bytes).into_owned() })
     }

@@ -4,8 +4,8 @@
 
 mod directory;
 mod remote;
+mod watch;
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use clap::ArgMatches;
 
 use self::directory::directory;
 use self::remote::RemoteHost;
+use self::watch::Watch;
 use super::client::AdminClient;
 use super::out::{self, CliError, notice};
 use super::{flag, sign, text};
@@ -22,7 +23,7 @@ use crate::admin::rollout::{Done, Promotion, Rollout};
 use crate::admin::verdict::Verdict;
 use crate::guests::deployer::Deployer;
 use crate::guests::placement::{CANARY, NewComponent, check_label};
-use crate::guests::service_files::{FileError, ServiceFiles, failed};
+use crate::guests::service_files::{FileError, FilesLock, ServiceFiles, failed};
 use crate::guests::trust;
 use crate::guests::trust::signature;
 use lodge_base::config::key::duration;
@@ -71,11 +72,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
     let component = component.map(|file| DeployArgs::read(matches, file, label)).transpose()?;
     let (force, only, canary) =
         (flag(matches, "force"), flag(matches, "canary-only"), component.and_then(|component| component.canary));
-    let time = text(matches, "wait").map(|text| duration(text, Duration::ZERO..=LONGEST_WATCH)).transpose();
-    let time = time.map_err(|expected| CliError::Usage(format!("--wait: {expected}")))?.unwrap_or_default();
-    if canary.is_none() && !time.is_zero() {
-        return Err(CliError::Usage("--wait=DURATION watches a canary; add --canary".into()));
-    }
+    let watched = watched(matches, canary.is_some())?;
     let chosen = resolved.origin("guests").is_some_and(|origin| origin != Origin::Default);
     let wanted = text(matches, "digest").map(|text| {
         let digest = Digest::read(text.strip_prefix("sha256:").unwrap_or(text));
@@ -103,12 +100,30 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved, service
             }
         }
     };
-    match (client, canary) {
-        (Some(client), Some((_, label))) if !time.is_zero() => {
-            remote::watch(&client, &format!("{service}@{label}"), deployed.as_deref(), time)
-        }
-        _ => Ok(()),
+    let (Some((time, least)), Some((_, label))) = (watched, canary) else { return Ok(()) };
+    let Some(client) = &client else {
+        return Err(CliError::Usage("--wait asks the host for the result, and `admin` is `off`".into()));
+    };
+    let version = format!("{service}@{label}");
+    Watch { client, service, version, digest: deployed.as_deref(), time, least, interval: watch::LOOK }.run()
+}
+
+/// Returns for how long a canary is to be watched, and how many of its requests have to count; without a number, as many as a
+/// comparison with its service needs.
+fn watched(matches: &ArgMatches, is_canary: bool) -> Result<Option<(Duration, Option<u64>)>, CliError> {
+    let least = matches.try_get_one::<u64>("min-requests").ok().flatten().copied();
+    let Some(text) = text(matches, "wait") else {
+        let alone = || CliError::Usage("--min-requests is for a canary that is watched; add --wait".into());
+        return least.map_or(Ok(None), |_| Err(alone()));
+    };
+    let time = duration(text, Duration::from_secs(1)..=LONGEST_WATCH);
+    let time = time.map_err(|expected| CliError::Usage(format!("--wait: {expected}")))?;
+    if !is_canary {
+        let why =
+            "--wait watches a canary; add --canary (without it, the command ends once the host serves the component)";
+        return Err(CliError::Usage(why.into()));
     }
+    Ok(Some((time, least)))
 }
 
 impl DeployCommand<'_> {
@@ -124,7 +139,7 @@ impl DeployCommand<'_> {
         let candidate = NewComponent {
             file,
             shown: &shown,
-            signature: &|content| component.signature(content).map_err(|error| FileError::new(text_of(error))),
+            signature: &|content| component.signature(content).map_err(|error| FileError::new(error.into_text())),
             try_out: &|spec| {
                 notice(&format!("compiling {shown}"));
                 self.try_out(spec)
@@ -185,8 +200,8 @@ impl DeployCommand<'_> {
         ServiceFiles::new(&self.directory, self.name, most).ok_or_else(|| invalid(self.name))
     }
 
-    /// Waits until no other command works on this service. The lock is held until the returned file is dropped.
-    fn lock(&self, files: &ServiceFiles<'_>) -> Result<File, CliError> {
+    /// Waits until no other command works on this service. The lock is held until the returned value is dropped.
+    fn lock(&self, files: &ServiceFiles<'_>) -> Result<FilesLock, CliError> {
         let start = Instant::now();
         let mut waits = false;
         loop {
@@ -239,19 +254,13 @@ fn invalid(name: &str) -> CliError {
     CliError::Usage(format!("`{name}` is not a valid name of a service; use letters, digits, `-` and `_`"))
 }
 
-fn text_of(error: CliError) -> String {
-    match error {
-        CliError::Problem(text) | CliError::Usage(text) => text,
-        CliError::Closed | CliError::Reported => String::new(),
-    }
-}
-
 /// Prints what was done, or returns the reason why it serves nothing as an error.
 fn print(done: Done) -> Result<(), CliError> {
-    let (service, digest, unchanged, verdict) = match done {
+    let (service, digest, unchanged, verdict, judged) = match done {
         Done::Removed(trial) => return out::line(&format!("removed {trial}")),
-        Done::Placed { service, digest, unchanged, verdict } => (service, digest, unchanged, verdict),
+        Done::Placed { service, digest, unchanged, verdict, judged } => (service, digest, unchanged, verdict, judged),
     };
+    watch::notice_unjudged(&service, judged.as_ref());
     let short = digest.short();
     match verdict {
         Verdict::Serving if unchanged => out::line(&format!("{service} serves {short}, which was there already")),

@@ -71,7 +71,7 @@ pub(super) fn run(matches: &ArgMatches, resolved: &Resolved) -> ExitCode {
         Ok((_, false)) => FAILED.into(),
         Ok((true, true)) | Err(CliError::Closed) => ExitCode::SUCCESS,
         Ok((false, true)) => ExitCode::FAILURE,
-        Err(CliError::Problem(why)) => {
+        Err(CliError::Problem(why) | CliError::Unreachable(why)) => {
             notice(&why);
             FAILED.into()
         }

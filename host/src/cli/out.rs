@@ -7,6 +7,9 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// The exit code if a canary was not judged; 1 is that for one that was withdrawn.
+const UNJUDGED: u8 = 2;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum CliError {
@@ -14,6 +17,10 @@ pub(super) enum CliError {
     Closed,
     /// The command could not be carried out; one line that says why.
     Problem(String),
+    /// The host could not be reached, and may be later; one line that says why.
+    Unreachable(String),
+    /// A canary was watched, and not judged; one line that says why.
+    Unjudged(String),
     /// The command failed, and its output says so.
     Reported,
     /// The arguments are invalid; one line that says why.
@@ -24,6 +31,14 @@ impl CliError {
     /// Creates a `Problem`; its text may come from guests or hosts.
     pub(super) fn new(problem: impl AsRef<str>) -> Self {
         Self::Problem(clean(problem.as_ref()).into_owned())
+    }
+
+    /// Returns the line that says why.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Problem(text) | Self::Unreachable(text) | Self::Unjudged(text) | Self::Usage(text) => text,
+            Self::Closed | Self::Reported => String::new(),
+        }
     }
 }
 
@@ -41,9 +56,13 @@ impl From<io::Error> for CliError {
 pub(super) fn exit_code(done: Result<(), CliError>) -> ExitCode {
     match done {
         Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
-        Err(CliError::Problem(problem)) => {
+        Err(CliError::Problem(problem) | CliError::Unreachable(problem)) => {
             notice(&problem);
             ExitCode::FAILURE
+        }
+        Err(CliError::Unjudged(problem)) => {
+            notice(&problem);
+            ExitCode::from(UNJUDGED)
         }
         Err(CliError::Reported) => ExitCode::FAILURE,
         Err(CliError::Usage(problem)) => {

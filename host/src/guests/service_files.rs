@@ -9,7 +9,7 @@ use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use self::before::FilesBefore;
-pub use self::lock::remove_abandoned;
+pub use self::lock::{FilesLock, remove_abandoned};
 use crate::guests::scan::{MANIFEST, pinned};
 use crate::guests::trust::LiveKeys;
 use crate::guests::trust::signature::{self, Signature};

@@ -1,9 +1,9 @@
 //! A value of each type of the API with a value in every field.
 
 use lodge::admin::contract::{
-    CacheCounts, CertificateStatus, FailedRequest, HostStatus, LastRefusal, Line, PolicyStatus, ReplicaStatus,
-    RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus, StoredCounts, StoredEntry,
-    UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
+    CacheCounts, CertificateStatus, FailedRequest, HostStatus, Judgement, LastRefusal, Line, PolicyStatus,
+    ReplicaStatus, RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus,
+    StoredCounts, StoredEntry, UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -78,6 +78,7 @@ pub(super) fn service_activity() -> ServiceActivity {
         stored: Some(StoredCounts { keys: 1, bytes: 2, most_keys: 3, most_bytes: 4 }),
         last_refusal: Some(LastRefusal { at: time(), reason: "queue-full".into() }),
         withdrawn: Some(text("10 % of its requests failed")),
+        judged: Some(Judgement { requests: 1, comparisons: 1 }),
         versions: vec![VersionStatus { name: text("users@2"), percent: 1.0, state: "down".into() }],
         replicas: Some(vec![replica()]),
     }

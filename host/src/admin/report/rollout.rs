@@ -1,10 +1,11 @@
 //! Describes a rollout: the share of a version, and the versions of a service.
 
 use super::state;
-use crate::admin::contract::{RollbackMargins, VersionShare, VersionStatus};
+use crate::admin::contract::{Judgement, RollbackMargins, VersionShare, VersionStatus};
 use crate::guests::target::Target;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::share::{Rollback, Rule, TrafficShare};
+use lodge_traffic::service::deployment::Deployment;
 
 /// Returns the share of its service's requests that a version gets.
 pub(super) fn share(share: &TrafficShare) -> VersionShare {
@@ -19,6 +20,12 @@ pub(super) fn share(share: &TrafficShare) -> VersionShare {
 fn margins(rollback: &Rollback) -> RollbackMargins {
     let Rollback { errors, p99, minimum } = *rollback;
     RollbackMargins { errors: percent(errors), p99: f64::from(p99) / 100.0, minimum }
+}
+
+/// Returns by how much a version was judged, if it can be withdrawn.
+pub(super) fn judgement(version: &Deployment) -> Option<Judgement> {
+    version.spec.manifest.share.as_ref()?.rollback.as_ref()?;
+    Some(Judgement { requests: version.judged_requests(), comparisons: version.comparisons() })
 }
 
 /// Returns the versions of a service.

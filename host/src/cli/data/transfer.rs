@@ -106,7 +106,7 @@ fn store(
         return Ok(());
     }
     let done = place.import(service, part).map_err(|error| match error {
-        CliError::Problem(why) if count.stored > 0 => {
+        CliError::Problem(why) | CliError::Unreachable(why) if count.stored > 0 => {
             let before = count.stored;
             CliError::Problem(format!("{why}; {before} entries were stored before: import the file again to go on"))
         }

@@ -1,14 +1,14 @@
 //! Deploys on a host elsewhere, by its admin API.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use super::DeployArgs;
+use super::{DeployArgs, watch};
 use crate::admin::SIGNATURE;
-use crate::admin::contract::{ActionResult, ServiceDetails};
+use crate::admin::contract::ActionResult;
 use crate::admin::rollout::Promotion;
 use crate::cli::client::{AdminClient, ApiResponse, encoded};
 use crate::cli::out::{self, CliError, clean, notice};
@@ -24,9 +24,6 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// The most bytes of a signature that is sent: it is in the head of the request, which the host bounds.
 const MOST_SIGNATURE: usize = 24 << 10;
-
-/// The interval between looks at a canary.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// A service on a host elsewhere.
 pub(super) struct RemoteHost<'a> {
@@ -111,26 +108,8 @@ impl RemoteHost<'_> {
             let why = format!("{service} is {short} there, but the host does not serve it yet; see `lodge ps`");
             return Err(CliError::Problem(why));
         }
+        watch::notice_unjudged(&service, done.judged.as_ref());
         let before = if done.unchanged { ", which was there already" } else { "" };
         out::line(&format!("{service} serves {short}{before}")).map(|()| done.digest.clone())
     }
-}
-
-/// Watches a version with this component for this time. Fails if the host withdraws it, it is not there any more, or somebody else has
-/// replaced it meanwhile.
-pub(super) fn watch(client: &AdminClient, version: &str, digest: Option<&str>, time: Duration) -> Result<(), CliError> {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        let details: ServiceDetails = client.read(&client.of_service("GET", "/v1/services/{}", version)?)?;
-        let now = details.status.info.digest;
-        if digest.is_some_and(|digest| digest != now) {
-            let why = format!("another deployment has replaced {version}: it is {} now", now.get(..12).unwrap_or(&now));
-            return Err(CliError::new(why));
-        }
-        if let Some(why) = details.status.activity.withdrawn {
-            return Err(CliError::new(format!("the host withdrew {version}: {why}")));
-        }
-        std::thread::park_timeout(LOOK.min(time.saturating_sub(start.elapsed())));
-    }
-    Ok(())
 }

@@ -156,8 +156,42 @@ fn locks_and_what_is_left_over() {
     let lock = world.at(".users.lock");
     rustix::fs::mkfifoat(rustix::fs::CWD, &lock, 0o600.into()).unwrap();
     assert!(files.try_lock().is_err());
-    fs::remove_file(lock).unwrap();
+    fs::remove_file(&lock).unwrap();
+    let held = files.try_lock().unwrap().unwrap();
+    let of = |path: &Path| fs::metadata(path).map(|metadata| (metadata.uid(), metadata.gid(), metadata.mode() & 0o777));
+    let (uid, gid, _) = of(&directory).unwrap();
+    assert_eq!(of(&lock).unwrap(), (uid, gid, 0o660), "the host of the directory can use it");
+    assert!(files.try_lock().unwrap().is_none());
+    // Whoever waits for the lock does not get that of a file which is gone.
+    let waiting = fs::File::open(&lock).unwrap();
+    drop(held);
+    waiting.try_lock().unwrap();
+    let other = files.try_lock().unwrap().expect("another file");
+    let stale = FilesLock { file: waiting, path: lock.clone() };
+    drop(stale);
+    assert!(lock.exists() && files.try_lock().unwrap().is_none());
+    drop(other);
+    assert!(!lock.exists(), "no lock is left");
+}
+
+/// A lock of another user is one of a command that works, or a file that can be read, or the message says whose it is.
+#[test]
+fn locks_of_other_users() {
+    let world = World::new();
+    let directory = world.at("");
+    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
+    let lock = world.at(".users.lock");
+    fs::write(&lock, "").unwrap();
+    let with_mode = |mode| fs::set_permissions(&lock, fs::Permissions::from_mode(mode)).unwrap();
+    with_mode(0o444);
     assert!(files.try_lock().unwrap().is_some());
+    fs::write(&lock, "").unwrap();
+    let denied = files.unlockable(&lock, &Error::from(ErrorKind::PermissionDenied));
+    let (uid, shown) = (fs::metadata(&lock).unwrap().uid(), lock.display());
+    assert!(denied.unwritable && denied.to_string().contains(&format!("{shown} belongs to user {uid} ")), "{denied}");
+    assert!(denied.to_string().contains(&format!("`chown --reference={}", directory.display())), "{denied}");
+    let other = files.unlockable(&lock, &Error::from(ErrorKind::InvalidInput));
+    assert!(!other.to_string().contains("belongs"), "{other}");
 }
 
 fn decoded(signature: &[u8]) -> Vec<u8> {

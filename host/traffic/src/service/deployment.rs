@@ -1,5 +1,6 @@
 //! A deployed version of a service: what guests and upstreams have in common.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,8 @@ pub struct Deployment {
     pub edition: Edition,
     /// When the version was activated, and the service's counts of judged requests at that time.
     since: OnceLock<(SystemTime, JudgedCounts)>,
+    /// How often the version was compared with its service.
+    comparisons: AtomicU64,
     /// The reason why the version was withdrawn.
     withdrawn: OnceLock<String>,
 }
@@ -48,6 +51,7 @@ impl Deployment {
                 &spec.manifest.policies,
             ),
             since: OnceLock::new(),
+            comparisons: AtomicU64::new(0),
             withdrawn,
             spec,
         }
@@ -90,6 +94,22 @@ impl Deployment {
     /// are not included.
     pub fn window(&self) -> LastMinute {
         self.since.get().map(|(_, counts)| self.service.metrics.judged.window(counts)).unwrap_or_default()
+    }
+
+    /// Returns how many requests count for the judgement of the version since it was activated.
+    pub fn judged_requests(&self) -> u64 {
+        let judged = &self.service.metrics.judged;
+        self.since.get().map_or(0, |(_, counts)| judged.counts().requests_since(counts))
+    }
+
+    /// Returns how often the version was compared with its service, since its files or those of the service changed.
+    pub fn comparisons(&self) -> u64 {
+        self.comparisons.load(Relaxed)
+    }
+
+    /// Counts a comparison of the version with its service.
+    pub fn count_comparison(&self) {
+        self.comparisons.fetch_add(1, Relaxed);
     }
 
     /// Takes the version out of rotation for as long as its files do not change. Returns whether it was in rotation

@@ -43,6 +43,13 @@ pub struct LastMinute {
     pub p99_at_least: Option<Duration>,
 }
 
+impl JudgedCounts {
+    /// Returns the number of requests since `earlier` counts.
+    pub fn requests_since(&self, earlier: &Self) -> u64 {
+        self.heads.iter().sum::<u64>().saturating_sub(earlier.heads.iter().sum())
+    }
+}
+
 impl VersionStats {
     /// Counts a request and the time to its response head or failure.
     pub fn count(&self, failed: bool, took: Duration) {
