@@ -1,7 +1,7 @@
 //! Settings that seem to be in force, and have no effect.
 
 use super::keys::words;
-use super::{Origin, place};
+use super::origin::{Origin, place};
 
 /// Settings that have no effect without another one. Those of security would seem to be in force.
 const DEPENDENT: [(&str, &str); 13] = [

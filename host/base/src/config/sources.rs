@@ -1,6 +1,7 @@
 //! Reads `lodge.toml` and the environment into a map from setting to text.
 
-use super::{Source, env_name, names};
+use super::settings::names;
+use super::{Source, env_name};
 
 /// Reads `lodge.toml` into a [`Source`]: `[listener] idle = "60s"` becomes `listener.idle`.
 ///
