@@ -245,7 +245,8 @@ async fn what_goes_wrong_changes_nothing() {
     until("the trail has it", || place.audit().last().is_some_and(|line| ended(line) && line["status"] != 200)).await;
 }
 
-/// What the host would refuse, or an operator wrote, is as it was before: also for whoever looks after the next start.
+/// A deployment that the host refuses, or that would change an operator's files, leaves all files as they were, also after the next
+/// start.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_leaves_nothing() {
     let place = Place::new().await;
@@ -277,7 +278,7 @@ async fn what_is_refused_leaves_nothing() {
     let (code, _, stderr) = place.run("ci", &["rollback", "users", "--label", "beta"]);
     assert!(code == Some(1) && stderr.contains("was written by an operator"), "{stderr}");
     assert!(place.files() == before, "{stderr}");
-    // A label may be a number of a version; whoever waits for one component promotes no other one.
+    // A label may be a number of a version; a promotion that names a digest promotes no other component.
     let canary = |file: &str| {
         let label = ["--canary", "10%", "--label", "1.2"];
         place.run("ci", &[&["deploy", "users", file, "--key", &key], &label[..]].concat())

@@ -1,4 +1,4 @@
-//! Promise: with `trust.keys`, only signed components are served, whoever signed them by whichever tool. What is not signed never
+//! Promise: with `trust.keys`, only signed components are served, by any signer and any tool. What is not signed never
 //! replaces what is, and no request is lost meanwhile.
 
 use std::fs;
@@ -292,7 +292,7 @@ fn a_host_without_its_keys_does_not_start() {
     let args = ["serve", &guests, "--listen", "127.0.0.1:0", "--admin", "off", "--trust-keys", &missing];
     let (code, _, stderr) = output(&mut lodge(&args));
     assert!(code == Some(64) && stderr.contains(&format!("trust.keys: {missing}: No such file")), "{stderr}");
-    // Nor one whose `trust.keys` names no file, nor with keys that whoever writes services can replace.
+    // Nor one whose `trust.keys` names no file, nor with keys that somebody who can write services can replace.
     let (code, _, stderr) = output(lodge(&args[..6]).env("LODGE_TRUST_KEYS", ""));
     assert!(code == Some(64) && stderr.contains("LODGE_TRUST_KEYS: it names no file"), "{stderr}");
     let inside = directory.path().join("release.key").display().to_string();

@@ -81,7 +81,7 @@ async fn keys_decide_who_is_let_in() {
     }
 }
 
-/// Whoever sends the headers of the host, and however they are spelt, they are the host's own.
+/// No client and no guest can send a header of the host's, in any spelling.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_can_forge_who_the_sender_is() {
     let (setup, ada, _) = keyed(&["echo", "caller", "caller3"]);
@@ -123,7 +123,7 @@ async fn nobody_can_forge_who_the_sender_is() {
                 assert_eq!(text.contains("x-lodge-auth-subject: ada\n"), path == "/echo/head", "{text}");
             }
         }
-        // A guest is identified by its name, whatever it says and whoever has called it.
+        // A guest is identified by its name, whatever it says and for whichever caller it works.
         for caller in ["caller", "caller3"] {
             let seen = call(&host, caller, "http://echo.internal/head", &forged).await.text();
             assert!(seen.contains("x-lodge-auth-method: call\n"), "{seen}");

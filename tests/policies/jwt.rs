@@ -153,7 +153,7 @@ async fn tokens_say_who_the_sender_is() {
     let claims = text.lines().find_map(|line| line.strip_prefix("x-lodge-auth-claims: ")).unwrap();
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
     assert_eq!((&claims["tenant"], &claims["sub"]), (&json!("acme"), &json!("ann@i")));
-    // The same tenant, whoever asks.
+    // Another user of the same tenant.
     let second = key.token("bob", 600, &json!({ "tenant": "acme" }));
     assert_eq!(ask(&host, "/echo/head", &second).await.header("ratelimit"), "\"tenant\";r=7;t=800");
     assert_eq!(ask(&host, "/echo/acme/head", &second).await.status, 200);

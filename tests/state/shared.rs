@@ -100,7 +100,7 @@ async fn reading_changes_nothing() {
     ok(&host, "/users/draft2/get/default/n", "6").await;
 }
 
-/// Whoever may write uses the quota of the service that has the bucket.
+/// A service that may write uses the quota of the service that has the bucket.
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas_are_those_of_the_owner() {
     let host = start(&format!("keys = 3\n{SHARED}")).await;

@@ -129,8 +129,8 @@ pub fn replace_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     SecretReplacement::new(path)?.finish(content)
 }
 
-/// What will be at a path, and is complete before it is there. Only this user can read it, whoever could read what it replaces. It
-/// is removed if it is dropped before it is finished.
+/// A new file that replaces what is at a path once it is complete. Only its owner can read it, even if others could read the old
+/// one. It is removed if it is dropped before it is finished.
 #[derive(Debug)]
 pub struct SecretReplacement {
     file: File,

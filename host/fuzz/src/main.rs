@@ -12,7 +12,7 @@ static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
 
 /// The target that `FUZZ_TARGET` names.
 #[cfg(fuzzing)]
-#[expect(clippy::panic, reason = "a fuzzer ends at a mistake of whoever starts it")]
+#[expect(clippy::panic, reason = "a fuzzer ends when its command line is wrong")]
 fn named() -> fn(&[u8]) {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let known = lodge::fuzz::TARGETS;

@@ -1,7 +1,7 @@
 //! Which keys of two manifests have different values. Neither needs to be a valid manifest, only TOML.
 //!
-//! That two values are the same says what one of them is, to whoever sends the other: values where manifests may have secrets are
-//! compared for those only who may read the manifest.
+//! A comparison tells its sender the other value when both are equal. So values that may be secrets are compared only for senders
+//! that may read the manifest.
 
 use std::collections::BTreeSet;
 
@@ -82,7 +82,7 @@ mod tests {
         assert!(different_keys("a = ", "", Compared::All).is_err_and(|why| !why.contains('\n')));
     }
 
-    /// Whoever guesses a secret does not learn whether it is right, wherever it is, and learns what else differs.
+    /// The comparison does not tell whether a guess at a secret is right, wherever it stands, and tells what else differs.
     #[test]
     fn secrets_are_not_guessed() {
         let of = |one: &str, other: &str| different_keys(one, other, Compared::NotSecret).unwrap().join(" ");

@@ -164,7 +164,7 @@ impl Admin {
             let why = format!("send the token `admin_token`{way_out}: `authorization: Bearer …`");
             return Err(unauthorized(&why).into());
         };
-        // What nobody can guess is looked at first: whoever guesses from the same address does not keep out those who know.
+        // Tokens are compared before failures are counted: guesses from an address do not lock out an operator behind it.
         let holder = self.holder(shown);
         let limited = self.attempts.as_ref().and_then(|attempts| attempts.check(client, now).err());
         match (holder, limited) {

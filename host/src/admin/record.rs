@@ -112,7 +112,7 @@ mod tests {
 
     /// A request is in the trail however it ends: with a response, or with a client that leaves.
     #[test]
-    fn whoever_leaves_is_in_the_trail() {
+    fn changes_of_clients_that_leave_are_in_the_trail() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("audit.log");
         let settings =

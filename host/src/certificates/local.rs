@@ -1,6 +1,6 @@
 //! A certificate for development, for names of this machine only, signed by an authority that is made for one directory.
 //!
-//! Nothing is installed: whoever wants to trust the authority names its file. Its constraints (RFC 5280 4.2.1.10) allow no name of
+//! Nothing is installed: users who want to trust the authority name its file. Its constraints (RFC 5280 4.2.1.10) allow no name of
 //! any other machine, and only certificates of servers, so its key on disk is of no use to anybody elsewhere. An authority that has
 //! others, or whose key others can read, may come from a cloned repository: it is replaced.
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     /// The certificate is for names of this machine, stays while it is good, and is replaced before it expires; the authority
-    /// stays, so that whoever trusts it need not do so again.
+    /// stays, so that browsers that trust it go on to do so.
     #[test]
     fn certificates_for_development() {
         let parent = tempfile::tempdir().unwrap();

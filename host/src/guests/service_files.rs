@@ -1,5 +1,5 @@
 //! The files of one service in the directory, for commands and operators that change them. The directory is the only state:
-//! the host follows the files, whoever changes them.
+//! the host follows changes of the files, also those by hand.
 
 mod before;
 mod lock;

@@ -65,7 +65,7 @@ pub(super) async fn client(
             counts.count(source.word());
             let peer = match source {
                 Source::Client(address) => Peer::new(address, local, proxies),
-                // Whoever sent these bytes is not known, so that its forwarding headers are not those of the proxy.
+                // The sender of these bytes is unknown, so its forwarding headers are not trusted as those of the proxy.
                 Source::Unknown | Source::Local => Peer::new(remote, local, &[]),
             };
             Some(peer.relayed())

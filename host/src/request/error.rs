@@ -172,7 +172,7 @@ impl RequestError {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             _ if !self.reached_backend() => None,
-            // Whoever writes to a file while a client reads it does not make the service fail, and neither does the host.
+            // A file that changes while it is sent is no failure of the service, and neither is one of the host.
             Self::Files(FilesError::Changed) | Self::Encoder(_) => None,
             Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime) => {
                 Some(Verdict::Late)

@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever parses a response keeps what has arrived of it.
+    /// A parser that waits for more of a response keeps what has arrived.
     #[tokio::test]
     async fn a_server_that_sends_without_end_is_cut_off() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

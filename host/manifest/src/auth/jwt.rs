@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_ISSUER: usize = 1 << 10;
 
 /// The signature algorithms, by their names in tokens (RFC 7518 3.1, RFC 8037 3.1). There is none with a shared secret:
-/// whoever can verify such a token can make one.
+/// a service that can verify such a token can make one.
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::Rs256),
     ("RS384", Algorithm::Rs384),
@@ -189,7 +189,7 @@ fn source(text: &str) -> Result<JwkSource, String> {
     }
     let url: Uri = text.parse().map_err(|_| wrong())?;
     let host = url.host().ok_or_else(wrong)?;
-    // Whoever can change the keys on their way can make tokens.
+    // A peer that can change the keys in transit can make tokens.
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
     match url.scheme_str() {

@@ -29,7 +29,7 @@ impl Default for Task {
 
 impl GuestWaker {
     /// Polls a part of the guest. When it is pending, the task is woken as soon as the guest can go on. When it is ready,
-    /// whoever called polls again if more is wanted of the guest.
+    /// the caller polls again if more is wanted of the guest.
     pub fn poll<T>(self: &Arc<Self>, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let earlier = std::mem::replace(&mut *lock(&self.0), Task::Runs { woken: false });
         drop(earlier);

@@ -14,7 +14,7 @@ use lodge_base::files;
 /// The age at which a partial file is left over from a killed command; writing a file takes less.
 const ABANDONED: Duration = Duration::from_secs(600);
 
-/// What the names of files have in which a component arrives, after that of the component. Whoever writes one holds its lock.
+/// Follows the component's name in the names of uploads. The writer of an upload holds a lock on it.
 const ARRIVING: &str = "upload-";
 
 /// How often a lock is tried whose file is removed meanwhile.

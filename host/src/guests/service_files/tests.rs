@@ -162,7 +162,7 @@ fn locks_and_what_is_left_over() {
     let (uid, gid, _) = of(&directory).unwrap();
     assert_eq!(of(&lock).unwrap(), (uid, gid, 0o660), "the host of the directory can use it");
     assert!(files.try_lock().unwrap().is_none());
-    // Whoever waits for the lock does not get that of a file which is gone.
+    // A command that waits for the lock does not get the lock of a file that was removed.
     let waiting = fs::File::open(&lock).unwrap();
     drop(held);
     waiting.try_lock().unwrap();

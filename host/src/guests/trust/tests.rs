@@ -252,7 +252,7 @@ fn a_broken_file_holds_up_no_other() {
     assert_eq!(change.file, at("one"));
 }
 
-/// Keys in the served directory would be keys of whoever can write there.
+/// Keys in the served directory could be replaced by anybody who can write there.
 #[test]
 fn keys_are_not_in_the_served_directory() {
     let directory = tempfile::tempdir().unwrap();

@@ -134,7 +134,7 @@ fn close_slot(slot: DatabaseSlot) {
     {
         return;
     }
-    // A statement that still runs has a reference of its own, and whoever drops the last one closes the connection.
+    // A statement that still runs has a reference of its own, and the last reference closes the connection when it is dropped.
     close(slot);
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::denial::Cause;
 
 /// The start of the names of these headers. Only the host writes them: it removes them from every request that it
-/// receives, whoever sends it.
+/// receives, of any sender.
 pub const PREFIX: &str = "x-lodge-auth-";
 
 /// How the sender was identified: `api-key`, `basic`, `jwt`, `client-certificate`, `call` for a service of this host, or `host` for a message or a schedule.

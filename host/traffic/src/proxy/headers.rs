@@ -72,7 +72,7 @@ enum FieldKind {
     Hop,
     /// The header identifies the client, or shows that a proxy forwarded the request.
     Forwarding,
-    /// The header says whose request it is, and is removed whoever sent it.
+    /// The header says whose request it is, and is removed from every request.
     Verified,
     /// The name has underscores, and with hyphens it would be one that this host controls. CGI and similar interfaces
     /// cannot distinguish the two.
