@@ -81,11 +81,7 @@ pub(crate) const SECTION: Section = Section {
         table
     },
     owner: Owner::Route(|settings, written, problems| settings.headers = read(written, problems).map(Arc::new)),
-    view: Some(View {
-        label: "headers",
-        value: |manifest| manifest.headers.as_ref().map(|rules| rules.shown()),
-        text: words,
-    }),
+    view: Some(View { label: "headers", value: view, text: words }),
     ..Section::DEFAULT
 };
 
@@ -98,6 +94,8 @@ pub struct HeaderRules {
     pub request: HeaderChanges,
     /// The changes to responses.
     pub response: HeaderChanges,
+    /// Whether `security` is that of the service: a route has rules of its own, and none for it. Only while a manifest is read.
+    inherits: bool,
 }
 
 /// HeaderChanges to the headers of a message, in the order in which they are applied.
@@ -137,19 +135,43 @@ impl HeaderRules {
     }
 }
 
-/// Gives every route without rules of its own those of its service.
+/// Gives every route without rules of its own those of its service, and `security` to those whose rules do not mention it: who sets a
+/// header for one route does not mean that browsers need not be strict there.
 pub(crate) fn spread(service: Option<Arc<HeaderRules>>, manifest: &mut Manifest) {
-    manifest.headers = service.filter(|rules| rules.is_on());
+    let settled = |rules: Arc<HeaderRules>, security: bool| match rules.inherits {
+        true => Arc::new(HeaderRules { security, inherits: false, ..(*rules).clone() }),
+        false => rules,
+    };
+    manifest.headers = service.map(|rules| settled(rules, false)).filter(|rules| rules.is_on());
+    let security = manifest.headers.as_ref().is_some_and(|rules| rules.security);
     for route in &mut manifest.routes {
-        route.headers = route.headers.take().or_else(|| manifest.headers.clone()).filter(|rules| rules.is_on());
+        let own = route.headers.take().map(|rules| settled(rules, security));
+        route.headers = own.or_else(|| manifest.headers.clone()).filter(|rules| rules.is_on());
     }
 }
 
+/// Returns the rules of the service, and those of routes with rules of their own, by route.
+fn view(manifest: &Manifest) -> Option<Value> {
+    let of_service = manifest.headers.as_ref();
+    let mut shown = match of_service.map(|rules| rules.shown()) {
+        Some(Value::Object(shown)) => shown,
+        _ => serde_json::Map::new(),
+    };
+    for route in manifest.routes.iter().filter(|route| route.headers.as_ref() != of_service) {
+        let own = route.headers.as_ref().map_or_else(|| "nothing".into(), |rules| rules.shown());
+        shown.insert(route.to_string(), own);
+    }
+    if shown.is_empty() { None } else { Some(shown.into()) }
+}
+
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<HeaderRules> {
-    let mut rules = HeaderRules::default();
-    for key in written.section(&["security", "request", "response"], problems)? {
+    let keys = written.section(&["security", "request", "response"], problems)?;
+    let mut rules = HeaderRules { inherits: !keys.is_empty(), ..HeaderRules::default() };
+    for key in keys {
         match key.inside(written) {
-            "security" => rules.security = problems.take(key.boolean()).unwrap_or_default(),
+            "security" => {
+                (rules.security, rules.inherits) = (problems.take(key.boolean()).unwrap_or_default(), false);
+            }
             "request" => rules.request = changes(&key, false, problems),
             _ => rules.response = changes(&key, true, problems),
         }
@@ -233,6 +255,7 @@ fn value(key: &Written<'_>) -> Result<HeaderValue, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::Route;
     use crate::tests::read as manifest;
 
     fn rules(text: &str) -> Option<HeaderRules> {
@@ -261,13 +284,32 @@ mod tests {
             set: fields(&[("x-a", "1")]),
             add: fields(&[("link", "</a>"), ("link", "</b>"), ("x-b", "")]),
         };
-        assert_eq!(all, HeaderRules { security: false, request, response });
-        // A route has rules of its own, or none, in place of those of its service.
-        let routes = "routes = ['/a', { path = '/b', headers = {} }, { path = '/c', headers.response.remove = 'etag' }]\n\
-                      headers.security = true";
-        let routes = manifest(routes).unwrap().routes;
-        let shown: Vec<_> = routes.iter().map(|route| route.headers.as_ref().map(|rules| rules.security)).collect();
-        assert_eq!(shown, [Some(true), None, Some(false)]);
+        assert_eq!(all, HeaderRules { request, response, ..HeaderRules::default() });
+    }
+
+    /// A route has rules of its own, or none, in place of those of its service; but `security` until it says otherwise.
+    #[test]
+    fn routes_are_as_strict_as_their_service() {
+        let all = manifest(
+            "routes = ['/a', { path = '/b', headers = {} }, { path = '/c', headers.response.remove = 'etag' },\n\
+             { path = '/d', headers = { security = false, response.remove = 'etag' } }, { path = '/e', headers.security = false }]\n\
+             [headers]\nsecurity = true\nresponse.set = { x-a = '1' }",
+        )
+        .unwrap();
+        let rules = |route: &Route| route.headers.as_ref().map(|rules| (rules.security, rules.response.set.len()));
+        let shown: Vec<_> = all.routes.iter().map(rules).collect();
+        assert_eq!(shown, [Some((true, 1)), None, Some((true, 0)), Some((false, 0)), None]);
+        assert_eq!(
+            view(&all).unwrap(),
+            json!({
+                "security": true, "response.set": ["x-a"], "/b": "nothing", "/d": { "response.remove": ["etag"] }, "/e": "nothing",
+                "/c": { "security": true, "response.remove": ["etag"] },
+            })
+        );
+        let without = manifest("routes = ['/a', { path = '/b', headers.response.remove = 'etag' }]").unwrap();
+        let strict: Vec<_> =
+            without.routes.iter().map(|route| route.headers.as_ref().map(|rules| rules.security)).collect();
+        assert_eq!((strict, view(&manifest("").unwrap())), (vec![None, Some(false)], None));
     }
 
     #[test]

@@ -255,6 +255,7 @@ impl Manifest {
             compress::spread(of_routes.compress, &mut self);
             auth::settle(&mut self, &mut problems);
             redirects::find_unreachable(&self, &mut problems);
+            redirects::find_shadowed(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);
         }
         files::settle(&keys, &mut self);

@@ -141,6 +141,27 @@ impl Redirect {
     }
 }
 
+impl Redirect {
+    /// Whether it takes every request that `other` is about.
+    fn covers(&self, other: &Self) -> bool {
+        let same = |pair: (&Segment, &Segment)| match pair {
+            (Segment::Parameter(_), _) => true,
+            (Segment::Name(own), Segment::Name(name)) => own == name,
+            (Segment::Name(_), Segment::Parameter(_)) => false,
+        };
+        let (own, of_other) = (self.from.len(), other.from.len());
+        let deep_enough = match (self.below, other.below) {
+            (true, true) => own <= of_other,
+            (true, false) => own < of_other,
+            (false, false) => own == of_other,
+            (false, true) => false,
+        };
+        deep_enough
+            && self.host.as_ref().is_none_or(|host| other.host.as_ref() == Some(host))
+            && self.from.iter().zip(&other.from).all(same)
+    }
+}
+
 impl fmt::Display for Redirect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.host.as_deref().unwrap_or_default())?;
@@ -166,6 +187,16 @@ pub(crate) fn find_unreachable(manifest: &Manifest, problems: &mut Problems) {
         if !manifest.routes.iter().any(|route| redirect.is_reached_by(route)) {
             problems.push(format!("redirects: no route of the service leads to `{redirect}`; add one to `routes`"));
         }
+    }
+}
+
+/// Finds redirects whose requests all go to one before them.
+pub(crate) fn find_shadowed(manifest: &Manifest, problems: &mut Problems) {
+    for (at, redirect) in manifest.redirects.iter().enumerate() {
+        let before = manifest.redirects.iter().take(at).find(|before| before.covers(redirect));
+        problems.0.extend(before.map(|before| {
+            format!("redirects: the one from `{redirect}` is never used, since that from `{before}` is before it; remove it, or write it first")
+        }));
     }
 }
 
@@ -258,7 +289,11 @@ fn redirect(item: &Written<'_>, problems: &mut Problems) -> Option<Redirect> {
         return None;
     }
     let (from, below) = problems.take(read_from(from).ok_or_else(|| {
-        from_key.error(format!("`{from}` is not a path like \"/old\", \"/old/{{id}}\" or \"/old/*\""))
+        let end = from.strip_suffix('/').filter(|path| path.len() > 1 && path.starts_with('/'));
+        let hint = end.map_or(String::new(), |path| {
+            format!("; write `{path}` for this path alone, `{path}/*` for all below it, also `{path}/`")
+        });
+        from_key.error(format!("`{from}` is not a path like \"/old\", \"/old/{{id}}\" or \"/old/*\"{hint}"))
     }))?;
     let (to, has_query) = problems.take(read_to(to, &from, below).map_err(|wrong| to_key.error(wrong)))?;
     Some(Redirect { host, from, below, to, has_query, status })

@@ -180,10 +180,14 @@ pub fn views(manifest: &Manifest) -> BTreeMap<String, Value> {
     SECTIONS.iter().filter(shown).filter_map(view).collect()
 }
 
-/// Returns what a manifest grants to its guests, by section: the views of the sections with a [`Capability`].
+/// Returns what a manifest grants, by section: the views of the sections with a [`Capability`], and what a service without guests
+/// reaches for its clients: a directory or replicas.
 pub fn grants(manifest: &Manifest) -> BTreeMap<String, Value> {
     let mut grants = views(manifest);
-    grants.retain(|name, _| find(name).is_some_and(|section| section.capability.is_some()));
+    grants.retain(|name, _| name == "files" || find(name).is_some_and(|section| section.capability.is_some()));
+    if let Some(upstream) = &manifest.upstream {
+        grants.insert(upstream::SECTION.name.to_owned(), upstream.reached());
+    }
     grants
 }
 
@@ -198,6 +202,53 @@ pub fn words(value: &Value) -> String {
         Value::Null => String::new(),
         other => other.to_string(),
     }
+}
+
+/// Returns the hint for a key in the section `path` that is meant for one below it, or is to turn the section on or off.
+pub(crate) fn within(path: &str, name: &str) -> Option<String> {
+    let (head, below) = path.split_once('.').unwrap_or((path, ""));
+    let section = find(head)?;
+    if name == "enabled" && below.is_empty() {
+        let switches = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "boolean");
+        let schema = (section.schema)();
+        let alternatives = schema.get("anyOf").and_then(Value::as_array);
+        // Elsewhere it is meant for the service.
+        return alternatives
+            .is_some_and(|all| all.iter().any(switches))
+            .then(|| format!("a section [{head}] is on; to turn it off, write `{head} = false` in place of it"));
+    }
+    let prefix = if below.is_empty() { String::new() } else { format!("{below}.") };
+    let keys = section.keys();
+    let inner = keys.iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
+    let meant: Vec<_> = inner
+        .filter(|key| key.rsplit_once('.').is_some_and(|(_, last)| last == name))
+        .map(|key| format!("`{path}.{key}`"))
+        .collect();
+    (!meant.is_empty()).then(|| format!("did you mean {}?", meant.join(" or ")))
+}
+
+/// Returns the hint for a key or section of `lodge.toml`.
+fn of_host(key: &Written<'_>) -> Option<String> {
+    let settings: Vec<_> = config_names().collect();
+    let (name, table) = (&key.name, key.table());
+    let is_of_host = match &table {
+        Some(keys) => !keys.is_empty() && keys.iter().all(|key| settings.iter().any(|known| is_part(known, &key.name))),
+        None => settings.contains(name),
+    };
+    is_of_host.then(|| match table {
+        Some(_) => format!("[{name}] is a section of lodge.toml, the settings of the host"),
+        None => format!("`{name}` is a key of lodge.toml, the settings of the host"),
+    })
+}
+
+/// Whether a setting has this name, or is below it.
+fn is_part(setting: &str, name: &str) -> bool {
+    setting.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Returns the names of the settings of a host.
+fn config_names() -> impl Iterator<Item = String> {
+    lodge_base::config::described().map(|(name, ..)| name)
 }
 
 /// Returns the hint for a key that is in a section and belongs to the top level of the manifest.
@@ -233,7 +284,7 @@ pub(crate) fn of_manifest(manifest: &Manifest, key: &Written<'_>, name: &str, is
 pub(crate) fn unknown(key: &Written<'_>) -> String {
     let known: Vec<_> = SECTIONS.iter().map(|section| section.name).collect();
     let near = || Some(format!("did you mean `{}`?", resembled(&key.name, &known)?));
-    key.unknown_with(home(key).or_else(near), &known)
+    key.unknown_with(of_host(key).or_else(|| home(key)).or_else(near), &known)
 }
 
 /// Returns the hint for a key that is at the top level and belongs into a section.

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::line_of;
-use crate::section::misplaced;
+use crate::section::{misplaced, within};
 use lodge_base::config::key::{Key, nearest};
 
 /// A key of a manifest, or an item of a list.
@@ -193,7 +193,7 @@ impl<'a> Written<'a> {
         let dot = if section.is_empty() { "" } else { "." };
         let name = self.name.strip_prefix(&format!("{section}{dot}")).unwrap_or(&self.name);
         let near = || Some(format!("did you mean `{section}{dot}{}`?", resembled(name, known)?));
-        self.unknown_with(misplaced(name).or_else(near), known)
+        self.unknown_with(within(section, name).or_else(|| misplaced(name)).or_else(near), known)
     }
 
     /// Returns the problem that there is no such key, with a hint or the keys that there are.

@@ -24,6 +24,7 @@ pub(super) fn run(config: Config, json: bool, only_grants: bool) -> Result<(), C
     if only_grants {
         return grants::run(&config, json);
     }
+    let without_settings = config.program.file.is_none();
     let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
         out::json(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
@@ -31,6 +32,12 @@ pub(super) fn run(config: Config, json: bool, only_grants: bool) -> Result<(), C
         out::print(&reports.iter().map(format_report).collect::<String>())?;
     }
     let refused = reports.iter().any(|report| report.refused.is_some());
+    if refused && without_settings {
+        super::notice(
+            "no lodge.toml was read: a host with other settings may refuse other files; --config names that of the host, and files \
+             that manifests name have to be here",
+        );
+    }
     if refused { Err(CliError::Reported) } else { Ok(()) }
 }
 

@@ -58,12 +58,15 @@ fn located(name: &str, file: &str, problem: String) -> String {
     let Some(rest) = problem.strip_prefix("lodge.toml: ") else { return problem };
     let key = rest.split(':').next().unwrap_or(rest);
     let line = lodge_manifest::position(file, key);
-    let of_manifest =
-        rest.contains(": unknown key") && !rest.contains("; ") && lodge_manifest::misplaced(key).is_some();
-    let hint = if of_manifest {
-        format!("; `{key}` is a key of a manifest, such as guests/users.toml")
-    } else {
-        String::new()
+    let head = key.split('.').next().unwrap_or(key);
+    let of_host = config::described().any(|(known, ..)| known.split('.').next() == Some(head));
+    let of_manifest = rest.contains(": unknown key") && !of_host && lodge_manifest::misplaced(key).is_some();
+    // What resembles a section of manifests is not meant.
+    let rest = if of_manifest { rest.split("; ").next().unwrap_or(rest) } else { rest };
+    let hint = match (of_manifest, key.contains('.')) {
+        (true, true) => format!("; [{head}] is a section of a manifest, such as guests/users.toml"),
+        (true, false) => format!("; `{key}` is a key of a manifest, such as guests/users.toml"),
+        (false, _) => String::new(),
     };
     format!("{name}{}{rest}{hint}", if line.is_empty() { ": ".into() } else { format!(" {line}") })
 }
@@ -91,4 +94,33 @@ pub(super) fn print(resolved: &Resolved) -> Result<(), CliError> {
         out::line(&format!("{setting:width$} # {origin}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_manifests_are_told() {
+        for (key, near, expected) in [
+            (
+                "auth.api_keys",
+                "; did you mean `auth_failures`?",
+                "l.toml 2: auth.api_keys: unknown key; [auth] is a section of a manifest",
+            ),
+            ("routes", "", "l.toml 2: routes: unknown key; `routes` is a key of a manifest"),
+            (
+                "limits.cpus",
+                "; did you mean `limits.cpu`?",
+                "l.toml 2: limits.cpus: unknown key; did you mean `limits.cpu`?",
+            ),
+        ] {
+            let text = match key.split_once('.') {
+                Some((section, key)) => format!("[{section}]\n{key} = 1"),
+                None => format!("\n{key} = 1"),
+            };
+            let told = located("l.toml", &text, format!("lodge.toml: {key}: unknown key{near}"));
+            assert!(told.replace("line 2: ", "2: ").starts_with(expected), "{told}");
+        }
+    }
 }

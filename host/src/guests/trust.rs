@@ -103,7 +103,8 @@ impl TrustedKeys {
 fn read(source: &TrustedFile, others: usize) -> Result<Vec<PublicKey>, String> {
     // A relative path is relative to the working directory, which the message shows.
     let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
-    let problem = |why: String| format!("trust.keys: {}: {why}", path.display());
+    let begins = if source.path.is_relative() { "; a relative path begins at the working directory" } else { "" };
+    let problem = |why: String| format!("trust.keys: {}: {why}{begins}", path.display());
     let content = files::read(&path, MAX_FILE).map_err(|error| problem(error.to_string()))?;
     let keys = PublicKey::read(&content).map_err(problem)?;
     if others + keys.len() > MOST_KEYS {

@@ -51,7 +51,7 @@ fn url(text: &str) -> Result<Option<Uri>, String> {
     if text == "auto" {
         return Ok(None);
     }
-    let form = || format!("`{text}` is not `auto` or a URL as https://kubernetes.example:6443");
+    let form = || format!("`{text}` is neither `auto` nor a URL; write it like https://kubernetes.example:6443");
     let url: Uri = text.parse().map_err(|_| form())?;
     let authority = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
     let is_host = url.scheme().is_some_and(|scheme| canonical::authority(authority.as_bytes(), scheme).is_some());
@@ -101,7 +101,7 @@ mod tests {
         for wrong in
             ["", "off", "10.0.0.1:443", "https://", "https://me@a", "https://a:99999", "https://a/?b", "ftp://a", "/a"]
         {
-            assert!(url(wrong).is_err_and(|why| why.contains("is not `auto` or a URL")), "{wrong}");
+            assert!(url(wrong).is_err_and(|why| why.contains("is neither `auto` nor a URL; write it like")), "{wrong}");
         }
     }
 

@@ -122,7 +122,8 @@ pub(super) const KEYS: &[Key<TlsListener>] = &[
         help: "the public port of HTTPS, such as `443`, to which requests without TLS are redirected; or `off`",
         set: |c, text| {
             c.redirect = match text {
-                "off" => None,
+                "off" | "false" => None,
+                "on" | "true" => return Err("write the public port of HTTPS, such as 443".into()),
                 port => Some(count(port, 1..=usize::from(u16::MAX)).map(|port| u16::try_from(port).unwrap_or(443))?),
             };
             Ok(())

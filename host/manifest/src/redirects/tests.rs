@@ -164,3 +164,42 @@ fn redirects_need_a_route() {
         assert!(problem.contains(&format!("no route of the service leads to {shown}")), "{problem}");
     }
 }
+
+/// A redirect that no request reaches is a mistake, and so is the same one twice.
+#[test]
+fn redirects_that_are_never_used() {
+    let check = |all: &[&str], shadowed: Option<&str>| {
+        let item = |(number, from): (usize, &&str)| match from.split_once(' ') {
+            Some((host, from)) => format!("{{ host = '{host}', from = '{from}', to = '/t{number}' }}"),
+            None => format!("{{ from = '{from}', to = '/t{number}' }}"),
+        };
+        let items: Vec<_> = all.iter().enumerate().map(item).collect();
+        let read = manifest(&format!("routes = ['/*']\nredirects = [{}]", items.join(", ")));
+        match shadowed {
+            Some(told) => {
+                assert!(read.is_err_and(|why| why.contains(&format!("redirects: the one from {told}"))), "{all:?}")
+            }
+            None => assert!(read.is_ok(), "{all:?}: {read:?}"),
+        }
+    };
+    check(&["/a", "/a"], Some("`/a` is never used, since that from `/a` is before it"));
+    check(&["/a/*", "/a/b"], Some("`/a/b` is never used, since that from `/a/*`"));
+    check(&["/a/*", "/a/b/*"], Some("`/a/b/*` is never used"));
+    check(&["/{x}/b", "/a/b"], Some("`/a/b` is never used, since that from `/{x}/b`"));
+    check(&["/{x}", "/{y}"], Some("`/{y}` is never used"));
+    check(&["/a", "a.test /a"], Some("`a.test/a` is never used"));
+    check(&["/a/*", "/a"], None);
+    check(&["/a", "/a/*"], None);
+    check(&["/a/b", "/a/*"], None);
+    check(&["/a/b", "/{x}/b"], None);
+    check(&["a.test /a", "/a"], None);
+    check(&["a.test /a", "b.test /a"], None);
+    check(&["/a/b", "/a"], None);
+}
+
+/// Hints for what others write.
+#[test]
+fn a_slash_at_the_end_is_explained() {
+    let why = manifest("routes = ['/*']\nredirects = [{ from = '/a/', to = '/b' }]").unwrap_err();
+    assert!(why.contains("; write `/a` for this path alone, `/a/*` for all below it, also `/a/`"), "{why}");
+}

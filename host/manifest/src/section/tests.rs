@@ -102,7 +102,11 @@ fn a_view_is_what_the_manifest_says() {
     assert_eq!(words(&shown["calls"]), "users, hello");
     assert_eq!(words(&serde_json::json!({ "a": 1, "b": ["x", "y"] })), "a 1, b x, y");
     assert_eq!(views(&read("").unwrap()).into_keys().collect::<Vec<_>>(), ["isolation"]);
+    // What a service without guests reaches is granted as well.
+    let elsewhere = manifest.version("files.root = 'public'", 1 << 30).unwrap();
+    assert_eq!(grants(&elsewhere)["files"]["root"], "public");
     let elsewhere = manifest.version("upstream.replicas = ['http://a']", 1 << 30).unwrap();
+    assert_eq!(serde_json::to_value(grants(&elsewhere)).unwrap(), serde_json::json!({ "upstream": ["http://a:80"] }));
     assert!(views(&elsewhere).is_empty(), "an upstream has no sandbox");
 }
 
@@ -123,6 +127,24 @@ fn a_key_has_its_place() {
             "line 1: unknown key `retry`; `retry` is a part of [upstream]; write [upstream.retry]",
         ),
         ("[limit]\nwall = '1s'", "line 1: unknown key `limit`; did you mean `limits`?"),
+        (
+            "[compress]\nenabled = true",
+            "line 2: unknown key `compress.enabled`; a section [compress] is on; to turn it off, write `compress = false` in place of it",
+        ),
+        (
+            "[rate]\nlimit = '1/s'\nenabled = false",
+            "line 3: unknown key `rate.enabled`; `enabled` is a key of the manifest; write it above the first [section]",
+        ),
+        (
+            "[headers]\nset = { x-a = '1' }",
+            "line 2: unknown key `headers.set`; did you mean `headers.request.set` or `headers.response.set`?",
+        ),
+        (
+            "[tls]\nlisten = ':443'",
+            "line 1: unknown key `tls`; [tls] is a section of lodge.toml, the settings of the host",
+        ),
+        ("[tls]\nca = 'ca.pem'", "line 1: unknown key `tls`; `tls` is a part of [upstream]; write [upstream.tls]"),
+        ("listen = ':80'", "line 1: unknown key `listen`; `listen` is a key of lodge.toml, the settings of the host"),
     ] {
         let problem = read(text).unwrap_err();
         assert_eq!(problem, said);

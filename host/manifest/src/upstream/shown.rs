@@ -3,10 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::keys::{HOSTS, POLICIES, PROTOCOLS};
 use super::{Policy, Spec};
 
 impl Spec {
+    /// Returns where the requests of clients go: the replicas, or what lists them.
+    pub(crate) fn reached(&self) -> Value {
+        let sources: Vec<_> = self.replicas.iter().map(ToString::to_string).chain(self.replicas_file.clone()).collect();
+        sources.into()
+    }
+
     /// Returns the effective keys and their values, including defaults. Omits the keys of health checks without a path,
     /// and `hash` with another policy.
     pub fn shown(&self) -> BTreeMap<&'static str, String> {

@@ -46,8 +46,12 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), CliError> {
 fn format_grants(service: &ServiceGrants) -> String {
     let mut text = format!("{}\n", clean(&service.name));
     for section in SECTIONS {
-        let Some((view, value)) = section.view.as_ref().zip(service.grants.get(section.name)) else { continue };
-        text.push_str(&format!("  {:13} {}\n", view.label, clean(&(view.text)(value))));
+        let Some(value) = service.grants.get(section.name) else { continue };
+        let (label, said) = match &section.view {
+            Some(view) => (view.label, (view.text)(value)),
+            None => (section.name, section::words(value)),
+        };
+        text.push_str(&format!("  {label:13} {}\n", clean(&said)));
     }
     if service.grants.is_empty() {
         text.push_str("  nothing beyond its requests, clocks, random numbers and log lines\n");
