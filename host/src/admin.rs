@@ -14,6 +14,7 @@ mod compare;
 pub mod contract;
 pub mod data;
 pub mod deploy;
+mod doubts;
 mod page;
 pub mod places;
 mod record;
@@ -26,7 +27,7 @@ pub(crate) mod verdict;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -40,6 +41,7 @@ pub use self::access::misplaced;
 pub(crate) use self::access::{OPERATOR_SCOPES, is_operator_scope};
 use self::body::{Body, problem, text};
 use self::contract::{CertificateStatus, HostStatus};
+pub use self::doubts::questionable;
 use self::places::AdminPlaces;
 use self::record::OperatorRecord;
 pub(crate) use self::upload::SIGNATURE;
@@ -59,6 +61,7 @@ use lodge_base::budget::Budget;
 use lodge_base::config::Config;
 use lodge_base::drain::StopSignal;
 use lodge_base::telemetry::logs::Logs;
+use lodge_base::telemetry::logs::throttle::LogThrottle;
 use lodge_runtime::compile::Reset;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::api_keys::KeyRing;
@@ -121,6 +124,8 @@ pub struct Admin {
     pub keys: Option<Arc<LiveValue<KeyRing>>>,
     /// The failed attempts at the API; `None` if any number is allowed.
     pub attempts: Option<FailedAttempts>,
+    /// Lines of the log about refused operators.
+    pub refusals: Mutex<LogThrottle>,
     /// Places for requests that take long.
     pub places: AdminPlaces,
 }
@@ -267,7 +272,7 @@ impl Admin {
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "not-found",
-                "this listener has /, /metrics, /healthz, /readyz and /v1/…",
+                "this listener has /, /metrics, /healthz, /readyz and /v1/…; services are at the address of `listen`",
             ),
         }
     }

@@ -195,11 +195,11 @@ pub struct RequestEvent {
 }
 
 impl AuditTrail {
-    /// Opens the trail and starts its thread; `None` if there is none.
+    /// Opens the trail and starts its thread; `None` if there is none. Writes nothing: what is to be a host may not become one.
     ///
     /// # Errors
     /// If the file cannot be written, or another host writes it.
-    pub fn open(settings: &Settings, directory: &Path) -> Result<Option<Arc<Self>>, String> {
+    pub fn open(settings: &Settings) -> Result<Option<Arc<Self>>, String> {
         let Some(file) = &settings.file else { return Ok(None) };
         let problem = |why: String| format!("audit.file: {}: {why}", file.display());
         let trail = Trail::open(file, settings).map_err(problem)?;
@@ -210,8 +210,12 @@ impl AuditTrail {
         let thread = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&orders));
         thread.map_err(|error| problem(format!("its thread cannot be started: {error}")))?;
         let audit = Self { queue, counts, attempts: Mutex::new((Instant::now(), 0)), required: settings.required };
-        audit.record(Event::Started { directory: directory.display().to_string() });
         Ok(Some(Arc::new(audit)))
+    }
+
+    /// Records that a host begins to serve this directory.
+    pub fn begin(&self, directory: &Path) {
+        self.record(Event::Started { directory: directory.display().to_string() });
     }
 
     /// Records an event. Never waits.

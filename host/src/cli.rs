@@ -187,26 +187,31 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
 /// Returns the client of the host that the arguments select; `None` if the setting `admin` is `off`.
 fn client(matches: &ArgMatches, resolved: &Resolved) -> Result<Option<AdminClient>, CliError> {
     let config = &resolved.config;
-    let token = match matches.try_get_one::<PathBuf>("token-file").ok().flatten() {
-        Some(path) => {
+    let origin = resolved.origin("admin_token");
+    let named = matches.try_get_one::<PathBuf>("token-file").ok().flatten();
+    let (token, source) = match (named, origin) {
+        (Some(path), _) => {
             keys::warn_if_shared(path);
             let read = files::read_text(path, MAX_TOKEN).map(|text| text.trim().to_owned());
-            Some(read.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?)
+            let token = read.map_err(|error| CliError::new(format!("{}: {error}", path.display())))?;
+            (Some(token), format!("--token-file {}", path.display()))
         }
-        None => config.admin_token.clone(),
+        (None, Some(Origin::Flag)) => (config.admin_token.clone(), "--admin-token".into()),
+        (None, Some(Origin::Environment)) => (config.admin_token.clone(), "LODGE_ADMIN_TOKEN".into()),
+        (None, _) => (config.admin_token.clone(), "admin_token in lodge.toml".into()),
     };
-    match text(matches, "host") {
+    let client = match text(matches, "host") {
         Some(url) => {
             // The token in lodge.toml is that of the host on this machine.
-            let of_file = matches!(resolved.origin("admin_token"), Some(Origin::File));
-            let named = matches.try_get_one::<PathBuf>("token-file").ok().flatten().is_some();
-            if of_file && !named && token.is_some() {
+            let of_file = matches!(origin, Some(Origin::File)) && named.is_none();
+            if of_file && token.is_some() {
                 notice("the admin_token of lodge.toml is not sent elsewhere; give --token-file or LODGE_ADMIN_TOKEN");
             }
-            AdminClient::at(url, token.filter(|_| named || !of_file)).map(Some)
+            Some(AdminClient::at(url, token.filter(|_| !of_file))?)
         }
-        None => config.admin.map(|admin| AdminClient::new(admin, token)).transpose(),
-    }
+        None => config.admin.map(|admin| AdminClient::new(admin, token)).transpose()?,
+    };
+    Ok(client.map(|client| client.with_token_source(source)))
 }
 
 /// Returns the client of the host that the arguments select.

@@ -75,6 +75,8 @@ pub struct Host {
     admin: Option<TcpListener>,
     /// The keys of `admin_keys`.
     operator_keys: Option<Arc<LiveValue<KeyRing>>>,
+    /// What the log says of settings that may not mean what they seem to, when the host starts.
+    doubts: Vec<String>,
     deployer: Arc<Deployer>,
     /// How the memory of sandboxes is reset.
     reset: Reset,
@@ -119,7 +121,7 @@ impl Host {
         }
         let directory = path_and_identity(directory);
         raise_file_limit(config.listener.connections);
-        let Sockets { plain, secure, admin } = Sockets::open(&config).await?;
+        let Sockets { plain, secure, admin, mut doubts } = Sockets::open(&config).await?;
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
@@ -136,7 +138,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
-            audit: AuditTrail::open(&config.audit, &config.guests)?,
+            audit: AuditTrail::open(&config.audit)?,
             failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
             redirect: config.tls.redirect,
@@ -163,6 +165,7 @@ impl Host {
         handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
         let operator_keys = match &config.admin_keys {
             Some(file) => {
+                doubts.extend(admin::questionable(file, SystemTime::now()));
                 Some(deployer.api_keys(file).await.map_err(|why| format!("admin_keys: {}: {why}", file.display()))?)
             }
             None => None,
@@ -170,6 +173,7 @@ impl Host {
         let config = Arc::new(config);
         Ok(Self {
             operator_keys,
+            doubts,
             listeners: Listeners { plain, secure },
             acme,
             admin,
@@ -216,6 +220,8 @@ impl Host {
     /// Serves until `stop`, then finishes accepted requests.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
         announce(&self.config, &self.listeners, self.admin.as_ref(), self.reset);
+        self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+        self.handler.audit.iter().for_each(|audit| audit.begin(&self.config.guests));
         let (mut stopper, drain) = drain::channel();
         let running = RunningHost {
             buffers: Buffers::new(self.config.listener.memory),

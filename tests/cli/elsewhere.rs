@@ -47,10 +47,18 @@ async fn commands_reach_a_host_by_https() {
     assert!(code == Some(1) && stderr.contains(&format!("{shown} requires a token")), "{stderr}");
     let (code, _, stderr) = run(&["ps", "--host", &url, "--admin-token", "another-token-than-its"], &roots);
     assert!(code == Some(1) && stderr.contains("does not accept this token"), "{stderr}");
+    let other = url.replace("localhost", "127.0.0.1");
+    let (code, _, stderr) = run(&["ps", "--host", &other], &roots);
+    assert!(code == Some(1) && stderr.contains("its certificate is not for 127.0.0.1, but for "), "{stderr}");
+    let (code, _, stderr) = run(&["ps", "--host", &format!("http://{}", proxy.address)], &roots);
+    assert!(code == Some(1) && stderr.contains("that is a listener for services"), "{stderr}");
+    let (code, _, stderr) = run(&["ps", "--host", &format!("http://{}", proxy.https)], &roots);
+    assert!(code == Some(1) && stderr.contains("write https:// in place of http://"), "{stderr}");
     // A certificate of an authority that is not trusted.
     std::fs::write(&roots, Authority::new().pem()).unwrap();
     let (code, _, stderr) = run(&["ps", "--host", &url, "--admin-token", TOKEN], &roots);
     assert!(code == Some(1) && stderr.contains("cannot reach https://localhost"), "{stderr}");
+    assert!(stderr.contains("of an authority that this machine does not trust: SSL_CERT_FILE"), "{stderr}");
     // On this machine, plain http reveals the token to nobody.
     let plain = format!("http://{}", behind.admin);
     let (code, stdout, stderr) = run(&["ps", "--host", &plain, "--admin-token", TOKEN], &roots);

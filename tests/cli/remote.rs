@@ -230,7 +230,10 @@ fn commands_send_requests() {
 fn tokens_are_sent_and_requested() {
     let mock = Mock::with_token("0123456789abcdef");
     let (code, _, stderr) = ask(&mock, &["ps"]);
-    assert!(code == Some(1) && stderr.contains("requires a token; set admin_token (--admin-token, LODGE"), "{stderr}");
+    assert!(
+        code == Some(1) && stderr.contains("requires a token; set admin_token (--token-file, --admin-token, LODGE"),
+        "{stderr}"
+    );
     let (code, _, stderr) = ask(&mock, &["ps", "--admin-token", "fedcba9876543210"]);
     assert!(code == Some(1) && stderr.contains("does not accept this token"), "{stderr}");
     assert_eq!(ask(&mock, &["ps", "--admin-token", "0123456789abcdef"]).0, Some(0));

@@ -129,7 +129,24 @@ async fn the_trail_says_who_did_what() {
     let hash = stdout.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
     assert_eq!(verify(&[&path, "--ends-with", &hash, "--contains", &hash, "--from-beginning"]).0, Some(0));
     let (code, _, stderr) = verify(&[&path, "--contains", &hash, "--contains", &"a".repeat(64)]);
-    assert!(code == Some(1) && stderr.contains("has the hash aaaa"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("has the hash aaaa") && !stderr.contains("rotation"), "{stderr}");
+    for option in ["--contains", "--ends-with"] {
+        let (code, _, stderr) = verify(&[&path, option, &hash[..12]]);
+        assert!(code == Some(64) && stderr.contains("which has 64 hexadecimal digits"), "{stderr}");
+    }
+    assert_eq!(verify(&[&path, "--contains", &hash.to_uppercase()]).0, Some(0));
+    // Two files, in any order.
+    let half = text.len() / 2 + text[text.len() / 2..].find('\n').unwrap() + 1;
+    let [one, two] = ["one.log", "two.log"].map(|name| place.path().join(name).display().to_string());
+    fs::write(&one, &text[..half]).unwrap();
+    fs::write(&two, &text[half..]).unwrap();
+    let (code, stdout, stderr) = verify(&[&two, &one, "--from-beginning"]);
+    assert!(
+        code == Some(0) && stderr.contains(&format!("in the order of their lines: {one} {two}")),
+        "{stdout}{stderr}"
+    );
+    let (code, _, stderr) = verify(&[&two, "--contains", &"a".repeat(64)]);
+    assert!(code == Some(1) && stderr.contains("or was removed by the rotation"), "{stderr}");
     // The beginning is cut off.
     let rest = text.split_once('\n').unwrap().1.to_owned();
     fs::write(&file, &rest).unwrap();

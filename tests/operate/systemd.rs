@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{PATIENCE, Process, cache, get, lodge, output, wasm};
+use crate::harness::{PATIENCE, Process, cache, get, lodge, output, until, wasm};
 
 /// Returns the next report.
 fn next(socket: &UnixDatagram) -> String {
@@ -29,17 +29,19 @@ async fn systemd_is_kept_informed() {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut process = Process::serve_supervised(directory.path(), &at).await;
     // Alive, and not ready before its directory was read.
-    assert_eq!(next(&socket), "WATCHDOG=1");
+    let starting =
+        "EXTEND_TIMEOUT_USEC=30000000\nWATCHDOG=1\nSTATUS=reading and compiling files, 0 services and versions so far";
+    assert_eq!(next(&socket), starting);
     let ready = tokio::task::block_in_place(|| {
         loop {
             let report = next(&socket);
             if report.starts_with("READY=1\n") {
                 return report;
             }
-            assert_eq!(report, "WATCHDOG=1");
+            assert!(report.starts_with("EXTEND_TIMEOUT_USEC="), "{report}");
         }
     });
-    assert_eq!(ready, "READY=1\nWATCHDOG=1\nSTATUS=serving 1 services and versions");
+    assert_eq!(ready, "READY=1\nWATCHDOG=1\nSTATUS=serving 1 service or version");
     assert_eq!(get(process.admin, "/readyz").await.status, 200);
     // Five more signs of life take four pauses of half the time that systemd allows.
     let start = Instant::now();
@@ -76,7 +78,13 @@ async fn a_socket_of_systemd_outlives_the_host() {
     // No host is there; the client waits.
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-    let _second = Process::of(activated(&socket, directory.path(), &address.to_string())).await;
+    // Its setting names another address, and says so.
+    let other = format!("127.0.0.2:{}", address.port());
+    let second = Process::of(activated(&socket, directory.path(), &other)).await;
+    until("it says where it listens", || {
+        second.log().contains(&format!("the setting is {other}, and the socket unit"))
+    })
+    .await;
     let mut response = String::new();
     tokio::time::timeout(PATIENCE, client.read_to_string(&mut response)).await.expect("a response").unwrap();
     assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("Hello, World!"), "{response}");

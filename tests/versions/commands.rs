@@ -327,7 +327,8 @@ async fn commands_wait_for_each_other() {
 async fn a_host_that_accepts_no_token_is_no_missing_one() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("users.wasm"), version(1)).unwrap();
-    let process = Process::serve(directory.path(), &["--admin-token", "the-token-of-this-host"]).await;
+    let own = "the-token-of-this-host-which-is-long-enough";
+    let process = Process::serve(directory.path(), &["--admin-token", own, "--auth-failures", "2"]).await;
     let file = directory.path().join("2.bytes");
     fs::write(&file, version(2)).unwrap();
     let file = file.display().to_string();
@@ -339,7 +340,13 @@ async fn a_host_that_accepts_no_token_is_no_missing_one() {
         }
     }
     assert_eq!(fs::read(directory.path().join("users.wasm")).unwrap(), before);
-    let token = ["--admin-token", "the-token-of-this-host"];
+    let token = ["--admin-token", own];
     let (code, _, stderr) = order(&process, directory.path(), &[&["deploy", "users", &*file][..], &token].concat());
     assert_eq!(code, Some(0), "{stderr}");
+    // What was refused is in the log, and that its address has to wait.
+    for line in
+        ["admin: refused 127.0.0.1 at /v1/host: this token is not valid", "admin: 127.0.0.1 has had 2 failed attempts"]
+    {
+        crate::harness::until(line, || process.log().contains(line)).await;
+    }
 }

@@ -22,7 +22,6 @@ mod client;
 mod dial;
 mod egress;
 mod failure;
-mod log_throttle;
 mod rate;
 mod retry;
 pub mod timeouts;

@@ -17,6 +17,7 @@ use lodge_base::canonical;
 use lodge_base::config::Config;
 use lodge_base::config::trust::NamePattern;
 use lodge_base::files;
+use lodge_base::lock::lock;
 use lodge_traffic::admission::rate::Attempter;
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::proxy::headers::{Peer, is_forwarded};
@@ -24,10 +25,13 @@ use lodge_traffic::proxy::headers::{Peer, is_forwarded};
 /// The least bytes of a token that nobody can guess, however often.
 const LEAST_TOKEN: usize = 32;
 
+/// The most characters of a path in a line of the log.
+const LOGGED_PATH: usize = 200;
+
 /// Why credentials are those of nobody.
 enum Unknown {
-    /// They were those of a key, and are not any more.
-    Expired,
+    /// They were those of the key with this name, and are not any more.
+    Expired(String),
     /// They may be a guess.
     Other,
 }
@@ -68,6 +72,14 @@ impl Requester {
         }
     }
 
+    /// Returns how log lines call the sender.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Key(key) => format!("the operator {}", key.subject()),
+            Self::Local | Self::Token => "an operator".to_owned(),
+        }
+    }
+
     /// Returns the name of the key.
     pub(super) fn subject(&self) -> Option<&str> {
         match self {
@@ -76,8 +88,8 @@ impl Requester {
         }
     }
 
-    /// Returns the refusal of a request that needs more than the sender may do.
-    pub(super) fn refuse(&self, needed: Needed<'_>) -> Option<Response<Body>> {
+    /// Returns why the sender may not do what a request needs, if it may not.
+    pub(super) fn lacks(&self, needed: Needed<'_>) -> Option<String> {
         let Self::Key(key) = self else { return None };
         if key.scopes().iter().any(|scope| grants(scope, needed)) {
             return None;
@@ -88,8 +100,7 @@ impl Requester {
             (Scope::Read, Some(service)) => format!("`{scope}` or `deploy:{service}`"),
             _ => format!("`{scope}`"),
         };
-        let why = format!("this request needs the scope {wanted}, which the key {} has not", key.subject());
-        Some(problem(StatusCode::FORBIDDEN, "scope", &why))
+        Some(format!("this request needs the scope {wanted}, which the key {} has not", key.subject()))
     }
 }
 
@@ -128,10 +139,11 @@ impl Admin {
             && origin.split_once("://").is_none_or(|(_, of)| of != host)
         {
             let why = "a page of another origin may not use the API";
+            self.note_refused(&peer.to_canonical().to_string(), uri, why);
             return Err(problem(StatusCode::FORBIDDEN, "foreign-origin", why).into());
         }
         if self.config.admin_token.is_some() || self.keys.is_some() {
-            return self.verify(self.client(peer, headers), headers);
+            return self.verify(self.client(peer, headers), uri, headers);
         }
         if !peer.to_canonical().is_loopback() {
             let why = "set `admin_token`: without a token, only clients on the machine of the host may use the API";
@@ -145,6 +157,7 @@ impl Admin {
         if !is_local(host) {
             // DNS rebinding: another site's name resolves to this machine, in a browser that runs here.
             let why = "use the host name localhost, or set `admin_token`";
+            self.note_refused(&peer.to_canonical().to_string(), uri, why);
             return Err(problem(StatusCode::FORBIDDEN, "foreign-host", why).into());
         }
         Ok(Requester::Local)
@@ -157,8 +170,9 @@ impl Admin {
     }
 
     /// Finds whose credentials these are.
-    fn verify(&self, client: IpAddr, headers: &HeaderMap) -> Result<Requester, AccessRefusal> {
-        let (client, now) = (Attempter::new(client, None), Instant::now());
+    fn verify(&self, address: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<Requester, AccessRefusal> {
+        let note = |why: &str| self.note_refused(&address.to_canonical().to_string(), uri, why);
+        let (client, now) = (Attempter::new(address, None), Instant::now());
         let Some(shown) = bearer(headers) else {
             let way_out = if self.keys.is_some() { ", or a key of `admin_keys`" } else { "" };
             let why = format!("send the token `admin_token`{way_out}: `authorization: Bearer …`");
@@ -168,18 +182,42 @@ impl Admin {
         let holder = self.holder(shown);
         let limited = self.attempts.as_ref().and_then(|attempts| attempts.check(client, now).err());
         match (holder, limited) {
-            (Ok(Requester::Token), Some(wait)) if shown.len() < LEAST_TOKEN => Err(auth_limited(wait).into()),
+            (Ok(Requester::Token), Some(wait)) if shown.len() < LEAST_TOKEN => Err(self.limited(client, now, wait)),
             (Ok(requester), _) => Ok(requester),
-            (Err(Unknown::Expired), _) => Err(unauthorized("this key has expired").into()),
-            (Err(Unknown::Other), Some(wait)) => Err(auth_limited(wait).into()),
+            (Err(Unknown::Expired(name)), _) => {
+                let why = format!("the key {name} has expired; `lodge keys create` makes another one");
+                note(&why);
+                Err(unauthorized(&why).into())
+            }
+            (Err(Unknown::Other), Some(wait)) => Err(self.limited(client, now, wait)),
             (Err(Unknown::Other), None) => {
                 if let Some(attempts) = &self.attempts {
                     attempts.count(client, now);
                 }
-                let why = "this token is not valid: it is neither `admin_token` nor a key of `admin_keys`";
+                let why = match &self.keys {
+                    Some(_) => "this token is not valid: it is neither `admin_token` nor a key of `admin_keys`",
+                    None => "this token is not valid: it is not `admin_token`, and the host has no `admin_keys`",
+                };
+                note(why);
                 Err(unauthorized(why).into())
             }
         }
+    }
+
+    /// Returns the refusal of a client that has to wait, and tells the log of it.
+    fn limited(&self, client: Attempter, now: Instant, wait: u32) -> AccessRefusal {
+        if let Some(line) = self.attempts.as_ref().and_then(|attempts| attempts.tell(client, now)) {
+            tracing::warn!("admin: {line}");
+        }
+        auth_limited(wait).into()
+    }
+
+    /// Tells the log of a refused request, unless it is one of many.
+    pub(super) fn note_refused(&self, who: &str, uri: &Uri, why: &str) {
+        let Some(unsaid) = lock(&self.refusals).record(Instant::now()) else { return };
+        let path: String = uri.path().chars().take(LOGGED_PATH).collect();
+        let before = if unsaid == 0 { String::new() } else { format!("; {unsaid} more before it have no line") };
+        tracing::warn!("admin: refused {who} at {path}: {why}{before}");
     }
 
     fn holder(&self, shown: &str) -> Result<Requester, Unknown> {
@@ -190,7 +228,10 @@ impl Admin {
         }
         match self.keys.as_ref().map(|keys| keys.load().find(shown.as_bytes(), SystemTime::now())) {
             Some(Ok(key)) => Ok(Requester::Key(key)),
-            Some(Err(cause)) if !cause.is_guess() => Err(Unknown::Expired),
+            Some(Err(cause)) if !cause.is_guess() => {
+                let name = self.keys.as_ref().and_then(|keys| keys.load().name_of(shown.as_bytes()));
+                Err(Unknown::Expired(name.unwrap_or_default()))
+            }
             _ => Err(Unknown::Other),
         }
     }
@@ -199,7 +240,7 @@ impl Admin {
     pub(super) fn still_grants(&self, sender: &Requester, headers: &HeaderMap, needed: Needed<'_>) -> bool {
         let Requester::Key(_) = sender else { return true };
         let holder = bearer(headers).and_then(|shown| self.holder(shown).ok());
-        holder.is_some_and(|holder| holder.refuse(needed).is_none())
+        holder.is_some_and(|holder| holder.lacks(needed).is_none())
     }
 }
 

@@ -55,8 +55,9 @@ pub(super) async fn respond(
             return problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", why);
         }
     };
-    if let Some(refused) = operator.refuse(route.needs()) {
-        return refused;
+    if let Some(why) = operator.lacks(route.needs()) {
+        admin.note_refused(&operator.shown(), request.uri(), &why);
+        return problem(StatusCode::FORBIDDEN, "scope", &why);
     }
     let query = request.uri().query().unwrap_or_default();
     match route {
@@ -66,16 +67,16 @@ pub(super) async fn respond(
         }
         ApiRoute::Errors(name) => with(admin, name, |target| json(&target.deployment().service.failures())),
         ApiRoute::Compare(name) => compare::respond(admin, operator, name, request.into_body()).await,
-        ApiRoute::Act(name, action) => with(admin, name, |target| self::act(target, action)),
+        ApiRoute::Act(name, action) => with(admin, name, |target| self::act(target, action, operator)),
         ApiRoute::Component(name) => deploy::component(admin, operator, name, (request, record)).await,
         ApiRoute::Promote(name) => deploy::promote(admin, operator, name, query).await,
         ApiRoute::Rollback(name) => deploy::rollback(admin, operator, name).await,
         ApiRoute::Purge(name) => {
             let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
             let path = path.map_or("/".into(), |(_, path)| path);
-            with(admin, name, |target| purge(admin, target, &path))
+            with(admin, name, |target| purge(admin, target, &path, operator))
         }
-        ApiRoute::ServiceData(name, rest) => data::respond(admin, name, rest, request).await,
+        ApiRoute::ServiceData(name, rest) => data::respond(admin, operator, (name, rest), request).await,
         ApiRoute::Data => data::all(admin).await,
         ApiRoute::Backup => data::backup(admin).await,
         ApiRoute::Logs => logs(admin, query),
@@ -86,9 +87,9 @@ pub(super) async fn respond(
         }
         ApiRoute::Host => json(&admin.host()),
         ApiRoute::LogLevel => json(&LogLevel { level: admin.logs.level() }),
-        ApiRoute::SetLogLevel => set_level(admin, request.into_body()).await,
+        ApiRoute::SetLogLevel => set_level(admin, operator, request.into_body()).await,
         ApiRoute::Drain => {
-            tracing::info!(target: CHANGE, "stopping, by an operator");
+            tracing::info!(target: CHANGE, "stopping, by {}", operator.shown());
             admin.stop.notify_one();
             let mut response = json(&DrainResult { stopping: true });
             *response.status_mut() = StatusCode::ACCEPTED;
@@ -111,7 +112,7 @@ fn with(admin: &Admin, name: &str, response: impl FnOnce(&Target) -> Response<Bo
     }
 }
 
-fn act(target: &Target, action: Action) -> Response<Body> {
+fn act(target: &Target, action: Action, operator: &Requester) -> Response<Body> {
     let (service, name) = (&target.deployment().service, &*target.deployment().name);
     let done = match action {
         Action::Unload if target.backend.guest().is_none_or(|guest| !guest.unload()) => {
@@ -128,12 +129,12 @@ fn act(target: &Target, action: Action) -> Response<Body> {
             "enabled"
         }
     };
-    tracing::info!(target: CHANGE, service = name, "{name}: {done} by an operator");
+    tracing::info!(target: CHANGE, service = name, "{name}: {done} by {}", operator.shown());
     json(&ActionResult { service: name.to_owned(), state: report::state(target).into(), ..ActionResult::default() })
 }
 
 /// Removes the stored responses of a service at a path and below.
-fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
+fn purge(admin: &Admin, target: &Target, path: &str, operator: &Requester) -> Response<Body> {
     // Responses are stored under the normal form of their path, whatever clients write.
     let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
     let Some(path) = canonical::normal(path).filter(|_| path.starts_with('/')) else {
@@ -146,11 +147,12 @@ fn purge(admin: &Admin, target: &Target, path: &str) -> Response<Body> {
     let path = path + query;
     let name = &*target.deployment().name;
     let purged = admin.responses.as_ref().map_or(0, |responses| responses.purge(name, &path));
-    tracing::info!(target: CHANGE, service = name, "{name}: removed {purged} stored responses at {path} and below, by an operator");
+    let who = operator.shown();
+    tracing::info!(target: CHANGE, service = name, "{name}: removed {purged} stored responses at {path} and below, by {who}");
     json(&PurgeResult { service: name.to_owned(), path, purged })
 }
 
-async fn set_level(admin: &Admin, body: Upload<Incoming>) -> Response<Body> {
+async fn set_level(admin: &Admin, operator: &Requester, body: Upload<Incoming>) -> Response<Body> {
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-level", why);
     let read = tokio::time::timeout(admin.config.listener.header_read, Limited::new(body, BODY).collect());
     let Ok(Ok(body)) = read.await else { return bad("the body is too large, or did not arrive in time") };
@@ -159,7 +161,7 @@ async fn set_level(admin: &Admin, body: Upload<Incoming>) -> Response<Body> {
     };
     match admin.logs.set_level(&wanted.level) {
         Ok(()) => {
-            tracing::info!(target: CHANGE, "set the log level to {}, by an operator", wanted.level);
+            tracing::info!(target: CHANGE, "set the log level to {}, by {}", wanted.level, operator.shown());
             json(&LogLevel { level: wanted.level })
         }
         Err(why) => bad(&why),

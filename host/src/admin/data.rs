@@ -20,6 +20,7 @@ use lodge_state::{Error, Quota, Sqlite, limits};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Admin;
+use super::access::Requester;
 use super::body::{Body, json, problem, streamed};
 use crate::data::{DEFAULT_BUCKET, ServiceData, StoreStatus, StoredEntry};
 use crate::listener::intake::Upload;
@@ -107,10 +108,11 @@ impl Query {
 /// Responds to a request for `/v1/services/NAME/data` and below.
 pub(super) async fn respond(
     admin: &Arc<Admin>,
-    name: &str,
-    rest: &[&str],
+    operator: &Requester,
+    (name, rest): (&str, &[&str]),
     request: Request<Upload<Incoming>>,
 ) -> Response<Body> {
+    let (seen, changed) = (|what: &str| seen(operator, name, what), |what: &str| changed(operator, name, what));
     let Ok(_permit) = admin.data.try_acquire() else { return busy() };
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let method = request.method().clone();
@@ -125,40 +127,40 @@ pub(super) async fn respond(
     let (bucket, key) = (query.bucket.as_str(), query.key.as_str());
     let result = match (read, method, rest) {
         (true, _, []) => data.details(&query.after).await.map(|details| {
-            seen(name, "listed its buckets");
+            seen("listed its buckets");
             json(&details)
         }),
         (true, _, ["keys"]) => {
             let keys = data.keys(bucket, &query.prefix, query.cursor.as_deref(), query.limit).await;
             keys.map(|page| {
-                seen(name, &format!("listed keys of the bucket {bucket}"));
+                seen(&format!("listed keys of the bucket {bucket}"));
                 json(&page)
             })
         }
         (true, _, ["entries"]) => data.entries(bucket, query.cursor.as_deref()).await.map(|page| {
-            seen(name, &format!("read {} entries of the bucket {bucket}", page.entries.len()));
+            seen(&format!("read {} entries of the bucket {bucket}", page.entries.len()));
             json(&page)
         }),
         (_, Method::POST, ["entries"]) => match entries(request.into_body()).await {
             Ok(entries) => data.import(&entries, SystemTime::now()).await.map(|count| {
-                changed(name, &format!("imported {} entries", count.stored));
+                changed(&format!("imported {} entries", count.stored));
                 json(&count)
             }),
             Err(refused) => return refused.response(),
         },
         (true, _, ["entry"]) => data.get(bucket, key).await.map(|entry| {
-            seen(name, &format!("read the key {key} of the bucket {bucket}"));
+            seen(&format!("read the key {key} of the bucket {bucket}"));
             entry.map_or_else(|| problem(StatusCode::NOT_FOUND, "no-key", "the bucket has no such key"), |it| json(&it))
         }),
         (_, Method::PUT, ["entry"]) => match upload(request.into_body(), limits::MAX_VALUE).await {
             Ok(value) => data.set((bucket, key), value, query.ttl, query.absent).await.map(|written| {
-                changed(name, &format!("set the key {key} of the bucket {bucket}"));
+                changed(&format!("set the key {key} of the bucket {bucket}"));
                 json(&written)
             }),
             Err(refused) => return refused.response(),
         },
         (_, Method::DELETE, ["entry"]) => data.delete(bucket, key).await.map(|deleted| {
-            changed(name, &format!("deleted the key {key} of the bucket {bucket}"));
+            changed(&format!("deleted the key {key} of the bucket {bucket}"));
             json(&deleted)
         }),
         (_, _, [] | ["keys" | "entries" | "entry"]) => {
@@ -174,13 +176,13 @@ pub(super) async fn respond(
 }
 
 /// Notes that an operator has read data.
-fn seen(service: &str, what: &str) {
-    tracing::info!(service, "{service}: {}, by an operator", clean(what));
+fn seen(operator: &Requester, service: &str, what: &str) {
+    tracing::info!(service, "{service}: {}, by {}", clean(what), operator.shown());
 }
 
 /// Notes that an operator has changed data.
-fn changed(service: &str, what: &str) {
-    tracing::info!(target: CHANGE, service, "{service}: {}, by an operator", clean(what));
+fn changed(operator: &Requester, service: &str, what: &str) {
+    tracing::info!(target: CHANGE, service, "{service}: {}, by {}", clean(what), operator.shown());
 }
 
 fn busy() -> Response<Body> {

@@ -95,7 +95,7 @@ async fn place(
         return Err(NotDeployed(StatusCode::UNAUTHORIZED, "unauthorized", why.into()));
     }
     let (to, host) = (subject.clone(), Arc::clone(admin));
-    change(admin, subject, (place, LOCK_TIMEOUT, own_only), "deployed", move |rollout| {
+    change(admin, subject, (place, LOCK_TIMEOUT, sender), "deployed", move |rollout| {
         let canary = percent.zip(to.label.as_deref());
         deploy(&host, rollout, &staged, signature, (canary, new))
     })
@@ -231,8 +231,8 @@ pub(super) async fn rollback(admin: &Arc<Admin>, sender: &Requester, name: &str)
 }
 
 /// Returns what a promotion or a rollback needs, which waits for nothing.
-fn reversal(admin: &Admin, sender: &Requester) -> Result<(HeldPlace, Duration, bool), NotDeployed> {
-    admin.places.reversals.take(sender).map(|place| (place, Duration::ZERO, sender.is_key())).map_err(|_| busy())
+fn reversal<'a>(admin: &Admin, sender: &'a Requester) -> Result<(HeldPlace, Duration, &'a Requester), NotDeployed> {
+    admin.places.reversals.take(sender).map(|place| (place, Duration::ZERO, sender)).map_err(|_| busy())
 }
 
 fn busy() -> NotDeployed {
@@ -240,16 +240,16 @@ fn busy() -> NotDeployed {
     NotDeployed(StatusCode::SERVICE_UNAVAILABLE, "busy", why.into())
 }
 
-/// Changes the files of a service, for which it waits at `most` for another command, and logs `what` was done with it; with `own_only`
-/// not those manifests that an operator wrote. Finishes also if the client disconnects.
+/// Changes the files of a service, for which it waits at `most` for another command, and logs `what` was done with it; a key
+/// changes none of the manifests that an operator wrote. Finishes also if the client disconnects.
 async fn change(
     admin: &Arc<Admin>,
     subject: Subject,
-    (place, most, own_only): (HeldPlace, Duration, bool),
+    (place, most, sender): (HeldPlace, Duration, &Requester),
     what: &'static str,
     act: impl FnOnce(&Rollout<'_>) -> Result<Done, NotDeployed> + Send + 'static,
 ) -> Result<Done, NotDeployed> {
-    let admin = Arc::clone(admin);
+    let (admin, own_only, who) = (Arc::clone(admin), sender.is_key(), sender.shown());
     let work = spawn_blocking(move || {
         let _place = place;
         let (config, files) = (&admin.config, subject.files(&admin.config)?);
@@ -266,7 +266,7 @@ async fn change(
         };
         let reports = || Ok(report::statuses(&admin.current.snapshot()));
         let done = act(&Rollout { config, files: &files, reports: &reports, own_only })?;
-        log(&subject, what, &done);
+        log(&subject, what, &done, &who);
         Ok(done)
     });
     let failed = "the change of the files failed; see the log";
@@ -274,7 +274,7 @@ async fn change(
 }
 
 /// Logs what was done with a service or version, and what the host says of it.
-fn log(subject: &Subject, what: &str, done: &Done) {
+fn log(subject: &Subject, what: &str, done: &Done, who: &str) {
     let label = subject.label.as_ref().map_or(String::new(), |label| format!("@{label}"));
     let name = format!("{}{label}", subject.service);
     let (digest, verdict) = match done {
@@ -284,11 +284,11 @@ fn log(subject: &Subject, what: &str, done: &Done) {
     };
     match verdict {
         Verdict::Refused(why) => {
-            tracing::error!(target: CHANGE, service = name, "{name}: refused what was to be {what} by an operator{digest}: {why}");
+            tracing::error!(target: CHANGE, service = name, "{name}: refused what was to be {what} by {who}{digest}: {why}");
         }
-        Verdict::Serving => tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator{digest}"),
+        Verdict::Serving => tracing::info!(target: CHANGE, service = name, "{name}: {what} by {who}{digest}"),
         Verdict::TimedOut | Verdict::Unreachable(_) => {
-            tracing::info!(target: CHANGE, service = name, "{name}: {what} by an operator, and not served yet{digest}");
+            tracing::info!(target: CHANGE, service = name, "{name}: {what} by {who}, and not served yet{digest}");
         }
     }
 }

@@ -117,7 +117,7 @@ mod tests {
         let file = directory.path().join("audit.log");
         let settings =
             lodge_base::config::audit::Audit { file: Some(file.clone()), size: 1 << 20, files: 2, required: false };
-        let trail = AuditTrail::open(&settings, directory.path()).unwrap();
+        let trail = AuditTrail::open(&settings).unwrap();
         let path = "/v1/services/users/component";
         let begun = || OperatorRecord::new(trail.clone(), [192, 0, 2, 7].into(), &Method::PUT, path);
         let mut record = begun();
@@ -128,7 +128,7 @@ mod tests {
         trail.unwrap().close(true);
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let [_, left, refused, _] = &*lines else { panic!("{text}") };
+        let [left, refused, _] = &*lines else { panic!("{text}") };
         let digest = Digest::of(b"abc").to_string();
         assert_eq!((&left["auth"], &left["digest"]), (&"admin-token".into(), &digest.as_str().into()), "{text}");
         assert_eq!((left.get("status"), &left["path"]), (None, &"/v1/services/users/component".into()), "{text}");

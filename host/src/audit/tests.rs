@@ -2,7 +2,7 @@ use std::fs;
 use std::io::Write as _;
 
 use super::trail::{Head, line};
-use super::verify::Chain;
+use super::verify::{Chain, first_number};
 use super::*;
 
 fn settings(file: &Path, size: usize, files: usize) -> Settings {
@@ -32,7 +32,8 @@ fn request() -> Event {
 
 /// Writes to a trail until it is closed.
 fn host(file: &Path, drained: bool, events: usize) {
-    let audit = AuditTrail::open(&settings(file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    let audit = AuditTrail::open(&settings(file, 1 << 20, 3)).unwrap().unwrap();
+    audit.begin(Path::new("/srv"));
     (0..events).for_each(|number| audit.record(change(number)));
     audit.close(drained);
 }
@@ -207,7 +208,7 @@ fn places_are_reserved() {
 fn refused_operators_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.log");
-    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3)).unwrap().unwrap();
     (0..1000).for_each(|_| audit.record_attempt(change(0)));
     audit.close(true);
     let text = text(&file);
@@ -226,7 +227,7 @@ fn requests(line: &str) -> u64 {
 fn what_is_in_progress_is_recorded() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.log");
-    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3), Path::new("/srv")).unwrap().unwrap();
+    let audit = AuditTrail::open(&settings(&file, 1 << 20, 3)).unwrap().unwrap();
     audit.expect();
     let working = Arc::clone(&audit);
     let work = std::thread::spawn(move || {
@@ -376,4 +377,24 @@ fn a_trail_has_one_writer_and_short_texts() {
     let text = line(head, SystemTime::UNIX_EPOCH, &event).unwrap();
     assert!(text.len() < 4 << 10 && !text.contains('\n'), "{}", text.len());
     assert!(text.contains("\"kind\":\"change\"") && text.contains("\"time\":\"1970-01-01T00:00:00.000Z\""), "{text}");
+}
+
+/// Files are checked in the order of their lines, whatever order they are named in.
+#[test]
+fn files_have_an_order() {
+    let (_directory, file) = trail(400, 16 << 10, 4);
+    let number = |file: &Path| first_number(fs::read(file).unwrap().as_slice()).unwrap();
+    let [oldest, middle, last] = [older(&file, 2), older(&file, 1), file.clone()].map(|file| number(&file).unwrap());
+    assert!(oldest < middle && middle < last);
+    assert_eq!(first_number(&b"{\"se\n{\"seq\":7}\n"[..]).unwrap(), Some(7), "after a part of a line");
+    assert_eq!(first_number("x\n".repeat(1000).as_bytes()).unwrap(), None);
+}
+
+/// What is to be a host writes nothing before it serves.
+#[test]
+fn a_host_that_does_not_start_writes_nothing() {
+    let (_directory, file) = trail(0, 1 << 20, 3);
+    drop(AuditTrail::open(&settings(&file, 1 << 20, 3)).unwrap());
+    while Trail::open(&file, &settings(&file, 1 << 20, 3)).is_err() {}
+    assert_eq!(text(&file), "");
 }

@@ -5,10 +5,30 @@ use std::io::{self, BufRead, Read};
 
 use serde_json::Value;
 
-use super::{BEGINNING, hash, hex, is_part};
+use super::{BEGINNING, hash, hex, is_part, number};
 
 /// The most bytes of a line.
 const MOST_LINE: u64 = 64 << 10;
+
+/// The most lines at the beginning of a file that may be parts of lines.
+const MOST_PARTS: usize = 64;
+
+/// Returns the number of the first line of a file; `None` if it has none.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn first_number(mut file: impl BufRead) -> io::Result<Option<u64>> {
+    for _ in 0..MOST_PARTS {
+        let mut line = Vec::new();
+        if file.by_ref().take(MOST_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if let Some(number) = number(&line) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
 
 /// A chain that is being checked, over one file or several, the oldest first.
 #[derive(Debug, Default)]
@@ -47,9 +67,9 @@ impl Chain {
     /// # Errors
     /// The first line that does not continue the chain, and why; or what cannot be read.
     pub fn read(&mut self, mut file: impl BufRead) -> Result<(), String> {
-        let mut number = 0_u64;
+        let mut at = 0_u64;
         loop {
-            number = number.saturating_add(1);
+            at = at.saturating_add(1);
             let mut line = Vec::new();
             let read = file.by_ref().take(MOST_LINE + 1).read_until(b'\n', &mut line);
             if read.map_err(|error: io::Error| error.to_string())? == 0 {
@@ -57,9 +77,9 @@ impl Chain {
             }
             let line = line.strip_suffix(b"\n").unwrap_or(&line);
             if line.len() as u64 > MOST_LINE {
-                return Err(format!("line {number} is longer than any line of a trail"));
+                return Err(format!("line {at} is longer than any line of a trail"));
             }
-            self.add(line).map_err(|why| format!("line {number}: {why}"))?;
+            self.add(line).map_err(|why| format!("line {at}: {why}"))?;
         }
     }
 

@@ -2,10 +2,11 @@
 
 pub(super) mod api;
 mod body;
+mod failure;
 pub(super) mod sse;
 mod stream;
 
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(super) struct AdminClient {
     place: HostPlace,
     token: Option<String>,
+    /// Where the token is from, for messages.
+    token_source: String,
     /// The timeout for a whole response or, for a stream, for its head.
     timeout: Duration,
 }
@@ -64,7 +67,13 @@ impl AdminClient {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(CliError::Usage("admin_token: a header can only hold visible ASCII characters".into()));
         }
-        Ok(Self { place, token: token.filter(|token| !token.is_empty()), timeout: TIMEOUT })
+        let token = token.filter(|token| !token.is_empty());
+        Ok(Self { place, token, token_source: "admin_token".into(), timeout: TIMEOUT })
+    }
+
+    /// Returns the client with the source of its token.
+    pub(super) fn with_token_source(self, token_source: String) -> Self {
+        Self { token_source, ..self }
     }
 
     /// Returns the client with another timeout.
@@ -153,16 +162,7 @@ impl AdminClient {
             // A host that refuses a body does not read it to its end.
             if let (Err(_), Err(error)) = (&head, written) { Err(error) } else { head }
         });
-        response.map_err(|error| {
-            let way_out = match self.place {
-                HostPlace::Address(_) => "is `lodge serve` running? --admin names another address",
-                HostPlace::Url(_) => "does this URL lead to the admin listener of a host?",
-            };
-            let why = clean(&format!("cannot reach {}: {error}; {way_out}", self.url())).into_owned();
-            // What TLS does not accept stays so.
-            let is_final = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
-            if is_final { CliError::Problem(why) } else { CliError::Unreachable(why) }
-        })
+        response.map_err(|error| self.unreachable(&error))
     }
 
     /// The head of a request with these headers, each a line.
@@ -187,19 +187,6 @@ impl AdminClient {
     fn require_success(&self, path: &str, response: ApiResponse) -> Result<String, CliError> {
         if (200..300).contains(&response.status) { Ok(response.text) } else { Err(self.failure(path, &response)) }
     }
-
-    /// Returns the error message for an unsuccessful response.
-    pub(super) fn failure(&self, path: &str, response: &ApiResponse) -> CliError {
-        let place = self.url();
-        let key = "admin_token (--admin-token, LODGE_ADMIN_TOKEN or lodge.toml)";
-        let why = response.why();
-        CliError::new(match response.status {
-            401 if self.token.is_some() => format!("{place} does not accept this token; {key} must be the host's"),
-            401 => format!("{place} requires a token; set {key} to the host's"),
-            404 => format!("{place} has no {path}: {why}; is it a Lodge host of this version?"),
-            status => format!("{place}{path}: {status} {why}"),
-        })
-    }
 }
 
 impl ApiResponse {
@@ -207,6 +194,12 @@ impl ApiResponse {
     pub(super) fn is(&self, kind: &str) -> bool {
         let problem = serde_json::from_str::<Problem>(&self.text).unwrap_or_default();
         problem.kind.is_some_and(|urn| urn.rsplit(':').next() == Some(kind))
+    }
+
+    /// Whether the listener for services has sent it.
+    fn is_of_services(&self) -> bool {
+        let problem = serde_json::from_str::<Problem>(&self.text).unwrap_or_default();
+        problem.kind.is_some_and(|urn| urn.starts_with("urn:lodge:problem:"))
     }
 
     /// Returns the reason of an error: the detail or title of a problem (RFC 9457), or the first line of the text.

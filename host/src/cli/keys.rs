@@ -154,9 +154,11 @@ fn list(file: &KeyFile, json: bool) -> Result<(), CliError> {
     }
     let columns = ["NAME", "SCOPES", "CREATED", "EXPIRES"].map(|name| (name, Side::Left));
     let mut table = TextTable::new(&columns);
+    let now = SystemTime::now();
     for key in &file.keys {
         let time = |time: &Option<String>| time.clone().unwrap_or_else(|| units::UNKNOWN.into());
-        let cells = [key.name.clone(), key.scopes.join(" "), time(&key.created), time(&key.expires)];
+        let expires = time(&key.expires) + if key.is_expired(now) { " (expired)" } else { "" };
+        let cells = [key.name.clone(), key.scopes.join(" "), time(&key.created), expires];
         table.row(cells.map(Into::into));
     }
     out::print(&table.text())

@@ -39,6 +39,8 @@ pub(super) struct Sockets {
     pub(super) secure: Option<Socket>,
     /// For operators.
     pub(super) admin: Option<TokioListener>,
+    /// What the log is to say of sockets that are not where the settings say.
+    pub(super) doubts: Vec<String>,
 }
 
 impl Sockets {
@@ -57,13 +59,30 @@ impl Sockets {
             Some(address) => Some(given.listen("admin", address).await?.listener),
             None => None,
         };
-        given.finish()?;
-        Ok(Self { plain, secure, admin })
+        let doubts = given.finish()?;
+        Ok(Self { plain, secure, admin, doubts })
     }
 }
 
-/// The sockets that systemd gave to this process, those first that no setting has taken.
-struct GivenSockets(Vec<(SocketAddr, TcpListener)>);
+/// Returns what is to be said of a socket of systemd that is not at the address of its setting, at which the host would have listened.
+fn elsewhere(key: &str, wanted: SocketAddr, given: SocketAddr) -> Option<String> {
+    let [own, other] = [wanted, given].map(|address| address.ip().to_canonical());
+    if own == other || own.is_unspecified() && other.is_unspecified() {
+        return None;
+    }
+    let reach = match (own.is_loopback(), other.is_loopback()) {
+        (true, false) => ", where other machines reach it",
+        (false, true) => ", where only this machine reaches it",
+        _ => "",
+    };
+    Some(format!(
+        "{key}: the setting is {wanted}, and the socket unit of systemd opens {given}{reach}: the host listens there; write the address \
+         into `ListenStream=` of the unit, or into `{key}`"
+    ))
+}
+
+/// The sockets that systemd gave to this process, and that no setting has taken; with what is to be said of those that one has.
+struct GivenSockets(Vec<(SocketAddr, TcpListener)>, Vec<String>);
 
 impl GivenSockets {
     /// Takes the sockets that the environment names; none if they are not for this process.
@@ -79,7 +98,7 @@ impl GivenSockets {
             socket.set_nonblocking(true).map_err(wrong)?;
             sockets.push((socket.local_addr().map_err(wrong)?, socket));
         }
-        Ok(Self(sockets))
+        Ok(Self(sockets, Vec::new()))
     }
 
     /// Returns the given socket with the port of `address`, or else a new one.
@@ -97,22 +116,51 @@ impl GivenSockets {
         };
         let same = self.0.iter().position(|(given, _)| given.port() == address.port());
         let listener = match same.map(|at| self.0.remove(at)) {
-            Some((_, given)) => TokioListener::from_std(given),
+            Some((at, given)) => {
+                self.1.extend(elsewhere(key, address, at));
+                TokioListener::from_std(given)
+            }
             None => TokioListener::bind(address).await,
         };
         Ok(Socket { listener: listener.map_err(wrong)?, is_shared: same.is_some() })
     }
 
-    /// Ends the search for sockets.
+    /// Ends the search for sockets. Returns what is to be said of those that were taken.
     ///
     /// # Errors
     /// No setting has the port of a socket: its clients would wait for ever.
-    fn finish(self) -> Result<(), String> {
-        let Some((address, _)) = self.0.first() else { return Ok(()) };
+    fn finish(self) -> Result<Vec<String>, String> {
+        let Some((address, _)) = self.0.first() else { return Ok(self.1) };
         Err(format!(
             "systemd: nothing listens on port {}, which the socket unit opens; set `listen`, `tls.listen` or `admin` to it, or remove \
              it from the unit",
             address.port()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_at_another_address_are_told() {
+        for (wanted, given, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", None),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", None),
+            ("0.0.0.0:80", "[::]:80", None),
+            ("127.0.0.1:80", "[::]:80", Some("[::]:80, where other machines reach it: ")),
+            ("127.0.0.1:80", "0.0.0.0:80", Some("0.0.0.0:80, where other machines reach it: ")),
+            ("[::1]:80", "10.0.0.1:80", Some("10.0.0.1:80, where other machines reach it: ")),
+            ("0.0.0.0:80", "127.0.0.1:80", Some("127.0.0.1:80, where only this machine reaches it: ")),
+            ("10.0.0.1:80", "10.0.0.2:80", Some("opens 10.0.0.2:80: ")),
+            ("0.0.0.0:80", "10.0.0.2:80", Some("opens 10.0.0.2:80: ")),
+        ] {
+            let told = elsewhere("listen", wanted.parse().unwrap(), given.parse().unwrap());
+            match expected {
+                Some(text) => assert!(told.as_deref().is_some_and(|told| told.contains(text)), "{told:?}"),
+                None => assert_eq!(told, None, "{wanted} {given}"),
+            }
+        }
     }
 }

@@ -9,13 +9,20 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::guests::snapshot::Current;
 use lodge_base::drain::StopSignal;
 
 /// The time between two looks whether the host is ready.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The time between two reports of a host that starts.
+const START_REPORT: Duration = Duration::from_secs(5);
+
+/// How long systemd waits for the next report of a host that starts, also beyond `TimeoutStartSec`, in microseconds: the first
+/// compilation of many components takes minutes.
+const START_EXTENSION: u64 = 30_000_000;
 
 /// The time between two reports of a unit without a watchdog.
 const REPORT: Duration = Duration::from_secs(60);
@@ -43,15 +50,23 @@ impl Systemd {
 
     /// Reports for as long as the host runs. A task of the runtime, so that a runtime that is stuck reports nothing.
     pub(super) async fn report(self: Arc<Self>, current: Current, stop: StopSignal) {
+        let mut reported: Option<Instant> = None;
         while !current.snapshot().complete && !stop.is_stopping() {
-            self.send("WATCHDOG=1");
+            if reported.is_none_or(|at| at.elapsed() >= START_REPORT) {
+                reported = Some(Instant::now());
+                let files = current.snapshot().targets.len();
+                self.send(&format!(
+                    "EXTEND_TIMEOUT_USEC={START_EXTENSION}\nWATCHDOG=1\nSTATUS=reading and compiling files, {} so far",
+                    counted(files)
+                ));
+            }
             tokio::time::sleep(LOOK).await;
         }
         let interval = self.watchdog.map_or(REPORT, |within| within / 2);
         let mut stopping = std::pin::pin!(stop.clone().stopping());
         while !stop.is_stopping() {
-            let services = current.snapshot().targets.len();
-            self.send(&format!("READY=1\nWATCHDOG=1\nSTATUS=serving {services} services and versions"));
+            let services = counted(current.snapshot().targets.len());
+            self.send(&format!("READY=1\nWATCHDOG=1\nSTATUS=serving {services}"));
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = &mut stopping => {}
@@ -68,6 +83,13 @@ impl Systemd {
         if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.address) {
             tracing::debug!("cannot report to systemd: {error}");
         }
+    }
+}
+
+fn counted(services: usize) -> String {
+    match services {
+        1 => "1 service or version".into(),
+        more => format!("{more} services and versions"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The tasks that run beside requests for as long as the host.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::net::TcpListener;
@@ -119,6 +119,7 @@ impl Host {
             data: Arc::new(Semaphore::new(admin::data::OPERATIONS)),
             stores: Arc::clone(&self.deployer.stores),
             keys: self.operator_keys.clone(),
+            refusals: Mutex::default(),
             attempts: FailedAttempts::new(self.config.auth_failures, Instant::now()),
             places: admin::places::AdminPlaces::default(),
         }

@@ -1,7 +1,7 @@
 //! Finds out whose request it is, where its route needs credentials. Before the cache is asked: a stored response is not
 //! for everybody either.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Request, Response};
 
@@ -44,7 +44,8 @@ pub(super) fn identify(
     routed.target.admission.check_client(&routed.view(headers))?;
     // So that secrets cannot be guessed, and attempts cost little.
     if let Some(attempts) = attempts(routed).filter(|_| checks.is_needed(routed.route)) {
-        attempts.check(attempter(routed), record.start()).map_err(RequestError::AuthLimited)?;
+        let (client, now) = (attempter(routed), record.start());
+        attempts.check(client, now).map_err(|wait| limited(attempts, client, now, wait))?;
     }
     verify(routed, headers, record)
 }
@@ -63,6 +64,14 @@ fn verify(routed: &mut Routed<'_>, headers: &mut HeaderMap, record: &mut Record)
 /// Returns the failed attempts that count for a request. Those of services of this host do not count.
 fn attempts<'a>(routed: &Routed<'a>) -> Option<&'a FailedAttempts> {
     routed.handler.failed_attempts.as_ref().filter(|_| routed.caller.call.is_none())
+}
+
+/// Returns the error of a client that has to wait, and tells the log of it.
+fn limited(attempts: &FailedAttempts, client: Attempter, now: Instant, wait: u32) -> RequestError {
+    if let Some(line) = attempts.tell(client, now) {
+        tracing::warn!("{line}");
+    }
+    RequestError::AuthLimited(wait)
 }
 
 fn attempter(routed: &Routed<'_>) -> Attempter {
@@ -110,7 +119,11 @@ impl<B: RequestBody> Unidentified<'_, B> {
         let (attempts, client, start) = (attempts(&routed), attempter(&routed), record.start());
         // Counted before the hash, and given back after it: a client that goes away meanwhile has used an attempt.
         let take = move || attempts.map_or(Ok(()), |attempts| attempts.take(client, start));
-        let taken = pending.resolve(payers(&routed), take).await.map_err(RequestError::AuthLimited)?;
+        let refused = |wait| match attempts {
+            Some(attempts) => limited(attempts, client, start, wait),
+            None => RequestError::AuthLimited(wait),
+        };
+        let taken = pending.resolve(payers(&routed), take).await.map_err(refused)?;
         let verified = verify(&mut routed, request.headers_mut(), record);
         match (attempts, verified.as_ref().is_err_and(is_guess)) {
             (Some(attempts), true) if !taken => attempts.count(client, start),

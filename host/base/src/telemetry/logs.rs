@@ -10,6 +10,7 @@ pub mod fuzz;
 mod mask;
 pub mod requests;
 pub mod tail;
+pub mod throttle;
 mod writer;
 
 use std::io::IsTerminal;

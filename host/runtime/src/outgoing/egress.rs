@@ -10,7 +10,6 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::LocalCalls;
 use super::client::{PermittedResponse, WorldClient};
-use super::log_throttle::LogThrottle;
 use super::response_deadline;
 use super::timeouts::TimedBody;
 use crate::capabilities::http::Sender;
@@ -18,6 +17,7 @@ use crate::capabilities::outbox::{SendFuture, complete, refuse};
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
 use lodge_base::config::limits::Limits;
 use lodge_base::lock::lock;
+use lodge_base::telemetry::logs::throttle::LogThrottle;
 use lodge_manifest::grants::Grants;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::service::Service;

@@ -19,7 +19,7 @@ pub(super) fn command() -> Command {
                         .required(true)
                         .num_args(1..)
                         .value_parser(value_parser!(PathBuf))
-                        .help("The files of the trail, the oldest first"),
+                        .help("The files of the trail, in any order"),
                 )
                 .arg(
                     Arg::new("ends-with").long("ends-with").value_name("HASH").help(

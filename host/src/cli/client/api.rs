@@ -68,6 +68,7 @@ impl AdminClient {
         serde_json::from_str(json).map_err(|error| {
             let why =
                 if json.trim_start().starts_with('<') { "it is an HTML page".to_owned() } else { error.to_string() };
+            let why = format!("{why}; does the address lead to the admin listener?");
             CliError::new(format!("the response of {} is not that of a Lodge host: {why}", self.url()))
         })
     }

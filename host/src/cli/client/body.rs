@@ -9,6 +9,9 @@ const HEAD_BYTES: u64 = 64 << 10;
 /// The most header fields of a response.
 const HEADERS: usize = 64;
 
+/// How an alert of TLS begins, with which a server answers what is not TLS.
+const TLS_ALERT: &[u8] = &[0x15, 3];
+
 /// The body of a response, without its framing.
 pub(super) struct ResponseBody {
     from: BufReader<HostStream>,
@@ -35,6 +38,9 @@ pub(super) fn head(mut from: BufReader<HostStream>) -> io::Result<(u16, Response
         let read = (&mut from).take(most).read_until(b'\n', &mut bytes)?;
         if bytes.is_empty() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the host closed the connection"));
+        }
+        if bytes.starts_with(TLS_ALERT) {
+            return Err(foreign("it speaks TLS: write https:// in place of http://"));
         }
         if read == 0 || !bytes.ends_with(b"\n") {
             return Err(foreign("the response is not HTTP"));

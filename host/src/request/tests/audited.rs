@@ -1,6 +1,5 @@
 //! What the audit trail says of requests.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -23,7 +22,7 @@ async fn only_what_is_admitted_is_allowed() {
         ("small", "audit = true\nroutes = [{ path = '/outer', strip_prefix = true }]"),
     ])
     .await;
-    host.handler.audit = AuditTrail::open(&settings, Path::new("/srv")).unwrap();
+    host.handler.audit = AuditTrail::open(&settings).unwrap();
     host.service("off").set_disabled(true);
     host.store("http://test/users", "max-age=60", "stored").await;
     for path in ["users", "users?other", "closed", "off", "outer/x"] {

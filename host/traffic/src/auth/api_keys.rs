@@ -65,6 +65,14 @@ pub struct KeyEntry {
     pub expires: Option<String>,
 }
 
+impl KeyEntry {
+    /// Whether it is not valid any more at this time.
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        let expires = self.expires.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
+        expires.is_some_and(|expires| expires <= now)
+    }
+}
+
 impl KeyFile {
     /// Reads and checks the text of a file.
     ///
@@ -84,6 +92,22 @@ impl KeyFile {
         // A value of texts and lists of texts can always be written.
         let keys = toml::to_string(self).unwrap_or_default();
         format!("# API keys and passwords, of which only digests are known. `lodge keys` writes this file.\n\n{keys}")
+    }
+
+    /// Returns the line on which each key of a valid file has its name, in the order of the keys.
+    pub fn lines(text: &str) -> Vec<usize> {
+        #[derive(Default, Deserialize)]
+        struct KeyLines {
+            #[serde(default)]
+            key: Vec<Named>,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            name: toml::Spanned<String>,
+        }
+        let lines: KeyLines = toml::from_str(text).unwrap_or_default();
+        let before = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count();
+        lines.key.iter().map(|key| before(key.name.span().start).saturating_add(1)).collect()
     }
 
     /// Adds a key, and returns it. It cannot be read again.
@@ -198,6 +222,11 @@ impl KeyRing {
             (key.identity.subject().to_owned(), hash_of(text.as_bytes()))
         };
         self.0.iter().map(|(digest, key)| mark(digest, key)).collect()
+    }
+
+    /// Returns the name of this key, also of one that has expired.
+    pub fn name_of(&self, key: &[u8]) -> Option<String> {
+        self.0.get(&digest(key)).map(|key| key.identity.subject().to_owned())
     }
 
     /// Returns whose key this is.

@@ -2,22 +2,39 @@
 
 use std::iter::once;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::table::Table;
 use super::{Quota, key_of};
+use lodge_base::lock::lock;
 
 const MINUTE: u64 = 60_000_000_000;
+
+/// The most addresses of a minute of which the log has a line.
+const TOLD: usize = 16;
 
 /// The failed attempts of all clients, in bounded memory, with the rate at which a client may have them.
 #[derive(Debug)]
 pub struct FailedAttempts {
     quota: Quota,
+    /// How many a client may have in a minute.
+    per_minute: u64,
+    told: Mutex<Told>,
     /// Times are stored relative to this.
     epoch: Instant,
     /// Allocated for the first attempt that fails.
     table: OnceLock<Table>,
+}
+
+/// Of which clients the log has a line.
+#[derive(Debug, Default)]
+struct Told {
+    /// When the minute began.
+    began: Option<u64>,
+    clients: Vec<u64>,
+    /// The refusals of other clients since the last line.
+    untold: u64,
 }
 
 /// The client of a request, with the other one that its forwarding headers name if they are not trusted: the mark that distrusts
@@ -47,7 +64,7 @@ impl FailedAttempts {
         let count = u64::try_from(per_minute).ok().filter(|count| *count > 0)?;
         let interval = MINUTE.div_ceil(count);
         let quota = Quota { interval, span: interval.saturating_mul(count) };
-        Some(Self { quota, epoch: now, table: OnceLock::new() })
+        Some(Self { quota, per_minute: count, told: Mutex::default(), epoch: now, table: OnceLock::new() })
     }
 
     /// Checks whether a client may try again.
@@ -85,6 +102,33 @@ impl FailedAttempts {
             }
         }
         Ok(())
+    }
+
+    /// Returns a line for the log about a client that may not try again now: one for each address and minute, and not for more than
+    /// sixteen addresses in a minute.
+    pub fn tell(&self, client: Attempter, now: Instant) -> Option<String> {
+        let (now, key) = (self.since(now), key_of(client.client));
+        let mut told = lock(&self.told);
+        if told.began.is_none_or(|began| now.saturating_sub(began) >= MINUTE) {
+            told.began = Some(now);
+            told.clients.clear();
+        }
+        if told.clients.contains(&key) {
+            return None;
+        }
+        if told.clients.len() == TOLD {
+            told.untold = told.untold.saturating_add(1);
+            return None;
+        }
+        told.clients.push(key);
+        let others = match std::mem::take(&mut told.untold) {
+            0 => String::new(),
+            untold => format!("; before it, {untold} refusals of other addresses had no line"),
+        };
+        let (address, most) = (client.client.to_canonical(), self.per_minute);
+        Some(format!(
+            "{address} has had {most} failed attempts at credentials, and gets 429 until it waits (auth_failures){others}"
+        ))
     }
 
     /// Takes back an attempt that was counted by [`FailedAttempts::take`] and has not failed.
@@ -179,5 +223,29 @@ mod tests {
         (0..6).for_each(|_| attempts.count(first, start));
         assert!(attempts.check(second, start).is_err());
         assert!(FailedAttempts::new(0, start).is_none());
+    }
+
+    /// Clients that are refused all the time have one line a minute, and many of them do not fill the log.
+    #[test]
+    fn limited_clients_have_few_lines() {
+        let start = Instant::now();
+        let attempts = FailedAttempts::new(6, start).unwrap();
+        let one = client("::ffff:192.0.2.1");
+        let line = attempts.tell(one, start).unwrap();
+        assert_eq!(
+            line,
+            "192.0.2.1 has had 6 failed attempts at credentials, and gets 429 until it waits (auth_failures)"
+        );
+        assert_eq!(attempts.tell(one, start + Duration::from_secs(59)), None);
+        let said = (0..100).filter(|n| attempts.tell(client(&format!("198.51.100.{n}")), start).is_some()).count();
+        assert_eq!(said, TOLD - 1);
+        let next = attempts.tell(one, start + Duration::from_secs(60)).unwrap();
+        assert!(next.ends_with("; before it, 85 refusals of other addresses had no line"), "{next}");
+        assert!(
+            attempts
+                .tell(client("198.51.100.7"), start + Duration::from_secs(61))
+                .unwrap()
+                .ends_with("(auth_failures)")
+        );
     }
 }

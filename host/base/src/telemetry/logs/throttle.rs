@@ -1,24 +1,24 @@
-//! Limits the log lines about denials: a guest may be denied a thousand times per second.
+//! Limits the log lines about refusals: a guest or a client may be refused a thousand times per second.
 
 use std::time::{Duration, Instant};
 
-/// The most lines of a service per window.
+/// The most lines per window.
 const LINES: u32 = 5;
 
 /// The length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The denials of a service.
+/// The refusals of a service, or of a listener.
 #[derive(Debug, Default)]
-pub(super) struct LogThrottle {
+pub struct LogThrottle {
     window: Option<Instant>,
     said: u32,
     unsaid: u64,
 }
 
 impl LogThrottle {
-    /// Records a denial. Returns `None` if it must not be logged, or else how many were not logged since the last line.
-    pub(super) fn record(&mut self, now: Instant) -> Option<u64> {
+    /// Records a refusal. Returns `None` if it must not be logged, or else how many were not logged since the last line.
+    pub fn record(&mut self, now: Instant) -> Option<u64> {
         if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
             (self.window, self.said) = (Some(now), 0);
         }
