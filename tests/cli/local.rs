@@ -387,6 +387,13 @@ fn grants_are_listed() {
         std::fs::copy(wasm("hello"), directory.path().join(format!("{name}.wasm"))).unwrap();
         std::fs::write(directory.path().join(format!("{name}.toml")), manifest).unwrap();
     }
+    // What a service without guests reaches for its clients.
+    for (name, manifest) in [
+        ("zfar", "upstream = { replicas = ['http://127.0.0.1:81'], replicas_file = 'far.list' }"),
+        ("zsite", "files.root = 'public'"),
+    ] {
+        std::fs::write(directory.path().join(format!("{name}.toml")), manifest).unwrap();
+    }
     let path = directory.path().display().to_string();
     let (code, stdout, stderr) = output(&mut lodge(&["check", &path, "--grants"]));
     assert_eq!(code, Some(0), "{stderr}");
@@ -397,6 +404,8 @@ fn grants_are_listed() {
     line("may send to https://api.example.com");
     line("environment TOKEN");
     line("key-value buckets a, bytes 64.0 MiB, keys 100000");
+    line("upstream http://127.0.0.1:81, far.list");
+    assert!(stdout.contains("\n  files         ") && stdout.contains("root public"), "{stdout}");
     assert!(stdout.contains("password") && !stdout.contains("canary"), "{stdout}");
     let (_, json, _) = output(&mut lodge(&["check", &path, "--grants", "--json"]));
     let grants: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -407,4 +416,23 @@ fn grants_are_listed() {
     std::fs::write(directory.path().join("users.toml"), "nonsense").unwrap();
     let (code, _, stderr) = output(&mut lodge(&["check", &path, "--grants"]));
     assert!(code == Some(1) && stderr.contains("users.toml"), "{stderr}");
+}
+
+/// A refusal may come from settings that this machine has not.
+#[test]
+fn a_check_without_settings_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("far.toml"), "upstream.replicas = ['http://127.0.0.1:81']\naudit = true")
+        .unwrap();
+    let check = |args: &[&str]| {
+        let path = directory.path().display().to_string();
+        output(lodge(&["check", &path]).args(args).current_dir(directory.path()))
+    };
+    let (code, stdout, stderr) = check(&[]);
+    assert!(code == Some(1) && stdout.contains("this host has no audit trail"), "{stdout}{stderr}");
+    assert!(stderr.contains("no lodge.toml was read: a host with other settings may refuse other files"), "{stderr}");
+    let file = directory.path().join("host.toml.settings");
+    std::fs::write(&file, "audit.file = '/nowhere/audit.log'").unwrap();
+    let (code, stdout, stderr) = check(&["--config", &file.display().to_string()]);
+    assert!(code == Some(0) && !stderr.contains("no lodge.toml"), "{stdout}{stderr}");
 }

@@ -115,6 +115,9 @@ async fn attempts_at_tokens_are_bounded() {
     let [expired, read] = ["old", "now"].map(|name| create(&file, name, &["--scope", "read"]));
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replacen("created = ", "expires = '2020-01-01T00:00:00Z'\ncreated = ", 1)).unwrap();
+    let (_, listed, _) = output(&mut lodge(&["keys", "list", "--file", &file.display().to_string()]));
+    let marked: Vec<_> = listed.lines().filter(|line| line.ends_with("2020-01-01T00:00:00Z (expired)")).collect();
+    assert!(marked.len() == 1 && marked[0].starts_with("old ") && !listed.contains("now (expired)"), "{listed}");
     let setup = host(&["hello"]).set("admin_keys", &file.display().to_string()).set("auth_failures", "3");
     let host = setup.set("admin_token", "short-and-guessed").set("trusted_proxies", "127.0.0.3/32").start().await;
     let status = async |token: &str| {

@@ -162,3 +162,22 @@ impl TlsListener {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Origin, resolve};
+
+    /// Others write `on`; the host has to know where browsers find HTTPS.
+    #[test]
+    fn a_redirect_names_the_public_port() {
+        let with = |text: &str| resolve(&[(Origin::Flag, [("tls.redirect".to_owned(), text.to_owned())].into())]);
+        for (text, port) in [("443", Some(443)), ("off", None), ("false", None)] {
+            assert_eq!(with(text).unwrap().config.tls.redirect, port, "{text}");
+        }
+        for text in ["on", "true"] {
+            let problems = with(text).unwrap_err();
+            assert!(problems[0].contains("redirect: write the public port of HTTPS, such as 443"), "{problems:?}");
+        }
+        assert!(with("0").is_err() && with("yes").is_err());
+    }
+}
