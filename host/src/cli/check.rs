@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::out::{self, CliError, clean};
-use super::units::{UNKNOWN_CALL, addresses};
+use super::units::{UNKNOWN_CALL, addresses, count};
 use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
 use crate::admin::report;
 use crate::guests::deployer::Deployer;
@@ -52,7 +52,7 @@ pub(super) fn compile(config: Config, seal: Option<&Path>) -> Result<(), CliErro
     out::print(&refused.concat())?;
     if let Some(path) = seal {
         let sealed = code_cache::seal(&own, path).map_err(CliError::Problem)?;
-        super::notice(&format!("copied {} entries to {}", sealed, path.display()));
+        super::notice(&format!("copied {} to {}", count(sealed as u64, "entry"), path.display()));
     }
     if refused.is_empty() { Ok(()) } else { Err(CliError::Reported) }
 }

@@ -48,9 +48,13 @@ pub(super) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// Formats a count with its noun: `1 connection`, `2 connections`.
+/// Formats a count with its noun: `1 connection`, `2 connections`, `2 entries`.
 pub(super) fn count(count: u64, name: &str) -> String {
-    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+    match (count, name.strip_suffix("ry")) {
+        (1, _) => format!("1 {name}"),
+        (_, Some(stem)) => format!("{count} {stem}ries"),
+        (_, None) => format!("{count} {name}s"),
+    }
 }
 
 /// Formats the addresses of a service: its routes, and its host name if it has one.
@@ -100,6 +104,7 @@ mod tests {
         assert_eq!([rate(0.0), rate(99.94), rate(1_234.5)], ["0.0", "99.9", "1234"]);
         assert_eq!(bytes(163 << 10), "163.0 KiB");
         assert_eq!([0, 1, 2].map(|n| count(n, "hit")), ["0 hits", "1 hit", "2 hits"]);
+        assert_eq!([0, 1, 2].map(|n| count(n, "entry")), ["0 entries", "1 entry", "2 entries"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::place::DataPlace;
 use super::print;
 use crate::cli::new_file::NewFile;
 use crate::cli::out::{self, CliError};
+use crate::cli::units;
 use crate::data::dump::{Dump, Header, Trailer};
 use crate::data::{ImportCount, StoredEntry};
 use lodge_state::limits::MAX_BATCH;
@@ -27,7 +28,7 @@ pub(super) fn export(place: &DataPlace, service: &str, path: &Path, json: bool) 
     let entries = write_all(place, service, &mut |line| file.write((line + "\n").as_bytes()))?;
     file.finish()?;
     let shown = path.display();
-    print(&Trailer { entries }, json, &format!("{service}: wrote {entries} entries to {shown}"))
+    print(&Trailer { entries }, json, &format!("{service}: wrote {} to {shown}", units::count(entries, "entry")))
 }
 
 /// Writes an export line by line, and returns the number of entries.
@@ -88,7 +89,7 @@ pub(super) fn import(place: &DataPlace, service: &str, path: &Path, json: bool) 
     store(place, service, &mut part, &mut count)?;
     let ImportCount { stored, expired } = count;
     let expired = if expired == 0 { String::new() } else { format!(" ({expired} had expired)") };
-    print(&count, json, &format!("{service}: stored {stored} entries{expired}"))
+    print(&count, json, &format!("{service}: stored {}{expired}", units::count(stored, "entry")))
 }
 
 fn open(path: &Path) -> Result<Dump<BufReader<File>>, String> {
