@@ -2,3 +2,4 @@
 
 pub mod meter;
 pub mod scheduler;
+pub mod turn;

@@ -20,6 +20,7 @@ use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
 use crate::request::handler::Handler;
 use crate::request::respond::{Body, Last};
 use lodge_base::config;
+use lodge_base::cpu::turn::yield_turn;
 use lodge_base::drain::{DrainGuard, StopSignal};
 use lodge_traffic::proxy::headers::{Peer, TooManyFields};
 use lodge_traffic::proxy::outbound::Outbound;
@@ -152,7 +153,7 @@ pub async fn serve(
                 let polled = served.as_mut().poll(cx);
                 if polled.is_pending() && account.wears_out() {
                     served.as_mut().graceful_shutdown();
-                    cx.waker().wake_by_ref();
+                    return yield_turn(cx);
                 }
                 polled
             }) => {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::account::{Account, Plan};
+use lodge_base::cpu::turn::yield_turn;
 
 /// A stream whose bytes are charged to an [`Account`].
 pub struct Metered<S> {
@@ -41,10 +42,7 @@ impl<S> Metered<S> {
                     self.waiting = None;
                     return Poll::Ready(most);
                 }
-                Plan::Turn => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                Plan::Turn => return yield_turn(cx),
                 Plan::Full => {
                     self.waiting = None;
                     return Poll::Pending;

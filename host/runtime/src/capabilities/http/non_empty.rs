@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use lodge_base::cpu::turn::yield_turn;
+
 /// The most empty frames that are skipped in one poll, so that other tasks get to run.
 const AT_ONCE: usize = 128;
 
@@ -22,8 +24,7 @@ pub fn poll_non_empty<B: Body<Data = Bytes>>(
             return Poll::Ready(frame);
         }
     }
-    cx.waker().wake_by_ref();
-    Poll::Pending
+    yield_turn(cx)
 }
 
 /// A body without its empty data frames.
