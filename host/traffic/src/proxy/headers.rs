@@ -161,7 +161,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malf
         }
         dropped.push(name.clone());
     }
-    if dropped.contains(&header::TRANSFER_ENCODING) && !is_chunked_once(&head.headers) {
+    if !has_known_coding(&head.headers) {
         return Err(Malformed::Framing);
     }
     drop_hop_by_hop(&mut head.headers, dropped, |name| !is_hosts_own(name.as_str()));
@@ -242,12 +242,12 @@ pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     Frame::trailers(trailers)
 }
 
-/// Whether the body has only the chunked coding. hyper decodes chunks only, and a guest that does not learn of another
+/// Whether the body has no transfer coding, or only the chunked one. hyper decodes chunks only, and who does not learn of another
 /// coding would read compressed bytes as plain ones. A second `chunked` is a smuggling attempt (RFC 9112 6.1).
-fn is_chunked_once(headers: &HeaderMap) -> bool {
+pub fn has_known_coding(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let only = lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-    only && lines.next().is_none()
+    let Some(line) = lines.next() else { return true };
+    line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") && lines.next().is_none()
 }
 
 /// Removes `dropped`, and the headers that `Connection` names if `may` allows it.

@@ -48,6 +48,7 @@ use rustls::ClientConfig;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::proxy::headers::has_known_coding;
 use bytes::Bytes;
 use connect::{Connector, Opened};
 pub use error::{ErrorKind, SendError, is_refusal};
@@ -298,6 +299,12 @@ where
             Connection::Http2(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
         };
         match outcome {
+            Some(Ok(response)) if !has_known_coding(response.headers()) => {
+                // As in requests: without the header, its body would be taken for a plain one.
+                let cause = self.connector.message("its Transfer-Encoding is not `chunked`, exactly once");
+                let reused = connection.reused();
+                ExchangeOutcome::Failed(SendError { kind: ErrorKind::Rubbish, cause, reused, never_sent: None })
+            }
             Some(Ok(response)) => ExchangeOutcome::Responded(received(response, connection, upload)),
             Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
             None => {

@@ -45,6 +45,8 @@ async fn invalid_responses() {
         ("HTTP/1.1 twohundred OK\r\n\r\n", ErrorKind::Rubbish),
         ("HTTP/2 200\r\n\r\n", ErrorKind::Rubbish),
         ("HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\n", ErrorKind::Rubbish),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", ErrorKind::Rubbish),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nx", ErrorKind::Rubbish),
         ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ErrorKind::Rubbish),
         (large, ErrorKind::Rubbish),
         (many, ErrorKind::Rubbish),
