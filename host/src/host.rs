@@ -55,6 +55,7 @@ use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::api_keys::KeyRing;
 use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::cache::ResponseCache;
+use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
 
@@ -147,7 +148,7 @@ impl Host {
             explains: config.program.explains,
             responses: ResponseCache::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
-            compression: Budget::new(config.listener.compression),
+            compression: EncoderMemory::new(config.listener.compression),
             ids: Ids::new(),
             via: upstreams.via(),
             unmatched: services.get_or_create(""),

@@ -113,7 +113,7 @@ async fn a_deadline_reaches_the_callee() {
         service_hosts: lodge_base::config::ServiceHosts::Local,
         responses: None,
         unsent: lodge_base::budget::Budget::new(1 << 20),
-        compression: lodge_base::budget::Budget::new(0),
+        compression: lodge_traffic::proxy::compression::memory::EncoderMemory::new(0),
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge_base::ids::Ids::new(),

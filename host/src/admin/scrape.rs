@@ -29,6 +29,7 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::{Histogram, Metrics};
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::SharedLimits;
+use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::service::Service;
 
 /// The sources of all metrics.
@@ -43,7 +44,7 @@ pub struct Scrape {
     /// The budget of complete responses that are not written yet.
     pub unsent: Arc<Budget>,
     /// The memory of encoders that compress responses.
-    pub compression: Arc<Budget>,
+    pub compression: Arc<EncoderMemory>,
     /// Counts requests that match no service.
     pub unmatched: Arc<Service>,
     /// The log.

@@ -53,8 +53,8 @@ impl<B: Outbound> Drop for TrackedBody<B> {
         }
         let Some(transfer) = self.active.existing_transfer() else { return };
         let unsent = transfer.unsent.load(Relaxed);
-        if unsent > 0 && transfer.room.get().is_none() {
-            *lock(&transfer.hold) = self.body.hold(unsent);
+        if unsent > 0 {
+            *lock(&transfer.hold) = self.body.hold(unsent, transfer.room.get().is_some());
         }
     }
 }
@@ -65,6 +65,9 @@ impl<B: Outbound> Body for TrackedBody<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, B::Error>>> {
         let this = &mut *self;
+        if let Some(transfer) = this.active.existing_transfer() {
+            ready!(transfer.frames.poll_open(cx));
+        }
         if !this.rest.is_empty() {
             let rest = std::mem::take(&mut this.rest);
             return Poll::Ready(Some(Ok(Frame::data(this.chunk(rest)))));
@@ -89,5 +92,49 @@ impl ActiveRequest {
     /// Marks the connection as busy until the body of `response` is dropped.
     pub fn track<B: Outbound>(self, response: http::Response<B>) -> http::Response<TrackedBody<B>> {
         response.map(|body| TrackedBody::new(body, self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::listener::activity::Activity;
+    use lodge_base::budget::Budget;
+    use lodge_base::config;
+    use lodge_traffic::proxy::frames::WAITING;
+
+    /// An endless body of frames with one byte.
+    struct Tiny;
+
+    impl Body for Tiny {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    impl Outbound for Tiny {}
+
+    /// A client that reads nothing has few frames in memory, however small they are.
+    #[test]
+    fn few_frames_wait_for_the_client() {
+        let bounds = config::resolve(&[]).unwrap().config.listener;
+        let activity = std::sync::Arc::new(Activity::new(&bounds, &Budget::new(1 << 20), &std::sync::Arc::default()));
+        let mut active = activity.begin(false);
+        active.transfer();
+        let mut body = TrackedBody::new(Tiny, active);
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let mut held = Vec::new();
+        while let Poll::Ready(Some(Ok(frame))) = poll() {
+            held.push(frame.into_data());
+            assert!(held.len() <= WAITING, "any number of frames");
+        }
+        held.pop();
+        assert!(poll().is_ready() && held.len() == WAITING - 1);
     }
 }

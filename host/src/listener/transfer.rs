@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use lodge_base::budget::Reservation;
 use lodge_base::lock::lock;
+use lodge_traffic::proxy::frames::FrameWindow;
 use lodge_traffic::proxy::outbound::Hold;
 
 /// The bytes of a response that a client must read within `listener.idle`, unless it reads everything that there is.
@@ -25,11 +26,13 @@ pub const PROGRESS: usize = 16 << 10;
 pub struct Transfer {
     /// Bytes that were given to hyper and are not yet written to the connection.
     pub(super) unsent: AtomicUsize,
+    /// The frames of these bytes, which may be many and small.
+    pub(super) frames: FrameWindow,
     /// Increases by the bytes written, and by at least [`PROGRESS`] whenever nothing is left to write. May wrap around.
     progress: AtomicUsize,
     /// The room of the response in `listener.unsent`, until the last byte is written or dropped.
     pub(super) room: OnceLock<Reservation>,
-    /// Counts bytes of a stored response that has no room of its own.
+    /// Counts bytes that have no room there: of a stored response, or those that an encoder has written.
     pub(super) hold: Mutex<Option<Hold>>,
     /// The client read too slowly.
     stalled: AtomicBool,
@@ -164,6 +167,7 @@ impl Chunk {
     pub(super) fn new(bytes: Bytes, transfer: Option<&Arc<Transfer>>) -> Self {
         if let Some(transfer) = transfer {
             transfer.unsent.fetch_add(bytes.len(), Relaxed);
+            transfer.frames.enter();
         }
         Self { bytes, transfer: transfer.cloned() }
     }
@@ -189,10 +193,12 @@ impl Buf for Chunk {
 impl Drop for Chunk {
     /// The rest will not be written.
     fn drop(&mut self) {
-        if let Some(transfer) = self.transfer.as_ref().filter(|_| !self.bytes.is_empty()) {
+        let Some(transfer) = &self.transfer else { return };
+        if !self.bytes.is_empty() {
             transfer.unsent.fetch_sub(self.bytes.len(), Relaxed);
             transfer.lost.store(true, Relaxed);
         }
+        transfer.frames.leave();
     }
 }
 

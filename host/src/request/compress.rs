@@ -1,5 +1,6 @@
 //! Compresses responses: the last step before they are sent.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Response;
@@ -7,17 +8,17 @@ use http_body::Body as _;
 
 use super::front::ClientFront;
 use super::respond::Body;
-use lodge_base::budget::Budget;
 use lodge_traffic::proxy::compression;
 use lodge_traffic::proxy::compression::encoder::{self, Encoder};
+use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::service::Service;
 
 /// Compresses a response of `service`, if its route says so, it may be compressed and the client accepts it. While `memory` has no
-/// room for an encoder, it is sent as it is.
+/// room for another encoder of this client, it is sent as it is.
 pub(super) fn compress(
     front: &ClientFront,
     response: Response<Body>,
-    memory: &Arc<Budget>,
+    (memory, client): (&Arc<EncoderMemory>, IpAddr),
     service: &Arc<Service>,
 ) -> Response<Body> {
     let Some((rules, request)) = front.compression() else { return response };
@@ -32,7 +33,8 @@ pub(super) fn compress(
     }
     let accepts = codings.peek().is_some();
     // One that needs less memory may find room where a better one does not.
-    let encoder = codings.find_map(|coding| memory.reserve(encoder::room(coding)).zip(Encoder::new(coding).ok()));
+    let encoder =
+        codings.find_map(|coding| memory.reserve(client, encoder::room(coding)).zip(Encoder::new(coding).ok()));
     if let Some((room, encoder)) = encoder {
         compression::write_head(encoder.coding(), &mut head.headers);
         return Response::from_parts(head, body.compressed(encoder, room, service));

@@ -64,7 +64,7 @@ impl Handler {
             if let Some(front) = &record.front {
                 front.change_response(secure, &mut response);
                 let service = record.service().unwrap_or(&self.unmatched);
-                response = compress(front, response, &self.compression, service);
+                response = compress(front, response, (&self.compression, caller.client), service);
             }
             response.map(|body| body.with(record))
         }

@@ -19,6 +19,7 @@ use lodge_traffic::admission::RequestView;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::RequestSender;
 use lodge_traffic::cache::ResponseCache;
+use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
@@ -60,7 +61,7 @@ pub struct Handler {
     /// The bytes of complete responses that are not written yet: `listener.unsent`.
     pub unsent: Arc<Budget>,
     /// The memory of encoders that compress responses: `listener.compression`.
-    pub compression: Arc<Budget>,
+    pub compression: Arc<EncoderMemory>,
 }
 
 /// The sender of a request. Resolved once, when the request arrives.

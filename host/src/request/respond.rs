@@ -41,6 +41,7 @@ use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headl
 use lodge_traffic::admission::{Permit, Upload};
 use lodge_traffic::cache::recorder::Recorder;
 use lodge_traffic::proxy::compression::encoder::Encoder;
+use lodge_traffic::proxy::compression::memory::EncoderRoom;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::outbound::{Hold, Outbound};
 use lodge_traffic::proxy::upgrade;
@@ -108,7 +109,7 @@ impl Exchange<'_> {
     fn send(&self, head: &mut http::response::Parts, body: Live, permit: Permit) -> Body {
         let whole = body.size();
         if let Some(room) = whole.and_then(|size| self.reserve.room(size)) {
-            let mut body = Body::of(Source::Whole(body.finish(permit)));
+            let mut body = Body::of(Source::Whole(body.finish(permit, self.reserve.version)));
             body.room = room;
             return body;
         }
@@ -250,7 +251,7 @@ impl Body {
     }
 
     /// Compresses the body while it is sent.
-    pub(super) fn compressed(self, encoder: Encoder, room: Reservation, service: &Arc<Service>) -> Self {
+    pub(super) fn compressed(self, encoder: Encoder, room: EncoderRoom, service: &Arc<Service>) -> Self {
         Self::of(Source::Compressed(Box::new(Compressed::new(self, encoder, room, service))))
     }
 
@@ -317,12 +318,12 @@ impl Outbound for Body {
         self.room.take()
     }
 
-    fn hold(&mut self, bytes: usize) -> Option<Hold> {
+    fn hold(&mut self, bytes: usize, counted: bool) -> Option<Hold> {
         self.end();
         match std::mem::replace(&mut self.source, Source::Text(None)) {
-            Source::Streamed(streamed) => Some(streamed.hold(bytes)),
-            Source::Compressed(mut compressed) => compressed.body().hold(bytes),
-            Source::Text(_) | Source::Whole(_) => None,
+            Source::Streamed(streamed) if !counted => Some(streamed.hold(bytes)),
+            Source::Compressed(mut compressed) => Some(compressed.hold(bytes, counted)),
+            Source::Streamed(_) | Source::Text(_) | Source::Whole(_) => None,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What HTTP requires of every intermediary (RFC 9110 7.6): hop-by-hop headers, forwarding headers, `Via` and upgrades; lists
-//! in headers, content codings and compression, and pages of other origins.
+//! in headers, content codings and compression, the memory of frames, and pages of other origins.
 
 pub mod body;
 pub mod coding;
 pub mod compression;
 pub mod cors;
+pub mod frames;
 pub mod header_rules;
 pub mod headers;
 pub(crate) mod lists;

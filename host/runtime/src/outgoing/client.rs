@@ -28,6 +28,7 @@ use lodge_base::config::limits::Limits;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::traces::ClientSpan;
 use lodge_manifest::grants::Grants;
+use lodge_traffic::proxy::frames::WindowedBody;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
@@ -103,7 +104,7 @@ struct OutcomeGuard<'a> {
     span: ClientSpan,
 }
 
-type HyperPool = legacy::Client<TimedConnector, WasiBody>;
+type HyperPool = legacy::Client<TimedConnector, WindowedBody<WasiBody>>;
 
 /// The pool for new requests.
 struct CurrentPool {
@@ -173,7 +174,7 @@ impl WorldClient {
         // A warm instance may still hold a request that it sent for an earlier client.
         let sending = self.send_with_retry(context, request, options, &mut outcome);
         let result = tokio::time::timeout_at(response_deadline(context).into(), sending).await;
-        let result = result.unwrap_or(Err(OutgoingFailure::ResponseTimeout));
+        let result = result.unwrap_or(Err(OutgoingFailure::ResponseTimeout)).and_then(decodable);
         outcome.set(result.as_ref().map(|(response, _)| response));
         let (mut response, slot) = result?;
         headers::strip_hop_by_hop(response.headers_mut());
@@ -237,6 +238,14 @@ impl WorldClient {
     }
 }
 
+/// Returns a response unless its body has a coding that is not decoded: without the header, the guest would take it for a plain one.
+fn decodable(response: PermittedResponse) -> Result<PermittedResponse, OutgoingFailure> {
+    match headers::has_known_coding(response.0.headers()) {
+        true => Ok(response),
+        false => Err(OutgoingFailure::Protocol("the Transfer-Encoding is not `chunked`, exactly once".into())),
+    }
+}
+
 /// The timeouts of a request, shared by its attempts.
 struct Timeouts {
     /// What is left of the time for connecting.
@@ -274,7 +283,7 @@ async fn send_once(
 ) -> Result<Response<Incoming>, LostRequest> {
     let begun = Instant::now();
     let mut connection = capture_connection(&mut request);
-    let mut asked = std::pin::pin!(pool.request(request));
+    let mut asked = std::pin::pin!(pool.request(request.map(WindowedBody::new)));
     let limit = timeouts.to_connect(begun);
     let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
     let result = tokio::select! {

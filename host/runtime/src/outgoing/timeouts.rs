@@ -12,6 +12,7 @@ use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::Error;
 
 use crate::capabilities::http::non_empty::poll_non_empty;
+use lodge_traffic::proxy::frames::detached;
 
 /// A body that a task produces. Dropping it ends the task.
 pub struct PipedBody {
@@ -77,7 +78,8 @@ where
             if this.silence.is_some() {
                 this.timer = None;
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            let is_last = this.body.is_end_stream();
+            return Poll::Ready(frame.map(|frame| frame.map(|frame| detached(frame, is_last)).map_err(Into::into)));
         }
         let until = || {
             // The guest may have set a timeout that is too long for the clock.
@@ -158,6 +160,16 @@ mod tests {
         let mut body = TimedBody::new(PipedBody::new(taken, making), None, end, ());
         while body.frame().await.unwrap().is_ok() {}
         assert!((SILENCE..MINUTE).contains(&start.elapsed()));
+    }
+
+    /// A piece of a few bytes leaves the buffer that it is a part of.
+    #[tokio::test]
+    async fn small_pieces_are_copied() {
+        let (frames, taken) = mpsc::channel(1);
+        let mut body = TimedBody::new(PipedBody::new(taken, making()), None, Instant::now() + MINUTE, ());
+        frames.send(Ok(Frame::data(Bytes::from(vec![1; 9_000]).slice(5..7)))).await.unwrap();
+        let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(piece.try_into_mut().unwrap().capacity(), 2);
     }
 
     #[tokio::test]

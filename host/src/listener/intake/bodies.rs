@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
 use super::account::{Account, Charge};
+use lodge_traffic::proxy::frames::detached;
 
 /// The body of a request.
 pub struct Upload<B: Body<Data = Bytes> + Unpin> {
@@ -46,6 +47,7 @@ impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let is_last = this.body.is_end_stream();
         let Some(account) = &this.account else { return polled.map_err(Into::into) };
         match &polled {
             Poll::Pending => account.took_all(),
@@ -53,7 +55,7 @@ impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
                 (Some(data), _) => {
                     account.took(data.len());
                     // The end of a body with a known length is not polled.
-                    if this.body.is_end_stream() {
+                    if is_last {
                         this.end();
                     }
                 }
@@ -68,7 +70,8 @@ impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Upload<B> {
             },
             Poll::Ready(_) => this.end(),
         }
-        polled.map_err(Into::into)
+        // What the consumer keeps of it is no longer charged.
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| detached(frame, is_last)).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -120,5 +123,35 @@ impl<B: Body + Unpin> Body for Charged<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Buffers;
+    use super::*;
+
+    /// A body of small pieces of one buffer.
+    struct Pieces(Bytes);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Error;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+            Poll::Ready((!self.0.is_empty()).then(|| Ok(Frame::data(self.0.split_to(2)))))
+        }
+    }
+
+    /// What a service keeps of a body is no part of the buffers of its connection, whose memory is not charged any more.
+    #[test]
+    fn small_pieces_are_copied() {
+        let account = Account::new(&Buffers::new(8 << 20), 1);
+        let mut upload = Upload::new(Pieces(Bytes::from(vec![1; 9_000])), &account, 1);
+        for _ in 0..3 {
+            let polled = Pin::new(&mut upload).poll_frame(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(Some(Ok(frame))) = polled else { panic!("no frame") };
+            assert_eq!(frame.into_data().unwrap().try_into_mut().unwrap().capacity(), 2);
+        }
     }
 }

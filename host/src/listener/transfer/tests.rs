@@ -1,3 +1,7 @@
+use std::task::{Context, Waker};
+
+use lodge_traffic::proxy::frames::WAITING;
+
 use super::*;
 
 const IDLE: Duration = Duration::from_secs(60);
@@ -72,6 +76,21 @@ async fn task_of_stalled_stream_is_aborted_once() {
     assert!(task.await.unwrap_err().is_cancelled());
     // The bytes that h2 still has end with the connection.
     assert!(transfers.check(start + IDLE * 2, IDLE).stuck);
+}
+
+/// However small its frames are, few of a response wait to be written.
+#[test]
+fn tiny_frames_are_counted() {
+    let (_, transfer, _) = one();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut held = Vec::new();
+    while transfer.frames.poll_open(&mut cx).is_ready() {
+        held.push(chunk(&transfer, 1));
+        assert!(held.len() <= WAITING);
+    }
+    held.iter_mut().for_each(|chunk| chunk.advance(1));
+    drop(held);
+    assert!(transfer.frames.poll_open(&mut cx).is_ready());
 }
 
 /// Transfers that have ended leave the list.

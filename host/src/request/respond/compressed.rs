@@ -9,9 +9,10 @@ use http_body::{Body as _, Frame};
 
 use super::{Aborted, Body};
 use crate::request::error::RequestError;
-use lodge_base::budget::Reservation;
 use lodge_traffic::proxy::compression::body::{CompressedBody, Interruption};
 use lodge_traffic::proxy::compression::encoder::Encoder;
+use lodge_traffic::proxy::compression::memory::EncoderRoom;
+use lodge_traffic::proxy::outbound::{Hold, Outbound as _};
 use lodge_traffic::service::Service;
 
 /// A body on its way through an encoder. Counts the bytes of both sides when it is dropped.
@@ -23,7 +24,7 @@ pub(super) struct Compressed {
 
 impl Compressed {
     /// Compresses `body` with an encoder whose memory `room` is for.
-    pub(super) fn new(body: Body, encoder: Encoder, room: Reservation, service: &Arc<Service>) -> Self {
+    pub(super) fn new(body: Body, encoder: Encoder, room: EncoderRoom, service: &Arc<Service>) -> Self {
         let (coding, service) = (encoder.coding().name(), Arc::clone(service));
         Self { body: CompressedBody::new(body, encoder, room), coding, service }
     }
@@ -31,6 +32,13 @@ impl Compressed {
     /// The body that is compressed.
     pub(super) fn body(&mut self) -> &mut Body {
         self.body.inner()
+    }
+
+    /// Returns what is held until the last `bytes` are written: the memory that was the encoder's, and what the body itself holds
+    /// unless its bytes are `counted` elsewhere.
+    pub(super) fn hold(&mut self, bytes: usize, counted: bool) -> Hold {
+        let rest = if counted { None } else { self.body().hold(bytes, counted) };
+        Box::new((self.body.take_room(bytes), rest))
     }
 
     /// Whether no frame is left.

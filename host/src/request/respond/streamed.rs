@@ -18,6 +18,7 @@ use lodge_base::budget::{Budget, Reservation};
 use lodge_base::lock::lock;
 use lodge_runtime::response::GuestBody;
 use lodge_traffic::admission::Permit;
+use lodge_traffic::proxy::frames::copied;
 use lodge_traffic::proxy::outbound::Hold;
 use lodge_traffic::proxy::outbound::MAX_CHUNK;
 use lodge_traffic::static_files::FileBody;
@@ -84,7 +85,7 @@ impl Streamed {
         let room = Reserve { version: self.version, unsent: &self.unsent }.room(counts)?;
         let (body, permit) = shared.live.take()?;
         drop(shared);
-        Some((body.finish(permit), room))
+        Some((body.finish(permit, self.version), room))
     }
 
     /// Returns what is held until the last `bytes` are written: room, or else the permit until the deadline.
@@ -169,8 +170,9 @@ impl Live {
     }
 
     /// Returns the frames of a complete body, and releases its source. The permit is held until a guest has finished
-    /// its work after the response.
-    pub(super) fn finish(self, permit: Permit) -> VecDeque<Frame<Bytes>> {
+    /// its work after the response. Over HTTP/2 the frames may wait for a window, so they must not keep the buffer of a replica's
+    /// connection.
+    pub(super) fn finish(self, permit: Permit, version: Version) -> VecDeque<Frame<Bytes>> {
         match self {
             Self::Guest(mut body) => {
                 if let Some(afterwork) = body.afterwork() {
@@ -178,7 +180,13 @@ impl Live {
                 }
                 body.into_frames()
             }
-            Self::Replica(body) => body.into_frames(),
+            Self::Replica(body) => {
+                let mut frames = body.into_frames();
+                if version == Version::HTTP_2 {
+                    frames.iter_mut().filter_map(Frame::data_mut).for_each(|data| *data = copied(std::mem::take(data)));
+                }
+                frames
+            }
             Self::File(body) => body.into_frames(),
             Self::Stored(rest) if rest.is_empty() => VecDeque::new(),
             Self::Stored(rest) => VecDeque::from([Frame::data(rest)]),

@@ -31,6 +31,7 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::GuestSpec;
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::cache::{Lookup, ResponseCache, Settled};
+use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::proxy::headers::{self, Peer};
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::service::{Service, Services};
@@ -88,7 +89,7 @@ impl Fixture {
             explains: false,
             responses: ResponseCache::new(1 << 20, 1 << 16),
             unsent: Budget::new(1 << 20),
-            compression: Budget::new(4 << 20),
+            compression: EncoderMemory::new(4 << 20),
         };
         let peer = Peer::new(SocketAddr::new(CLIENT, 9), SocketAddr::from(([192, 0, 2, 2], 80)), &[]);
         Self { handler, slots, config, publisher, services, upstreams, peer }

@@ -219,7 +219,7 @@ impl State {
 
 /// Returns the key of a client: its IPv4 address, or the /64 network of its IPv6 address, which one client has to
 /// itself.
-fn key_of(client: IpAddr) -> u64 {
+pub(crate) fn key_of(client: IpAddr) -> u64 {
     match client {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
         // No assigned /64 network equals an IPv4 key with the highest bit set.

@@ -5,6 +5,7 @@
 pub mod body;
 pub mod encoder;
 pub mod fuzz;
+pub mod memory;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, response};
@@ -87,8 +88,33 @@ pub fn write_head(coding: Coding, headers: &mut HeaderMap) {
     for name in &OF_BYTES {
         headers.remove(name);
     }
+    drop_announced(headers);
     headers.insert(header::CONTENT_ENCODING, coding.value());
     weaken(headers);
+}
+
+/// Removes the trailers about the bytes of a body, which are those before it was compressed.
+fn without_digests(mut trailers: HeaderMap) -> HeaderMap {
+    for name in &OF_BYTES {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+/// Removes the names of such trailers from the field that announces them.
+fn drop_announced(headers: &mut HeaderMap) {
+    let is_of_bytes = |name: &[u8]| OF_BYTES.iter().any(|field| name.eq_ignore_ascii_case(field.as_str().as_bytes()));
+    let mut names = lists::elements(headers, &header::TRAILER, Quoting::Literal);
+    if !names.any(is_of_bytes) {
+        return;
+    }
+    drop(names);
+    let names = lists::elements(headers, &header::TRAILER, Quoting::Literal);
+    let kept = names.filter(|name| !is_of_bytes(name)).collect::<Vec<_>>().join(&b", "[..]);
+    headers.remove(header::TRAILER);
+    if let Some(kept) = HeaderValue::from_bytes(&kept).ok().filter(|kept| !kept.is_empty()) {
+        headers.insert(header::TRAILER, kept);
+    }
 }
 
 /// Whether a response has all bytes of a representation, as it is.

@@ -23,9 +23,9 @@ pub trait Outbound: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
     /// Records that the body is cut off because its client read too slowly.
     fn stalled(&mut self) {}
 
-    /// Ends the body while `bytes` of it are neither written nor counted in `listener.unsent`. The caller holds the
-    /// returned value until they are written.
-    fn hold(&mut self, _bytes: usize) -> Option<Hold> {
+    /// Ends the body while `bytes` of it are not written; `counted` is whether they have [room](Self::room) in `listener.unsent`. The
+    /// caller holds the returned value until they are written.
+    fn hold(&mut self, _bytes: usize, _counted: bool) -> Option<Hold> {
         None
     }
 }

@@ -191,6 +191,8 @@ async fn each_cause_has_its_error_code() {
     };
     assert!(matches!(error_for(b"").await, Error::ConnectionTerminated));
     assert!(matches!(error_for(b"HELO example\r\n\r\n").await, Error::HttpProtocolError));
+    let packed = error_for(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n");
+    assert!(matches!(packed.await, Error::HttpProtocolError));
     let long: &'static [u8] = Vec::leak([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; 100_000]].concat());
     assert!(matches!(error_for(long).await, Error::HttpResponseHeaderSectionSize(None)));
     let (port, listener) = mute().await;

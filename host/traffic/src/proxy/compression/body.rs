@@ -4,35 +4,40 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use super::encoder::{Encoder, EncoderError, EncoderStep};
-use lodge_base::budget::Reservation;
-
-/// The most bytes that are compressed before other tasks have their turn: less than a millisecond's work.
-const TURN: usize = 32 << 10;
+use super::encoder::{self, Encoder, EncoderError, EncoderStep};
+use super::memory::EncoderRoom;
+use super::without_digests;
+use lodge_base::cpu::turn::yield_turn;
 
 /// Fewer bytes wait for more, unless the body pauses or ends: gzip writes its head before there is any content.
 const FRAME: usize = 4 << 10;
 
-/// A body on its way through an encoder. Trailers follow it unchanged.
+/// Bytes of frames that a connection may hold after the end of a body: what h2 buffers of a stream, a frame on its way there, and one
+/// that is being written.
+const UNSENT: usize = 48 << 10;
+
+/// A body on its way through an encoder. Its trailers follow, without those about the bytes.
 ///
 /// When the body has nothing more at present, what there is of it is sent: an event of a stream must not wait for the next one.
 pub struct CompressedBody<B> {
     inner: B,
     /// Until the end of the body.
     encoder: Option<Encoder>,
-    /// The memory of the encoder, and at last that of its output.
-    room: Reservation,
+    /// The memory of the encoder, and at last that of its output; `None` once it was [taken](Self::take_room).
+    room: Option<EncoderRoom>,
     /// Bytes that are not compressed yet.
     input: Bytes,
     /// No frame follows `input`.
     ended: bool,
-    /// Compressed bytes that are not sent yet.
+    /// Compressed bytes that are not sent yet. Frames are copies of exactly their size: a flush of a few bytes must not keep the
+    /// capacity of this while it waits for its client.
     output: Vec<u8>,
     /// The encoder keeps bytes that the client could have.
     keeps: bool,
-    trailers: Option<Frame<Bytes>>,
+    trailers: Option<HeaderMap>,
     /// Bytes that were compressed since other tasks had their turn.
     worked: usize,
     read: u64,
@@ -50,11 +55,11 @@ pub enum Interruption<E> {
 
 impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
     /// Compresses `inner` with an encoder whose memory `room` is for.
-    pub fn new(inner: B, encoder: Encoder, room: Reservation) -> Self {
+    pub fn new(inner: B, encoder: Encoder, room: EncoderRoom) -> Self {
         Self {
             inner,
             encoder: Some(encoder),
-            room,
+            room: Some(room),
             input: Bytes::new(),
             ended: false,
             output: Vec::new(),
@@ -76,6 +81,13 @@ impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
         (self.read, self.written)
     }
 
+    /// Returns, once, the memory of the encoder, of which `bytes` stay reserved.
+    pub fn take_room(&mut self, bytes: usize) -> Option<EncoderRoom> {
+        let mut room = self.room.take()?;
+        room.shrink(bytes);
+        Some(room)
+    }
+
     fn encode(&mut self, piece: &[u8], step: EncoderStep) -> Result<(), EncoderError> {
         let Some(encoder) = &mut self.encoder else { return Ok(()) };
         let before = self.output.len();
@@ -84,9 +96,21 @@ impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
         self.keeps = step == EncoderStep::Process;
         if step == EncoderStep::Finish {
             self.encoder = None;
-            self.room.shrink(self.output.capacity());
+            self.output.shrink_to_fit();
+            let left = self.output.len().saturating_add(UNSENT);
+            self.room.iter_mut().for_each(|room| room.shrink(left));
         }
         Ok(())
+    }
+
+    fn take_output(&mut self) -> Bytes {
+        if self.encoder.is_none() {
+            // The last frame, which has its size.
+            return std::mem::take(&mut self.output).into();
+        }
+        let frame = Bytes::copy_from_slice(&self.output);
+        self.output.clear();
+        frame
     }
 }
 
@@ -98,19 +122,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for CompressedBody<B> {
         let this = &mut *self;
         loop {
             if this.output.len() >= if this.keeps { FRAME } else { 1 } {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.output).into()))));
+                return Poll::Ready(Some(Ok(Frame::data(this.take_output()))));
             }
-            if this.encoder.is_none() {
-                this.room.shrink(0);
-                return Poll::Ready(this.trailers.take().map(Ok));
-            }
-            if this.worked >= TURN {
+            let Some(turn) = this.encoder.as_ref().map(|encoder| encoder::turn(encoder.coding())) else {
+                return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            };
+            if this.worked >= turn {
                 this.worked = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return yield_turn(cx);
             }
             let (piece, step) = if !this.input.is_empty() || this.ended {
-                let piece = this.input.split_to(this.input.len().min(TURN - this.worked));
+                let piece = this.input.split_to(this.input.len().min(turn - this.worked));
                 let is_last = this.ended && this.input.is_empty();
                 (piece, if is_last { EncoderStep::Finish } else { EncoderStep::Process })
             } else {
@@ -122,7 +144,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for CompressedBody<B> {
                             this.read = this.read.saturating_add(data.len() as u64);
                             (this.input, this.ended) = (data, this.inner.is_end_stream());
                         }
-                        Err(trailers) => this.trailers = Some(trailers),
+                        Err(frame) => this.trailers = frame.into_trailers().ok().map(without_digests),
                     },
                     Poll::Pending => {
                         this.worked = 0;

@@ -43,6 +43,7 @@ fn a_compressed_response_says_so() {
     let mut fields =
         vec![HTML, ("content-length", "5000"), ("etag", "\"a\""), ("accept-ranges", "bytes"), ("vary", "origin")];
     fields.extend(digests);
+    fields.extend([("trailer", "Repr-Digest, x-sum"), ("trailer", "grpc-status, digest")]);
     let (head, coding) = response("GET", &[("accept-encoding", "br, gzip")], (200, &fields), None);
     assert_eq!(coding, Some(Coding::Brotli));
     assert_eq!((&head["content-encoding"], &head["etag"]), (&"br".parse().unwrap(), &"W/\"a\"".parse().unwrap()));
@@ -50,6 +51,7 @@ fn a_compressed_response_says_so() {
         assert!(!head.contains_key(name), "{name}");
     }
     assert_eq!(lines(&head, "vary"), ["origin", "accept-encoding"]);
+    assert_eq!(lines(&head, "trailer"), ["x-sum, grpc-status"]);
     // HEAD has the same head, as far as it is known.
     assert_eq!(response("HEAD", &[("accept-encoding", "br, gzip")], (200, &fields), Some(0)).0, head);
     // A client that does not accept it, and caches, know that there is another one.

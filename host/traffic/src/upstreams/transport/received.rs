@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::idle_pool::Connection;
+use crate::proxy::frames::detached;
 
 /// The body of a response. Holds its connection, or its stream, until the last byte was read. Dropping it earlier
 /// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
@@ -45,13 +46,14 @@ impl<B> Body for ReceivedBody<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let is_last = self.body.is_end_stream();
         match &frame {
             Some(Err(_)) => self.held = None,
             // A reader that knows the length does not poll for the end, and none polls after trailers.
-            Some(Ok(frame)) if frame.is_data() && !self.body.is_end_stream() => {}
+            Some(Ok(frame)) if frame.is_data() && !is_last => {}
             _ => self.release(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|frame| detached(frame, is_last))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-/// A request body that records its progress. Costs nothing for an empty one.
+use crate::proxy::frames::{WindowedBody, WindowedData};
+
+/// A request body that records its progress, and of which few frames wait for the replica. Costs nothing for an empty one.
 pub(super) struct UploadBody<B> {
-    body: B,
+    body: WindowedBody<B>,
     upload: Option<Arc<UploadProgress>>,
 }
 
@@ -27,7 +29,7 @@ pub(super) struct UploadProgress {
 impl<B: Body> UploadBody<B> {
     pub(super) fn new(body: B) -> Self {
         let upload = (!body.is_end_stream()).then(|| Arc::new(UploadProgress::new()));
-        Self { body, upload }
+        Self { body: WindowedBody::new(body), upload }
     }
 
     /// Returns the progress of the upload; `None` for an empty body.
@@ -36,7 +38,7 @@ impl<B: Body> UploadBody<B> {
     }
 
     pub(super) fn into_inner(self) -> B {
-        self.body
+        self.body.into_inner()
     }
 }
 
@@ -68,10 +70,10 @@ impl UploadProgress {
 }
 
 impl<B: Body + Unpin> Body for UploadBody<B> {
-    type Data = B::Data;
+    type Data = WindowedData<B::Data>;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(upload) = &self.upload {
             upload.record_part();

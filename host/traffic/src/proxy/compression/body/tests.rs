@@ -5,10 +5,10 @@ use std::task::Waker;
 
 use http::HeaderMap;
 
-use super::super::encoder::room;
+use super::super::encoder::{room, turn};
 use super::super::fuzz::decode;
+use super::super::memory::EncoderMemory;
 use super::*;
-use lodge_base::budget::Budget;
 use lodge_manifest::compress::Coding;
 
 /// A body that returns these, or is pending where there is nothing.
@@ -31,8 +31,16 @@ fn data(bytes: impl Into<Bytes>) -> Option<Frame<Bytes>> {
     Some(Frame::data(bytes.into()))
 }
 
-fn compressed(coding: Coding, script: Vec<Option<Frame<Bytes>>>, budget: &Arc<Budget>) -> CompressedBody<Script> {
-    CompressedBody::new(Script(script.into()), Encoder::new(coding).unwrap(), budget.reserve(room(coding)).unwrap())
+fn reserved(coding: Coding, memory: &Arc<EncoderMemory>) -> EncoderRoom {
+    memory.reserve([127, 0, 0, 1].into(), room(coding)).unwrap()
+}
+
+fn compressed(
+    coding: Coding,
+    script: Vec<Option<Frame<Bytes>>>,
+    memory: &Arc<EncoderMemory>,
+) -> CompressedBody<Script> {
+    CompressedBody::new(Script(script.into()), Encoder::new(coding).unwrap(), reserved(coding, memory))
 }
 
 fn poll(body: &mut CompressedBody<Script>) -> Poll<Option<Frame<Bytes>>> {
@@ -43,9 +51,9 @@ fn poll(body: &mut CompressedBody<Script>) -> Poll<Option<Frame<Bytes>>> {
 #[test]
 fn pauses_flush() {
     for coding in Coding::ALL {
-        let budget = Budget::new(4 << 20);
+        let memory = EncoderMemory::new(4 << 20);
         let script = vec![data("one "), data("two "), None, None, data("three"), None];
-        let mut body = compressed(coding, script, &budget);
+        let mut body = compressed(coding, script, &memory);
         let Poll::Ready(Some(first)) = poll(&mut body) else { panic!("{coding:?}: nothing arrives") };
         let mut sent = first.into_data().unwrap().to_vec();
         assert_eq!(decode(coding, &sent), (b"one two ".to_vec(), false), "{coding:?}");
@@ -67,11 +75,11 @@ fn pauses_flush() {
 #[test]
 fn long_bodies_yield() {
     for coding in Coding::ALL {
-        let budget = Budget::new(4 << 20);
+        let memory = EncoderMemory::new(4 << 20);
         let content: Vec<u8> =
             (0..1_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 26) as u8).collect();
         let script = content.chunks(100_000).map(|piece| data(piece.to_vec())).collect();
-        let mut body = compressed(coding, script, &budget);
+        let mut body = compressed(coding, script, &memory);
         let (mut sent, mut turns, mut before) = (Vec::new(), 0, 0);
         loop {
             let polled = poll(&mut body);
@@ -81,30 +89,72 @@ fn long_bodies_yield() {
                 Poll::Ready(None) => break,
                 Poll::Pending => (turns, before) = (turns + 1, encoded),
             }
-            assert!(encoded - before <= TURN as u64, "{coding:?} does not yield");
+            assert!(encoded - before <= turn(coding) as u64, "{coding:?} does not yield");
         }
-        assert!(turns >= content.len() as u64 / TURN as u64, "{coding:?}: {turns} turns");
+        assert!(turns >= content.len() as u64 / turn(coding) as u64, "{coding:?}: {turns} turns");
         assert!(decode(coding, &sent) == (content, true), "{coding:?}");
     }
 }
 
-/// The memory of an encoder is free when the body ends, before the client has taken all of it.
+/// A frame keeps no more memory than it has bytes, however small it is.
+#[test]
+fn frames_are_exact() {
+    for coding in Coding::ALL {
+        let memory = EncoderMemory::new(4 << 20);
+        let script = (0..1_000).flat_map(|_| [data("x"), None]).collect();
+        let (mut body, mut pieces) = (compressed(coding, script, &memory), 0);
+        while !body.is_end_stream() {
+            let Poll::Ready(Some(frame)) = poll(&mut body) else { continue };
+            let piece = frame.into_data().unwrap();
+            let length = piece.len();
+            // The bytes of a frame that nothing else shares are all of its memory.
+            assert_eq!(piece.try_into_mut().unwrap().capacity(), length, "{coding:?}");
+            pieces += 1;
+        }
+        assert!(pieces > 500, "{coding:?}: {pieces} frames");
+    }
+}
+
+/// The trailers about the bytes are those of other bytes now.
+#[test]
+fn digests_are_no_trailers() {
+    let memory = EncoderMemory::new(4 << 20);
+    let names = ["x-sum", "content-digest", "repr-digest", "digest", "content-md5"];
+    let trailers = names.map(|name| (name.parse().unwrap(), http::HeaderValue::from_static("1")));
+    let script = vec![data("content"), Some(Frame::trailers(trailers.into_iter().collect()))];
+    let mut body = compressed(Coding::Gzip, script, &memory);
+    while let Poll::Ready(Some(frame)) = poll(&mut body) {
+        if let Ok(trailers) = frame.into_trailers() {
+            assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+            return;
+        }
+    }
+    panic!("no trailers");
+}
+
+/// The memory of an encoder is free when the body ends; what its frames may take, when they are written.
 #[test]
 fn memory_is_given_back() {
     for coding in Coding::ALL {
-        let budget = Budget::new(4 << 20);
+        let memory = EncoderMemory::new(4 << 20);
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", http::HeaderValue::from_static("42"));
         let script = vec![data("content"), Some(Frame::trailers(trailers.clone()))];
-        let mut body = compressed(coding, script, &budget);
-        assert_eq!(budget.used(), room(coding));
+        let mut body = compressed(coding, script, &memory);
+        assert_eq!(memory.used(), room(coding));
         let Poll::Ready(Some(frame)) = poll(&mut body) else { panic!("{coding:?}: no frame") };
         assert_eq!(decode(coding, frame.data_ref().unwrap()), (b"content".to_vec(), true));
-        assert!(budget.used() <= 64 << 10, "{coding:?}: {} bytes", budget.used());
+        assert!(memory.used() <= 64 << 10, "{coding:?}: {} bytes", memory.used());
         assert!(!body.is_end_stream());
         let Poll::Ready(Some(last)) = poll(&mut body) else { panic!("{coding:?}: no trailers") };
-        assert_eq!((last.into_trailers().unwrap(), budget.used(), body.is_end_stream()), (trailers, 0, true));
+        assert_eq!((last.into_trailers().unwrap(), body.is_end_stream()), (trailers, true));
         assert!(matches!(poll(&mut body), Poll::Ready(None)));
+        // As much as is not written.
+        let held = body.take_room(100);
+        drop(body);
+        assert_eq!(memory.used(), 100);
+        drop(held);
+        assert_eq!(memory.used(), 0);
     }
 }
 
@@ -124,10 +174,9 @@ fn errors_pass() {
             Poll::Ready(Some(if first { Ok(Frame::data(Bytes::from_static(b"half"))) } else { Err("gone") }))
         }
     }
-    let budget = Budget::new(4 << 20);
+    let memory = EncoderMemory::new(4 << 20);
     let coding = Coding::Gzip;
-    let mut body =
-        CompressedBody::new(Broken(false), Encoder::new(coding).unwrap(), budget.reserve(room(coding)).unwrap());
+    let mut body = CompressedBody::new(Broken(false), Encoder::new(coding).unwrap(), reserved(coding, &memory));
     let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(polled, Poll::Ready(Some(Err(Interruption::Body("gone"))))) && !body.is_end_stream());
 }

@@ -105,6 +105,20 @@ async fn trailers_and_lengths() {
     assert_eq!((pool.idle(), accepted.load(Ordering::SeqCst)), (0, 1));
 }
 
+/// A piece of a few bytes leaves the buffer of its connection.
+#[tokio::test]
+async fn small_pieces_keep_only_their_bytes() {
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n2\r\nok\r\n0\r\n\r\n";
+    let (address, _) = says(vec![chunked].leak()).await;
+    let pool = pool(address, &settings());
+    let mut response = pool.send(get("/")).await.unwrap();
+    for _ in 0..2 {
+        let piece = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        let bytes = piece.try_into_mut().expect("it shares the buffer");
+        assert_eq!((&bytes[..], bytes.capacity()), (&b"ok"[..], 2));
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade() {
     let (address, _) = replica(|_, mut stream| async move {
