@@ -66,6 +66,7 @@ mod policies {
     mod concurrency;
     mod jwt;
     mod passwords;
+    mod rules;
 }
 
 /// Several versions of one service: docs/versions.md.

@@ -13,10 +13,10 @@ use std::future::poll_fn;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use lodge::guests::deployer::Deployer;
 use lodge::guests::scan::{FileState, Scanner};
@@ -26,7 +26,10 @@ use lodge_manifest::route::{Pattern, Route};
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_runtime::guest::Guest;
 use lodge_traffic::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
+use lodge_traffic::auth::RequestSender;
 use lodge_traffic::routing::router::Router;
+use lodge_traffic::rules::RuleSet;
+use lodge_traffic::rules::input::RuleInput;
 
 /// A deadline that no benchmark reaches.
 fn deadline() -> Instant {
@@ -80,6 +83,36 @@ fn admit(c: &mut Criterion) {
                 permit.is_ok()
             });
         });
+    }
+}
+
+/// A rule that asks for the method and the scopes, and one that asks for the path and the address.
+fn rules(c: &mut Criterion) {
+    let config = config::resolve(&[]).unwrap().config;
+    let (method, uri, headers) = (Method::GET, Uri::from_static("http://127.0.0.1:8080/users/7"), HeaderMap::new());
+    for (what, when) in [
+        ("rule, method and scopes", "request.method == \"DELETE\" && !(\"admin\" in identity.scopes)"),
+        (
+            "rule, path and address",
+            "request.path.startsWith(\"/users/\") && cidr(\"10.0.0.0/8\").containsIP(client.address)",
+        ),
+    ] {
+        let manifest = format!("[[rules]]\nwhen = '{when}'\ndeny = 403");
+        let manifest = Manifest::read("users", &manifest, &config.limits, config.engine.max_memory).unwrap();
+        let rules = RuleSet::new(&manifest.policies).unwrap();
+        let input = RuleInput {
+            method: &method,
+            uri: &uri,
+            path: uri.path(),
+            headers: &headers,
+            size: Some(0),
+            identity: None,
+            sender: RequestSender::Client(None),
+            client: [127, 0, 0, 1].into(),
+            claimed: None,
+            now: SystemTime::UNIX_EPOCH,
+        };
+        c.bench_function(what, |b| b.iter(|| rules.decide(0, &input).is_ok()));
     }
 }
 
@@ -144,5 +177,5 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-criterion_group!(path, route, admit, sandbox);
+criterion_group!(path, route, admit, rules, sandbox);
 criterion_main!(path);

@@ -24,7 +24,7 @@ use lodge_traffic::proxy::compression;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::routing::router::Router;
-use lodge_traffic::{cache, upstreams};
+use lodge_traffic::{cache, rules, upstreams};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);
@@ -47,6 +47,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("registry", registry::fuzz::registry),
     ("replicas", replicas),
     ("route", route),
+    ("rule", rules::fuzz::rule),
     ("settings", settings),
     ("signature", signature),
     ("token", jwt::fuzz::token),

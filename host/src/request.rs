@@ -3,6 +3,7 @@
 //! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
 //! * [`handle`] is the path: it normalizes the head, and finds the service.
 //! * [`identify`] finds out whose request it is, where that matters.
+//! * `rules` evaluates the conditions of the manifest.
 //! * `front` changes heads as the manifest says, and finds redirects.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
@@ -32,6 +33,7 @@ pub mod message;
 pub mod mirror;
 pub mod record;
 pub mod respond;
+mod rules;
 pub mod tunnel;
 
 #[cfg(test)]

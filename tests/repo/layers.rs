@@ -12,7 +12,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),
     ("state", &["state"]),
-    ("traffic", &["routing", "auth", "admission", "proxy", "service", "upstreams", "cache", "static_files"]),
+    ("traffic", &["routing", "auth", "rules", "admission", "proxy", "service", "upstreams", "cache", "static_files"]),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     (
         "host",

@@ -210,6 +210,11 @@ pub fn readings(comparable: &str) -> impl Iterator<Item = Reading> {
     })
 }
 
+/// Whether a [`comparable`] path has more than one of the [`readings`].
+pub fn has_readings(comparable: &str) -> bool {
+    ["//", ";", "%2F", "%5C"].iter().any(|doubtful| comparable.contains(doubtful))
+}
+
 /// Returns a path without the text after a `;` in each segment.
 fn without_parameters(path: &str) -> String {
     let names = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));

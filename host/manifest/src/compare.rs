@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 /// The keys at any depth whose values may be secret: settings, and what requests have that a service trusts.
-const SECRET: [&str; 6] = ["auth", "config", "env", "headers", "match", "schedule"];
+const SECRET: [&str; 7] = ["auth", "config", "env", "headers", "match", "rules", "schedule"];
 
 /// Which values are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,7 @@ mod tests {
             "routes = [{ path = '/a', headers = { request = { x = '?' } } }]",
             "match = ['cookie:beta=?']",
             "[schedule]\na = { body = '?', every = '1m' }",
+            "rules = [{ when = '?', set = { x-key = '?' } }]",
             "auth = { claims = { tenant = '?' } }",
         ] {
             assert_eq!(of(&text.replace('?', "4711"), &text.replace('?', "1234")), "", "{text}");

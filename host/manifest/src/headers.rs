@@ -196,8 +196,7 @@ fn changes(written: &Written<'_>, of_response: bool, problems: &mut Problems) ->
             "set" => {
                 changes.set = fields(&key, of_response, problems);
                 for (name, _) in changes.set.iter().filter(|(name, _)| !of_response && ASKING.contains(name)) {
-                    let why = "a client would get a response in a form that it did not ask for; remove it, if at all";
-                    problems.push(key.error(format!("`{name}` cannot be set: {why}")));
+                    problems.push(unsettable(&key, name));
                 }
             }
             _ => changes.add = fields(&key, false, problems),
@@ -246,7 +245,19 @@ fn name(key: &Written<'_>, text: &str, varies: bool) -> Result<HeaderName, Strin
     Err(key.error(format!("`{name}` cannot be changed: {why}")))
 }
 
-fn value(key: &Written<'_>) -> Result<HeaderValue, String> {
+/// Reads the name of a header that the host may set in requests.
+pub(crate) fn request_name(key: &Written<'_>, text: &str) -> Result<HeaderName, String> {
+    let name = name(key, text, text.eq_ignore_ascii_case("vary"))?;
+    if ASKING.contains(&name) { Err(unsettable(key, &name)) } else { Ok(name) }
+}
+
+fn unsettable(key: &Written<'_>, name: &HeaderName) -> String {
+    let why = "a client would get a response in a form that it did not ask for; remove it, if at all";
+    key.error(format!("`{name}` cannot be set: {why}"))
+}
+
+/// Reads the value of a header.
+pub(crate) fn value(key: &Written<'_>) -> Result<HeaderValue, String> {
     let text = key.string("write its value as text, like \"DENY\"")?;
     let value = HeaderValue::from_str(text).ok().filter(|value| value.len() <= VALUE);
     value.ok_or_else(|| key.error(format!("it is not a header value of at most {VALUE} bytes")))

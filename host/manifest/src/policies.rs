@@ -12,6 +12,7 @@ use crate::clients::Clients;
 use crate::compress::CompressionRules;
 use crate::cors::Cors;
 use crate::headers::HeaderRules;
+use crate::rules::RequestRule;
 use crate::section::{Owner, Section};
 use crate::{adaptive, breaker, cache, rate};
 use lodge_base::config::key::word;
@@ -85,6 +86,8 @@ pub struct PolicySettings {
     pub clients: Clients,
     /// Whose requests are taken; those of everybody if `None`, and on a route those that its service takes.
     pub auth: Option<Auth>,
+    /// The conditions on its requests, in order. Those of a route come before those of its service.
+    pub rules: Vec<RequestRule>,
     /// The rate limit.
     pub rate: Option<rate::Settings>,
     /// The circuit breaker.

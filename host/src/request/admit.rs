@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{Request, Response, Uri, header};
 
 use super::dispatch::{Admitted, dispatch};
 use super::mirror;
@@ -18,6 +18,8 @@ use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::{Permit, Refusal, RequestView};
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::cache::CacheFill;
+use lodge_traffic::proxy::body::BodyError;
+use lodge_traffic::proxy::via::TooManyHops;
 
 /// A request with the service and version that handle it.
 pub(super) struct Routed<'a> {
@@ -35,6 +37,42 @@ pub(super) struct Routed<'a> {
     pub(super) depth: usize,
     /// Whose request it is, if its route needs credentials.
     pub(super) identity: Option<Arc<Identity>>,
+    /// What the rules of its service need, until they are applied; `None` if it has none.
+    pub(super) ruled: Option<Box<Ruled>>,
+}
+
+/// What the rules of a request's service need besides the request.
+pub(super) struct Ruled {
+    /// The service with the rules, and with the versions among which they choose.
+    pub(super) service: Arc<Target>,
+    /// The route, as metrics name it.
+    pub(super) route: Arc<str>,
+    /// The URI with the path that the client sent.
+    pub(super) uri: Uri,
+}
+
+impl Ruled {
+    /// Returns it for a request to this service; `None` if that has no rules.
+    pub(super) fn of(service: &Arc<Target>, route: &Arc<str>, uri: &Uri) -> Option<Box<Self>> {
+        service.deployment().rules.as_ref()?;
+        Some(Box::new(Self { service: Arc::clone(service), route: Arc::clone(route), uri: uri.clone() }))
+    }
+}
+
+/// Refuses a request at the end of too long a chain of calls, and one whose `Content-Length` is over the limit, before a sandbox is
+/// made for it.
+pub(super) fn check_limits<B: RequestBody>(
+    routed: &Routed<'_>,
+    headers: &http::HeaderMap,
+    body: &B,
+) -> Result<(), RequestError> {
+    let limits = routed.target.deployment().limits();
+    if routed.depth > limits.call_depth {
+        return Err(TooManyHops.into());
+    }
+    let limit = limits.request_body as u64;
+    let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
+    if announced.is_some_and(|size| size > limit) { Err(BodyError::TooLarge.into()) } else { Ok(()) }
 }
 
 /// Admits a request and sends it to its service. If the request is mirrored, also sends a copy to another version.

@@ -17,6 +17,7 @@ use lodge_traffic::proxy::compression::encoder::EncoderError;
 use lodge_traffic::proxy::headers::Malformed;
 use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::Missed;
+use lodge_traffic::rules::{RefusalCause, RuleRefusal};
 use lodge_traffic::service::{FailureReport, Service};
 use lodge_traffic::static_files::{self, FilesError};
 use lodge_traffic::upstreams::send::Failure;
@@ -55,6 +56,9 @@ pub enum RequestError {
     /// Its client had too many failed attempts at credentials. Contains the seconds until the next one is allowed.
     #[error("too many failed attempts")]
     AuthLimited(u32),
+    /// A rule of the manifest does not allow the request, or cannot be evaluated.
+    #[error(transparent)]
+    Rule(Box<RuleRefusal>),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
@@ -115,6 +119,10 @@ impl RequestError {
                 DenialKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "auth-unavailable", Before),
             },
             Self::AuthLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "auth-limited", Before),
+            Self::Rule(refusal) => match refusal.cause {
+                RefusalCause::Denied(..) => (refusal.status(), "rule-denied", Before),
+                RefusalCause::Failed(_) => (refusal.status(), "rule-failed", Before),
+            },
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
             Self::Admission(Refusal::Breaker(_)) => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", Before),
@@ -193,15 +201,20 @@ impl RequestError {
                 Some("write a new file and rename it, in place of writing to the old one".into())
             }
             Self::Denied(denial) => Some(denial.cause.name().into()),
+            Self::Rule(refusal) => Some(refusal.detail().into()),
             Self::Encoder(EncoderError(cause)) => Some(cause.into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
         }
     }
 
-    /// Returns details that clients may see: `lodge dev` shows them to developers.
+    /// Returns details that clients may see: what a rule says to them, and what `lodge dev` shows to developers.
     pub fn explanation(&self) -> Option<&str> {
-        if let Self::Refused(why, true) = self { Some(why) } else { None }
+        match self {
+            Self::Refused(why, true) => Some(why),
+            Self::Rule(refusal) => refusal.message(),
+            _ => None,
+        }
     }
 
     /// Returns the guest's backtrace, innermost frame first.
@@ -252,7 +265,7 @@ impl RequestError {
     pub fn is_policy(&self) -> bool {
         match self {
             Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
-            Self::Denied(_) | Self::AuthLimited(_) => true,
+            Self::Denied(_) | Self::AuthLimited(_) | Self::Rule(_) => true,
             _ => matches!(self, Self::Starting | Self::Refused(..)),
         }
     }

@@ -6,12 +6,13 @@ use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode, Uri, header};
 
-use super::admit::{Routed, admit_and_dispatch};
+use super::admit::{Routed, Ruled, admit_and_dispatch, check_limits};
 use super::cached::{self, CacheUse};
 use super::front::{self, ClientFront};
 use super::identify::{self, Unidentified};
 use super::record::Record;
 use super::respond::Body;
+use super::rules;
 use crate::certificates::acme::proofs;
 use crate::guests::absent::AbsenceReason;
 use crate::guests::snapshot::Snapshot;
@@ -21,11 +22,9 @@ use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
-use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::cors::{self, CorsRequest};
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
-use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::routing::router::{Match, Missed};
 use lodge_traffic::routing::split::Split;
 use lodge_traffic::static_files::BarePrefix;
@@ -120,18 +119,18 @@ fn arrive<'a, B: RequestBody>(
         RouteOutcome::Redirect(response) => return Ok(Arrived::Host(response)),
         RouteOutcome::Service(routed, rules) => (routed, rules),
     };
-    if routed.depth > routed.target.deployment().limits().call_depth {
-        return Err(TooManyHops.into());
-    }
-    check_content_length(&routed.target, &head.headers, &body)?;
+    check_limits(&routed, &head.headers, &body)?;
     let mut request = Request::from_parts(head, body);
-    let unknown = match identify::identify(&mut routed, request.headers_mut(), record) {
-        Ok(()) => None,
-        Err(error) => Some(identify::may_change(&routed, request.headers(), error, record)?),
-    };
     // A call gets no stored response, but it may invalidate some.
     let responses = handler.responses.as_ref().filter(|_| rules.is_some() || caller.call.is_some());
-    let cache = responses.map(|responses| CacheUse { responses, rules });
+    let mut cache = responses.map(|responses| CacheUse { responses, rules });
+    let unknown = match identify::identify(&mut routed, request.headers_mut(), record) {
+        Ok(()) => {
+            rules::apply(&mut routed, &mut request, &mut cache, record)?;
+            None
+        }
+        Err(error) => Some(identify::may_change(&routed, request.headers(), error, record)?),
+    };
     Ok(match (unknown, cache) {
         (Some(pending), cache) => Arrived::Unidentified(Box::new(Unidentified { pending, routed, request, cache })),
         (None, Some(cache)) => Arrived::Cached(routed, request, cache),
@@ -176,6 +175,7 @@ fn route<'a>(
             {
                 record.set_audit(audit, caller.client, head, found.route);
             }
+            let ruled = Ruled::of(service, found.route, &head.uri);
             // After the record has the path that the client sent.
             if found.prefix > 0 {
                 // What is found relative to this path depends on it.
@@ -196,7 +196,7 @@ fn route<'a>(
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
             let identity = None;
-            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity };
+            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity, ruled };
             Ok(RouteOutcome::Service(routed, rules))
         }
         // Before the first scan of the directory.
@@ -312,15 +312,4 @@ fn moved(status: StatusCode, location: HeaderValue) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::LOCATION, location);
     response
-}
-
-/// Refuses a request whose `Content-Length` is over the limit before a sandbox is made for it.
-fn check_content_length<B: RequestBody>(
-    target: &Target,
-    headers: &http::HeaderMap,
-    body: &B,
-) -> Result<(), RequestError> {
-    let limit = target.deployment().limits().request_body as u64;
-    let announced = body.size_hint().exact().filter(|_| headers.contains_key(header::CONTENT_LENGTH));
-    if announced.is_some_and(|size| size > limit) { Err(BodyError::TooLarge.into()) } else { Ok(()) }
 }

@@ -9,6 +9,7 @@ use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
 use super::record::Record;
 use super::respond::Body;
+use super::rules;
 use crate::request::error::RequestError;
 use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
@@ -114,7 +115,7 @@ impl<B: RequestBody> Unidentified<'_, B> {
     /// # Errors
     /// Those of [`super::handle::handle`].
     pub(super) async fn handle(self, record: &mut Record) -> Result<Response<Body>, RequestError> {
-        let Self { pending, mut routed, mut request, cache } = self;
+        let Self { pending, mut routed, mut request, mut cache } = self;
         record.begin_phase(Phase::Queue);
         let (attempts, client, start) = (attempts(&routed), attempter(&routed), record.start());
         // Counted before the hash, and given back after it: a client that goes away meanwhile has used an attempt.
@@ -131,6 +132,7 @@ impl<B: RequestBody> Unidentified<'_, B> {
             _ => {}
         }
         verified?;
+        rules::apply(&mut routed, &mut request, &mut cache, record)?;
         match cache {
             None => admit_and_dispatch(routed, request, None, record).await,
             Some(cache) => Box::pin(cached::handle(routed, request, cache, record)).await,

@@ -65,8 +65,11 @@ struct Audited {
 impl Audited {
     /// Returns what was decided: nothing, if the request ended before, or was not refused for what it is.
     fn decision(&self, reason: Option<&str>) -> &'static str {
-        let is_denial =
-            |reason: &str| reason.starts_with("auth-") || ["client-denied", "rate-limited"].contains(&reason);
+        let is_denial = |reason: &str| {
+            reason.starts_with("auth-")
+                || reason.starts_with("rule-")
+                || ["client-denied", "rate-limited"].contains(&reason)
+        };
         match (self.allowed, reason.is_some_and(is_denial)) {
             (true, _) => "allow",
             (false, true) => "deny",

@@ -9,4 +9,5 @@ mod deadlines;
 mod fixture;
 mod mirroring;
 mod permits;
+mod rules;
 mod statuses;

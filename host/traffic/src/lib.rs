@@ -3,6 +3,7 @@
 //!
 //! * [`routing`]: which service a path belongs to, and which of its versions.
 //! * [`auth`]: whose request it is.
+//! * [`rules`]: conditions on requests.
 //! * [`admission`]: whether a request may run now.
 //! * [`proxy`]: what an intermediary owes to client and origin server (RFC 9110, section 7.6).
 //! * [`upstreams`]: replicas that run elsewhere.
@@ -17,6 +18,7 @@ pub mod auth;
 pub mod cache;
 pub mod proxy;
 pub mod routing;
+pub mod rules;
 pub mod service;
 pub mod static_files;
 pub mod upstreams;

@@ -376,7 +376,7 @@ fn named(service: &str, label: Option<&str>, component: &Path) -> Result<(), Ref
 
 /// The refusal of a manifest that is gone or empty.
 fn withdrawn(file: &str) -> Refusal {
-    let reason = "it is gone or empty, and it said who may send requests (`auth`, `allow`, `deny`)";
+    let reason = "it is gone or empty, and it said who may send requests (`auth`, `allow`, `deny`, `rules`)";
     Refusal::new(file, reason, "write it again; a comment is enough to take everybody's requests")
 }
 

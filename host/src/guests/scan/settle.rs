@@ -35,7 +35,7 @@ pub(super) enum Content {
 }
 
 /// The keys of a manifest, and of its routes, that say who may send requests.
-const GUARDS: [&str; 3] = ["auth", "allow", "deny"];
+const GUARDS: [&str; 4] = ["auth", "allow", "deny", "rules"];
 
 impl Content {
     /// Whether it says nothing.

@@ -150,8 +150,12 @@ fn a_manifest_counts_as_removed_after_a_while() {
 /// Who may send requests is not undone by a file that is gone or empty, nor soon by the first part of one.
 #[test]
 fn a_manifest_that_guards_is_not_undone_by_its_absence() {
-    for guard in ["auth.api_keys = 'k'", "deny = ['10.0.0.0/8']", "routes = [{ path = '/a', allow = ['10.0.0.0/8'] }]"]
-    {
+    for guard in [
+        "auth.api_keys = 'k'",
+        "deny = ['10.0.0.0/8']",
+        "routes = [{ path = '/a', allow = ['10.0.0.0/8'] }]",
+        "rules = [{ deny = true }]",
+    ] {
         let text = format!("env.N = '1'\n{guard}");
         let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", text.as_bytes())], true);
         let is_in_force = |world: &World| assert_eq!(world.said("a"), Some("1".into()), "{guard}");

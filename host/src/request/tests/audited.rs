@@ -19,13 +19,14 @@ async fn only_what_is_admitted_is_allowed() {
         ("users", one),
         ("closed", "audit = true\ndeny = ['192.0.2.0/24']"),
         ("off", "audit = true"),
+        ("ruled", "audit = true\nrules = [{ deny = 404 }]"),
         ("small", "audit = true\nroutes = [{ path = '/outer', strip_prefix = true }]"),
     ])
     .await;
     host.handler.audit = AuditTrail::open(&settings).unwrap();
     host.service("off").set_disabled(true);
     host.store("http://test/users", "max-age=60", "stored").await;
-    for path in ["users", "users?other", "closed", "off", "outer/x"] {
+    for path in ["users", "users?other", "closed", "off", "ruled", "outer/x"] {
         host.send(get(&*format!("http://test/{path}"))).await;
     }
     // The client leaves while its request waits for a slot.
@@ -48,6 +49,7 @@ async fn only_what_is_admitted_is_allowed() {
             ["/users", "allow", "no-replica"],
             ["/closed", "deny", "client-denied"],
             ["/off", "none", "disabled"],
+            ["/ruled", "deny", "rule-denied"],
             ["/outer/x", "allow", "no-replica"],
             ["/users", "none", "client-gone"],
         ]

@@ -76,6 +76,7 @@ async fn the_order_is_fixed() {
         breaker: Some(BREAKER),
         priority: Some(Priority::Low),
         audit: None,
+        rules: Vec::new(),
     };
     let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
     let terms = Policies {

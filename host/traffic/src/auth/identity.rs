@@ -34,13 +34,13 @@ pub struct Identity {
 }
 
 /// The claims of a verified token.
-pub(super) struct Claims<'a> {
+pub(crate) struct Claims<'a> {
     /// Who says so.
-    pub(super) issuer: &'a str,
+    pub(crate) issuer: &'a str,
     /// The claims as the token has them: base64url of JSON.
-    pub(super) payload: &'a str,
+    pub(crate) payload: &'a str,
     /// The claims.
-    pub(super) all: Map<String, Value>,
+    pub(crate) all: Map<String, Value>,
 }
 
 /// How a sender is identified.
@@ -94,7 +94,7 @@ impl Identity {
     }
 
     /// Returns the sender of a verified token.
-    pub(super) fn of_token(subject: &str, scopes: &[String], claims: Claims<'_>) -> Self {
+    pub(crate) fn of_token(subject: &str, scopes: &[String], claims: Claims<'_>) -> Self {
         let mut identity = Self::new(AuthMethod::Jwt, subject, scopes);
         identity.add(ISSUER, &escaped(claims.issuer));
         identity.add(CLAIMS, claims.payload);
@@ -124,6 +124,11 @@ impl Identity {
     /// Returns the scopes of the credentials.
     pub fn scopes(&self) -> &[String] {
         &self.scopes
+    }
+
+    /// Returns the claims of the token; none without one.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
     }
 
     /// Returns a claim as text; `None` if there is none of this name. `sub` is the name of the sender.
@@ -170,7 +175,7 @@ impl Identity {
 
 /// Returns the text as visible ASCII: other bytes, spaces and `%` are percent-encoded, so that different texts stay
 /// different.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_graphic() && byte != b'%' {

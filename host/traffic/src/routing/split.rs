@@ -120,6 +120,14 @@ impl<T: InRotation> Split<T> {
         Choice { version: drawn.map(|(_, version)| &version.target), judged }
     }
 
+    /// Returns the version that `is` says, whatever its share, and whether the result counts. As with the rules of a version, its client
+    /// may have chosen it, so that results count only for a version that gets no other requests. `None` if there is no such version,
+    /// or if it is out of rotation.
+    pub fn named(&self, is: impl Fn(&T) -> bool) -> Option<(&Arc<T>, bool)> {
+        let version = self.versions.iter().find(|version| is(&version.target) && version.target.is_in_rotation())?;
+        Some((&version.target, self.judges && version.share.percent == Percent(0)))
+    }
+
     fn draw(&self, mut draw: u32) -> Option<(usize, &Version<T>)> {
         self.versions.iter().enumerate().find(|(_, version)| match draw.checked_sub(version.share.percent.0) {
             Some(rest) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Service, Services};
 use crate::auth::Authentication;
+use crate::rules::RuleSet;
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
 use lodge_manifest::digest::Digest;
@@ -25,6 +26,8 @@ pub struct Deployment {
     pub service: Arc<Service>,
     /// The checks of credentials; `None` where no request needs any.
     pub auth: Option<Authentication>,
+    /// The conditions on requests; `None` without any.
+    pub rules: Option<RuleSet>,
     /// The key under which the cache stores this version's responses. It changes when something changes that they
     /// depend on.
     pub edition: Edition,
@@ -50,6 +53,7 @@ impl Deployment {
                 spec.version_of().map_or(&spec.name, |(service, _)| service),
                 &spec.manifest.policies,
             ),
+            rules: RuleSet::new(&spec.manifest.policies),
             since: OnceLock::new(),
             comparisons: AtomicU64::new(0),
             withdrawn,
