@@ -124,6 +124,11 @@ mod messages {
     mod schedule;
 }
 
+/// Hosts that know each other: docs/cluster.md.
+mod cluster {
+    mod members;
+}
+
 /// Running a host: docs/operate.md.
 mod operate {
     mod admin_api;

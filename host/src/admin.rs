@@ -40,7 +40,7 @@ use tokio::task::AbortHandle;
 pub use self::access::misplaced;
 pub(crate) use self::access::{OPERATOR_SCOPES, is_operator_scope};
 use self::body::{Body, problem, text};
-use self::contract::{CertificateStatus, HostStatus};
+use self::contract::{CertificateStatus, ClusterStatus, HostStatus};
 pub use self::doubts::questionable;
 use self::places::AdminPlaces;
 use self::record::OperatorRecord;
@@ -282,6 +282,11 @@ impl Admin {
         let mut response = body::typed(format.content_type(), self.scrape.text(format)?.into_bytes());
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
         Ok(response)
+    }
+
+    fn cluster(&self) -> ClusterStatus {
+        let none = || ClusterStatus { state: "none".into(), ..ClusterStatus::default() };
+        self.scrape.cluster.as_ref().map_or_else(none, |cluster| cluster.status())
     }
 
     fn host(&self) -> HostStatus {

@@ -4,6 +4,7 @@ mod args;
 mod audit;
 mod check;
 mod client;
+mod cluster;
 mod data;
 mod deploy;
 mod dev;
@@ -170,6 +171,7 @@ fn run_client_command(name: &str, matches: &ArgMatches, resolved: &Resolved) -> 
     };
     match (name, service) {
         ("ps", _) => ps::run(&client, json),
+        ("cluster", _) => cluster::run(&client, json),
         ("logs", _) => logs::logs(&client, &query()),
         ("events", _) => logs::events(&client, &query()),
         ("stats", only) => stats::stats(&client, only, flag(matches, "no-stream"), json),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::guests::trust::key::{PublicKey, SigningKey};
 use crate::guests::trust::signature::Signature;
 use crate::listener::proxy_protocol;
-use crate::{cli, registry};
+use crate::{cli, cluster, registry};
 use lodge_base::canonical;
 use lodge_base::config;
 use lodge_base::fuzz::{header_lines, line};
@@ -32,6 +32,7 @@ pub type Target = fn(&[u8]);
 /// Every target by name; its seeds are in `host/fuzz/seeds/NAME`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("cache", cache::fuzz::response),
+    ("cluster", cluster::record::fuzz::record),
     ("component", cli::fuzz::component),
     ("compression", compression::fuzz::response),
     ("dns", upstreams::discover::fuzz::message),

@@ -22,6 +22,7 @@ use crate::admin;
 use crate::audit::AuditTrail;
 use crate::certificates::Certificates;
 use crate::certificates::acme::AcmeClient;
+use crate::cluster::Cluster;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
@@ -74,6 +75,8 @@ pub struct Host {
     /// The certificates from an authority, if there are any.
     acme: Option<Arc<AcmeClient>>,
     admin: Option<TcpListener>,
+    /// The cluster that the host is in, if it is in one.
+    cluster: Option<Arc<Cluster>>,
     /// The keys of `admin_keys`.
     operator_keys: Option<Arc<LiveValue<KeyRing>>>,
     /// What the log says of settings that may not mean what they seem to, when the host starts.
@@ -173,6 +176,7 @@ impl Host {
         };
         let config = Arc::new(config);
         Ok(Self {
+            cluster: Cluster::new(&config)?,
             operator_keys,
             doubts,
             listeners: Listeners { plain, secure },
@@ -231,7 +235,7 @@ impl Host {
             consuming: ActiveTriggers::new(),
         };
         let (tasks, current) = (self.start_tasks(&running), self.current());
-        let Self { config, listeners, deployer, handler, slots, exporting, .. } = self;
+        let Self { config, listeners, deployer, handler, slots, exporting, cluster, .. } = self;
         let RunningHost { buffers, stop_requested, consuming, .. } = running;
         let audit = handler.audit.clone();
         let server = Arc::new(Server {
@@ -248,7 +252,12 @@ impl Host {
             }
             tracing::info!("stopping: running requests have {}", humantime::format_duration(config.stop.grace));
             stopper.stop();
-            tokio::time::sleep(config.stop.delay).await;
+            let left = async {
+                if let Some(cluster) = &cluster {
+                    cluster.leave().await;
+                }
+            };
+            tokio::join!(tokio::time::sleep(config.stop.delay), left);
         };
         let start = sockets::started(listeners.are_shared(), current);
         accept(listeners, server, start, delayed).await;

@@ -25,6 +25,7 @@ pub mod admin;
 pub mod audit;
 pub mod certificates;
 pub mod cli;
+pub mod cluster;
 pub mod data;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use self::samples::{
-    failed_request, host_status, line, policy, replica, service_activity, service_info, store_details, stored_entry,
-    text, upstream,
+    cluster, failed_request, host_status, line, policy, replica, service_activity, service_info, store_details,
+    stored_entry, text, upstream,
 };
 use crate::harness::{Connection, Response, TestHost, get, host};
 
@@ -223,6 +223,8 @@ async fn every_type_is_documented() {
         Line: line(),
         HostStatus: host_status(),
         CertificateStatus: host_status().certificates[0],
+        ClusterStatus: cluster(),
+        ClusterMember: cluster().members[0],
         ActionResult: ActionResult {
             service: text("users"),
             state: "disabled".into(),
@@ -250,6 +252,7 @@ async fn every_type_is_documented() {
     let schemas = contract.0["components"]["schemas"].as_object().unwrap();
     assert_eq!(compared, schemas.keys().cloned().collect(), "a schema without a type, or the other way round");
     assert_eq!(contract.named("State")["enum"], json!(STATES));
+    assert_eq!(contract.named("ClusterStatus")["properties"]["state"]["enum"], json!(lodge::cluster::STATES));
     let kinds = [LineKind::Guest, LineKind::Request, LineKind::Host, LineKind::Change].map(LineKind::name);
     assert_eq!(contract.named("Line")["properties"]["kind"]["enum"], json!(kinds));
 }

@@ -21,6 +21,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "registry",
             "data",
             "guests",
+            "cluster",
             "certificates",
             "request",
             "messages",

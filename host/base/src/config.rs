@@ -8,6 +8,7 @@ pub mod acme;
 pub mod audit;
 mod cache;
 mod calls;
+pub mod cluster;
 mod effect;
 mod engine;
 mod files;
@@ -33,6 +34,7 @@ mod watch;
 
 pub use cache::{Cache, CacheDirectory};
 pub use calls::Calls;
+pub use cluster::Membership;
 pub use engine::Engine;
 pub use kubernetes::Kubernetes;
 pub use listener::Listener;
@@ -100,6 +102,8 @@ pub struct Config {
     pub calls: Calls,
     /// Connections to replicas, for all services together.
     pub upstreams: Upstreams,
+    /// The cluster that the host is in.
+    pub cluster: Membership,
     /// The API server of Kubernetes.
     pub kubernetes: Kubernetes,
     /// Bytes of memory that the process may use, if `memory` sets it.
@@ -208,6 +212,7 @@ impl Config {
             engine: Engine::default(),
             calls: Calls::default(),
             upstreams: Upstreams::default(),
+            cluster: Membership::default(),
             kubernetes: Kubernetes::default(),
             memory: None,
             watch: Watch::default(),
@@ -235,6 +240,7 @@ impl Config {
             }
         }
         problems.extend(self.tls.disagreements());
+        problems.extend(self.cluster.disagreements(self.state.url.is_some()));
         if self.listener.proxy_protocol && self.trusted_proxies.is_empty() {
             problems
                 .push("listener.proxy_protocol: nobody could connect; name the proxies in `trusted_proxies`".into());

@@ -52,6 +52,7 @@ pub(super) enum ApiRoute<'a> {
     Events,
     Stream,
     Host,
+    Cluster,
     LogLevel,
     SetLogLevel,
     Drain,
@@ -105,6 +106,7 @@ impl<'a> ApiRoute<'a> {
             ["events"] => get(Self::Events),
             ["stream"] => get(Self::Stream),
             ["host"] => get(Self::Host),
+            ["cluster"] => get(Self::Cluster),
             ["log-level"] => get(Self::LogLevel).or_else(|_| by(Method::PUT, Self::SetLogLevel)),
             ["drain"] => post(Self::Drain),
             ["openapi.json"] => get(Self::OpenApi),
@@ -118,9 +120,8 @@ impl<'a> ApiRoute<'a> {
         let all = |scope| Needed { scope, service: None };
         match *self {
             Self::Service(name) | Self::Errors(name) | Self::Compare(name) => of(Scope::Read, name),
-            Self::Services | Self::Logs | Self::Events | Self::Stream | Self::Host | Self::LogLevel | Self::OpenApi => {
-                all(Scope::Read)
-            }
+            Self::Services | Self::Logs | Self::Events | Self::Stream => all(Scope::Read),
+            Self::Host | Self::Cluster | Self::LogLevel | Self::OpenApi => all(Scope::Read),
             Self::Act(name, _) | Self::Purge(name) => of(Scope::Operate, name),
             Self::SetLogLevel | Self::Drain => all(Scope::Operate),
             Self::Component(name) | Self::Promote(name) | Self::Rollback(name) => of(Scope::Deploy, name),
@@ -150,7 +151,7 @@ mod tests {
                 *scopes.entry(needed.scope.name()).or_default() += 1;
             }
         }
-        assert_eq!(scopes, [("data", 9), ("deploy", 3), ("operate", 6), ("read", 10)].into(), "routes by scope");
+        assert_eq!(scopes, [("data", 9), ("deploy", 3), ("operate", 6), ("read", 11)].into(), "routes by scope");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use self::services::Scraped;
 use crate::audit::AuditTrail;
 use crate::certificates::CertificateExpiry;
 use crate::certificates::acme::AcmeClient;
+use crate::cluster::Cluster;
 use crate::guests::snapshot::{Current, Snapshot};
 use crate::listener::intake::Buffers;
 use crate::listener::tls::TlsServer;
@@ -59,6 +60,8 @@ pub struct Scrape {
     pub tls: Option<Arc<TlsServer>>,
     /// The certificates from an authority, if there are any.
     pub acme: Option<Arc<AcmeClient>>,
+    /// The cluster that the host is in, if it is in one.
+    pub cluster: Option<Arc<Cluster>>,
     /// When the host started.
     pub started: SystemTime,
     /// The versions of Lodge and wasmtime.
@@ -140,6 +143,7 @@ impl Collector for Scrape {
         self.pulls(&mut encoder)?;
         self.proxy_headers(&mut encoder)?;
         self.tls(&mut encoder)?;
+        self.cluster(&mut encoder)?;
         let mut cpu =
             encoder.encode_descriptor("process_cpu_seconds", "CPU time of the process", None, MetricType::Counter)?;
         cpu.encode_counter::<NoLabelSet, _, f64>(&process.cpu.as_secs_f64(), None)?;
@@ -254,6 +258,29 @@ impl Scrape {
             let name = certificate.names.first().map_or("", String::as_str);
             let at = i64::try_from(certificate.renewal).unwrap_or(i64::MAX);
             renewals.encode_family(&[("certificate", name)])?.encode_gauge(&at)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metrics of the cluster, if the host is in one.
+    fn cluster(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let numbers = cluster.numbers();
+        for (name, help, value) in [
+            ("lodge_cluster_members", "Known hosts of the cluster, this one included", numbers.members),
+            ("lodge_cluster_leader", "Whether this host leads the cluster", numbers.leads.into()),
+            ("lodge_cluster_ignored_records", "Records of the cluster that are not those of hosts", numbers.ignored),
+        ] {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        let help = "When the record of this host was last renewed, since 1970";
+        encoder
+            .encode_descriptor("lodge_cluster_last_renewal_seconds", help, None, MetricType::Gauge)?
+            .encode_gauge(&numbers.renewed)?;
+        let help = "Failed operations on the store of the cluster";
+        let mut failures = encoder.encode_descriptor("lodge_cluster_failures", help, None, MetricType::Counter)?;
+        for (operation, count) in numbers.failures {
+            failures.encode_family(&[("operation", operation)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }

@@ -67,12 +67,13 @@ fn host_commands() -> [Command; 4] {
 }
 
 /// Commands for a running host.
-fn client_commands() -> [Command; 14] {
+fn client_commands() -> [Command; 15] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let follow = || flag("follow", "Keep printing new lines as they come").short('f');
     let order = |order, about| with_remote(Command::new(order).about(about)).arg(name().required(true)).arg(json());
     [
         with_remote(Command::new("ps").about("List services and refused files")).arg(json()),
+        with_remote(Command::new("cluster").about("List the hosts of the cluster, and what they serve")).arg(json()),
         with_remote(Command::new("logs").about("Print recent log lines of the host or of one service"))
             .arg(name())
             .arg(follow())

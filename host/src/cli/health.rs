@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::client::AdminClient;
+use super::cluster;
 use super::out::{self, CliError, clean};
-use crate::admin::contract::{CertificateStatus, HostStatus};
+use crate::admin::contract::{CertificateStatus, ClusterStatus, HostStatus};
 
 /// Shorter than the usual timeout of a container's health check, so that the command can still report the reason.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -17,7 +18,10 @@ pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
         200 if verbose => {
             let host: HostStatus = client.read(&client.get("/v1/host")?)?;
             out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))?;
-            host.certificates.iter().try_for_each(|certificate| out::line(&clean(&described(certificate))))
+            host.certificates.iter().try_for_each(|certificate| out::line(&clean(&described(certificate))))?;
+            // A host of an older version has no clusters.
+            let cluster = client.get("/v1/cluster").and_then(|text| client.read::<ClusterStatus>(&text)).ok();
+            cluster.as_ref().and_then(cluster::summary).map_or(Ok(()), |line| out::line(&clean(&line)))
         }
         200 => Ok(()),
         status => Err(CliError::new(format!("not ready: {status} {}", response.why()))),

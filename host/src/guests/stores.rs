@@ -230,10 +230,23 @@ impl Stores {
     /// # Errors
     /// If the backend cannot be used.
     pub async fn schedules(&self, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Locks>), String> {
+        self.of_hosts(SCHEDULES, Quota::default(), deadline).await
+    }
+
+    /// Opens a namespace of the hosts themselves, whose name no service has.
+    ///
+    /// # Errors
+    /// If the backend cannot be used.
+    pub async fn of_hosts(
+        &self,
+        namespace: &str,
+        quota: Quota,
+        deadline: Instant,
+    ) -> Result<(Arc<dyn Store>, Arc<dyn Locks>), String> {
         let backend = self.backend.get_or_try_init(|| self.backend()).await?;
         let opened = async {
-            let namespace = Namespace::new(SCHEDULES)?;
-            let store = backend.open(&namespace, Quota::default(), deadline).await?;
+            let namespace = Namespace::new(namespace)?;
+            let store = backend.open(&namespace, quota, deadline).await?;
             Ok((store, backend.locks(&namespace, deadline).await?))
         };
         opened.await.map_err(|error: lodge_state::Error| error.to_string())

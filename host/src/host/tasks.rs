@@ -12,6 +12,7 @@ use super::housekeeping::{self, Housekeeping};
 use super::systemd::Systemd;
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
+use crate::cluster;
 use crate::guests::reconcile;
 use crate::listener::intake::Buffers;
 use crate::messages::{self, ActiveTriggers};
@@ -71,6 +72,11 @@ impl Host {
             let acme = Arc::clone(acme);
             tasks.spawn(forever("acme", move || Arc::clone(&acme).run()));
         }
+        if let Some(cluster) = &self.cluster {
+            let (cluster, stores) = (Arc::clone(cluster), Arc::clone(&self.deployer.stores));
+            let load = cluster::LocalServices { current: current.clone(), slots: Arc::clone(&self.slots) };
+            tasks.spawn(forever("cluster", move || Arc::clone(&cluster).run(Arc::clone(&stores), load.clone())));
+        }
         let stop_signal = running.stop_signal.clone();
         let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.deployer.stores));
         let consuming = Arc::clone(&running.consuming);
@@ -111,6 +117,7 @@ impl Host {
                 buffers: Arc::clone(&running.buffers),
                 tls: self.listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls)),
                 acme: self.acme.clone(),
+                cluster: self.cluster.clone(),
                 started: self.started,
                 versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
             },

@@ -1,9 +1,9 @@
 //! A value of each type of the API with a value in every field.
 
 use lodge::admin::contract::{
-    CacheCounts, CertificateStatus, FailedRequest, HostStatus, Judgement, LastRefusal, Line, PolicyStatus,
-    ReplicaStatus, RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails, StoreStatus,
-    StoredCounts, StoredEntry, UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
+    CacheCounts, CertificateStatus, ClusterMember, ClusterStatus, FailedRequest, HostStatus, Judgement, LastRefusal,
+    Line, PolicyStatus, ReplicaStatus, RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails,
+    StoreStatus, StoredCounts, StoredEntry, UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -129,6 +129,34 @@ pub(super) fn host_status() -> HostStatus {
             renewal: time(),
             problem: Some(text("no response")),
         }],
+    }
+}
+
+pub(super) fn cluster() -> ClusterStatus {
+    let member = ClusterMember {
+        name: text("a"),
+        this: true,
+        address: Some(text("https://10.0.0.3:8443")),
+        zone: Some(text("eu-1a")),
+        version: text("0.1.0"),
+        in_flight: 1,
+        slots: 2,
+        known_seconds: 1.5,
+        renewed_seconds: 0.5,
+        services: [(text("users"), text("0123456789ab"))].into(),
+        more: 1,
+    };
+    ClusterStatus {
+        cluster: Some(text("shop")),
+        host: text("a"),
+        state: "name-taken".into(),
+        problem: Some(text("another host is a")),
+        leader: Some(text("b")),
+        renewed_seconds: Some(0.5),
+        read_seconds: Some(0.5),
+        members: vec![member],
+        ignored: 1,
+        truncated: true,
     }
 }
 

@@ -4,7 +4,7 @@ use super::keys::words;
 use super::origin::{Origin, place};
 
 /// Settings that have no effect without another one. Those of security would seem to be in force.
-const DEPENDENT: [(&str, &str); 13] = [
+const DEPENDENT: [(&str, &str); 19] = [
     ("tls.client", "tls.client_ca"),
     ("tls.acme.contact", "tls.acme.domains"),
     ("tls.acme.directory", "tls.acme.domains"),
@@ -13,6 +13,12 @@ const DEPENDENT: [(&str, &str); 13] = [
     ("tls.acme.eab_key", "tls.acme.domains"),
     ("tls.acme.challenge", "tls.acme.domains"),
     ("tls.acme.path", "tls.acme.domains"),
+    ("cluster.host", "cluster.name"),
+    ("cluster.advertise", "cluster.name"),
+    ("cluster.zone", "cluster.name"),
+    ("cluster.interval", "cluster.name"),
+    ("cluster.ttl", "cluster.name"),
+    ("cluster.keep", "cluster.name"),
     ("state.ca", "state.url"),
     ("state.certificate", "state.url"),
     ("state.key", "state.url"),

@@ -2,8 +2,8 @@
 
 use super::key::Key;
 use super::{
-    Config, acme, audit, cache, calls, engine, keys, kubernetes, limits, listener, pull, responses, state, stop, tls,
-    traces, trust, upstreams, watch,
+    Config, acme, audit, cache, calls, cluster, engine, keys, kubernetes, limits, listener, pull, responses, state,
+    stop, tls, traces, trust, upstreams, watch,
 };
 
 /// Every section of `lodge.toml`, in the order of the docs.
@@ -16,6 +16,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("engine.", engine::KEYS, |config| &mut config.engine),
     || section("calls.", calls::KEYS, |config| &mut config.calls),
     || section("upstreams.", upstreams::KEYS, |config| &mut config.upstreams),
+    || section("cluster.", cluster::KEYS, |config| &mut config.cluster),
     || section("kubernetes.", kubernetes::KEYS, |config| &mut config.kubernetes),
     || section("watch.", watch::KEYS, |config| &mut config.watch),
     || section("trust.", trust::KEYS, |config| &mut config.trust),

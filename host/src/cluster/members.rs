@@ -1,0 +1,146 @@
+//! The other hosts of a cluster, as this host knows them.
+//!
+//! Clocks of two hosts are never compared: the store lets records expire by its own clock, and ages are measured here, from the time
+//! when this host has seen another revision of a record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lodge_state::Version;
+use tokio::time::Instant;
+
+use super::record::HostRecord;
+use super::roster::Roster;
+
+/// The most names in a line of the log.
+const MOST_NAMES: usize = 8;
+
+/// Another host.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownHost {
+    /// What it says of itself.
+    pub(crate) record: Arc<HostRecord>,
+    /// The revision of its record.
+    version: Version,
+    /// When this host saw it for the first time since it was last away.
+    pub(crate) since: Instant,
+    /// When this host saw the present revision for the first time.
+    pub(crate) renewed: Instant,
+}
+
+/// All other hosts.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    all: BTreeMap<String, KnownHost>,
+    /// Records of the last reading that could not be read.
+    pub(crate) ignored: usize,
+    /// Whether the last reading found more than the bounds allow.
+    pub(crate) truncated: bool,
+    /// When the store was last read.
+    pub(crate) read: Option<Instant>,
+}
+
+/// Who has come and gone between two readings.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) joined: Vec<String>,
+    pub(crate) left: Vec<String>,
+}
+
+impl Members {
+    /// Takes the records of a reading in place of those before.
+    pub(crate) fn update(&mut self, reading: Roster, now: Instant) -> Changes {
+        let mut before = std::mem::take(&mut self.all);
+        let mut changes = Changes::default();
+        for (name, (version, record)) in reading.records {
+            let member = match before.remove(&name) {
+                Some(known) if known.version == version => known,
+                Some(known) => KnownHost { record: Arc::new(record), version, renewed: now, ..known },
+                None => {
+                    changes.joined.push(name.clone());
+                    KnownHost { record: Arc::new(record), version, since: now, renewed: now }
+                }
+            };
+            self.all.insert(name, member);
+        }
+        changes.left = before.into_keys().collect();
+        (self.ignored, self.truncated, self.read) = (reading.ignored, reading.truncated, Some(now));
+        changes
+    }
+
+    /// Forgets all hosts if the last reading is more than `keep` ago. Returns whether there were any.
+    pub(crate) fn expire(&mut self, keep: Duration, now: Instant) -> bool {
+        let is_old = self.read.is_none_or(|read| now.saturating_duration_since(read) > keep);
+        is_old && !std::mem::take(&mut self.all).is_empty()
+    }
+
+    /// The hosts in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &KnownHost)> {
+        self.all.iter().map(|(name, member)| (name.as_str(), member))
+    }
+
+    /// Whether a host with this name is known.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+/// Formats names for a line of the log: `a, b and 3 more`.
+pub(crate) fn named(names: &[String]) -> String {
+    let shown = names.iter().take(MOST_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(of: &[(&str, u64)]) -> Roster {
+        let records =
+            of.iter().map(|(name, version)| ((*name).into(), (Version::new(*version), HostRecord::default())));
+        Roster { records: records.collect(), ..Roster::default() }
+    }
+
+    /// An age is the time since the revision changed, by the clock of this host.
+    #[test]
+    fn ages_begin_with_a_revision() {
+        let (mut members, start, second) = (Members::default(), Instant::now(), Duration::from_secs(1));
+        let changes = members.update(reading(&[("a", 1), ("b", 1)]), start);
+        assert_eq!(changes, Changes { joined: vec!["a".into(), "b".into()], left: vec![] });
+        let changes = members.update(reading(&[("a", 2), ("b", 1)]), start + second);
+        assert_eq!(changes, Changes::default());
+        let ages = |members: &Members, now: Instant| -> Vec<_> {
+            members.iter().map(|(_, member)| (now - member.since, now - member.renewed)).collect()
+        };
+        assert_eq!(ages(&members, start + second), [(second, Duration::ZERO), (second, second)]);
+        // One that has left and comes back is new.
+        assert_eq!(members.update(reading(&[("b", 1)]), start + 2 * second).left, ["a"]);
+        assert_eq!(members.update(reading(&[("a", 3), ("b", 1)]), start + 3 * second).joined, ["a"]);
+        assert_eq!(ages(&members, start + 3 * second)[0], (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn hosts_are_kept_for_a_time() {
+        let (mut members, start, keep) = (Members::default(), Instant::now(), Duration::from_secs(60));
+        members.update(reading(&[("a", 1)]), start);
+        assert!(!members.expire(keep, start + keep) && members.contains("a"));
+        assert!(members.expire(keep, start + keep + Duration::from_millis(1)) && members.len() == 0);
+        assert!(!members.expire(keep, start + 2 * keep), "there is nothing left to forget");
+    }
+
+    #[test]
+    fn lines_have_few_names() {
+        let names: Vec<_> = (0..10).map(|n| format!("h{n}")).collect();
+        assert_eq!(named(&names[..2]), "h0, h1");
+        assert!(named(&names).ends_with("h7 and 2 more"));
+    }
+}

@@ -1,0 +1,214 @@
+//! Promise: hosts with one server for their state know each other, through kills, pauses and partitions, and say what is wrong.
+
+use crate::harness::{lodge, output};
+
+/// A cluster needs a server, and the settings of one need a cluster.
+#[test]
+fn a_cluster_needs_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display().to_string();
+    for (args, why) in [
+        (&["--cluster-name", "shop"][..], "cluster.name: hosts know each other by the server of their state"),
+        (&["--cluster-zone", "a"], "--cluster-zone: it has no effect without `cluster.name`"),
+        (&["--cluster-name", "a b"], "--cluster-name: `a b` is not the name of a cluster"),
+        (&["--cluster-ttl", "5s"], "cluster.ttl: must be at least 3 times cluster.interval, which is 9s"),
+    ] {
+        let all = [&["serve", &path, "--listen", "127.0.0.1:0", "--admin", "off"], args].concat();
+        let (code, _, problem) = output(&mut lodge(&all));
+        assert!(code == Some(64) && problem.contains(why), "{code:?} {problem}");
+    }
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use std::time::{Duration, Instant};
+
+    use rustix::process::Signal;
+    use serde_json::Value;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{JoinHandle, JoinSet};
+
+    use crate::harness::{PATIENCE, Process, get, lodge, output, wasm};
+    use crate::state::servers::with_redis::Redis;
+
+    fn guests() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
+        directory
+    }
+
+    /// The way of a host to the server, which can be cut.
+    struct Way {
+        port: u16,
+        server: u16,
+        open: Option<JoinHandle<()>>,
+    }
+
+    impl Way {
+        async fn to(url: &str) -> Self {
+            let server = url.rsplit(':').next().unwrap().parse().unwrap();
+            let mut way = Self { port: 0, server, open: None };
+            way.open().await;
+            way
+        }
+
+        /// Passes connections on.
+        async fn open(&mut self) {
+            let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+            self.port = listener.local_addr().unwrap().port();
+            let server = self.server;
+            self.open = Some(tokio::spawn(async move {
+                let mut connections = JoinSet::new();
+                while let Ok((mut client, _)) = listener.accept().await {
+                    connections.spawn(async move {
+                        let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    });
+                }
+            }));
+        }
+
+        /// Closes all connections, and accepts none.
+        async fn cut(&mut self) {
+            let open = self.open.take().unwrap();
+            open.abort();
+            let _ = open.await;
+        }
+    }
+
+    async fn start(directory: &std::path::Path, url: &str, name: &str, zone: &str) -> Process {
+        let cluster = ["--cluster-name", "shop", "--cluster-host", name, "--cluster-zone", zone];
+        let times = ["--cluster-interval", "100ms", "--cluster-ttl", "2s", "--cluster-keep", "1s"];
+        let address = format!("https://{name}.example:8443");
+        let rest = ["--cluster-advertise", &address, "--state-url", url, "--state-timeout", "500ms"];
+        Process::serve(directory, &[&cluster[..], &times, &rest].concat()).await
+    }
+
+    async fn status(host: &Process) -> Value {
+        serde_json::from_slice(&get(host.admin, "/v1/cluster").await.body).unwrap()
+    }
+
+    fn names(status: &Value) -> Vec<&str> {
+        status["members"].as_array().unwrap().iter().map(|member| member["name"].as_str().unwrap()).collect()
+    }
+
+    /// Waits until the cluster of a host is as `expected`.
+    async fn until(host: &Process, what: &str, expected: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let status = status(host).await;
+            if expected(&status) {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what}: {status:#}\n{}", host.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn until_known(host: &Process, expected: &[&str]) -> Value {
+        until(host, &format!("{expected:?}"), |status| names(status) == expected && status["leader"].is_string()).await
+    }
+
+    fn command(host: &Process, args: &[&str]) -> String {
+        let admin = host.admin.to_string();
+        let (code, text, problem) = output(&mut lodge(&[args, &["--admin", &admin]].concat()));
+        assert_eq!(code, Some(0), "{text}{problem}");
+        text
+    }
+
+    fn count(host: &Process, line: &str) -> usize {
+        host.log().matches(line).count()
+    }
+
+    /// Hosts that are killed or suspended are gone when their records expire, one that stops is gone at once, and one host leads.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_come_and_go() {
+        let Some(redis) = Redis::start() else { return };
+        let (directory, url) = (guests(), redis.url());
+        let mut hosts = Vec::new();
+        for (name, zone) in [("a", "z1"), ("b", "z2"), ("c", "z2")] {
+            hosts.push(start(directory.path(), &url, name, zone).await);
+        }
+        let [a, b, mut c] = <[Process; 3]>::try_from(hosts).ok().unwrap();
+        let seen = until_known(&a, &["a", "b", "c"]).await;
+        assert_eq!(seen["leader"], "a");
+        let serves = |member: &Value| member["services"]["hello"].is_string();
+        let all_serve = |status: &Value| status["members"].as_array().unwrap().iter().all(serves);
+        for host in [&a, &b, &c] {
+            until(host, "all serve", |status| names(status) == ["a", "b", "c"] && all_serve(status)).await;
+        }
+        let text = command(&b, &["cluster"]);
+        assert!(text.starts_with("cluster shop: 3 hosts, a leads; this is b: member\n"), "{text}");
+        assert!(text.contains("https://c.example:8443/") && text.contains("   a, b, c\n"), "{text}");
+        let json: Value = serde_json::from_str(&command(&b, &["cluster", "--json"])).unwrap();
+        assert_eq!(names(&json), ["a", "b", "c"]);
+        assert!(command(&a, &["health", "-v"]).contains("cluster shop: 3 hosts, a leads"));
+        let metrics = get(a.admin, "/metrics").await.text();
+        for line in
+            ["lodge_cluster_members 3", "lodge_cluster_leader 1", "lodge_cluster_failures_total{operation=\"renew\"} 0"]
+        {
+            assert!(metrics.contains(line), "{line}: {metrics}");
+        }
+
+        // Another host with the name of one that lives.
+        let second = start(directory.path(), &url, "b", "z1").await;
+        let taken = |status: &Value| status["problem"].as_str().is_some_and(|why| why.contains("give one of the two"));
+        let status = until(&second, "the name is taken", taken).await;
+        assert_eq!((&status["state"], names(&status)), (&"name-taken".into(), vec!["a", "b", "c"]));
+        assert!(count(&second, "another host at https://b.example:8443/ is b in the cluster shop") >= 1);
+        drop(second);
+
+        // Suspended, it does not renew its record. When it goes on, it is back.
+        b.signal(Signal::STOP);
+        until_known(&a, &["a", "c"]).await;
+        b.signal(Signal::CONT);
+        for host in [&a, &b, &c] {
+            until_known(host, &["a", "b", "c"]).await;
+        }
+
+        // One that stops leaves before its record expires, and no other one has to find out.
+        c.signal(Signal::TERM);
+        assert!(c.ended().await.success());
+        assert_eq!(count(&c, "left the cluster shop, of which this host was c"), 1, "{}", c.log());
+        until_known(&a, &["a", "b"]).await;
+
+        // The leader is killed.
+        drop(a);
+        let after = until(&b, "b leads", |status| status["leader"] == "b").await;
+        assert_eq!(names(&after), ["b"]);
+        assert_eq!(count(&b, "this host leads the cluster shop"), 1, "{}", b.log());
+    }
+
+    /// A host that is cut off from the server serves on, knows the others for a time, and says so once; it leads no more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_partition_degrades_to_local_truth() {
+        let Some(redis) = Redis::start() else { return };
+        let directory = guests();
+        let mut way = Way::to(&redis.url()).await;
+        let cut_off = start(directory.path(), &format!("redis://127.0.0.1:{}", way.port), "a", "z1").await;
+        until_known(&cut_off, &["a"]).await;
+        let other = start(directory.path(), &redis.url(), "b", "z1").await;
+        for host in [&cut_off, &other] {
+            assert_eq!(until_known(host, &["a", "b"]).await["leader"], "a");
+        }
+        way.cut().await;
+        until(&cut_off, "it is away", |status| status["state"] == "away").await;
+        until(&cut_off, "it forgets the other", |status| names(status) == ["a"]).await;
+        assert_eq!(get(cut_off.address, "/hello").await.status, 200);
+        assert_eq!(get(cut_off.admin, "/readyz").await.status, 200);
+        let after = until(&other, "b leads", |status| status["leader"] == "b").await;
+        assert_eq!(names(&after), ["b"]);
+        assert!(get(cut_off.admin, "/metrics").await.text().contains("lodge_cluster_leader 0"));
+        assert!(command(&cut_off, &["health", "-v"]).contains("this is a: away; the cluster cannot be reached for"));
+        way.open().await;
+        for host in [&cut_off, &other] {
+            assert_eq!(until_known(host, &["a", "b"]).await["leader"], "b");
+        }
+        for (line, times) in
+            [("the store of the cluster shop cannot be used", 1), ("the store of the cluster shop is back", 1)]
+        {
+            assert_eq!(count(&cut_off, line), times, "{line}\n{}", cut_off.log());
+        }
+        assert_eq!(count(&cut_off, "the other hosts of the cluster shop were not seen for too long"), 1);
+    }
+}
