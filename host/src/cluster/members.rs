@@ -31,7 +31,7 @@ pub(crate) struct KnownHost {
 
 /// All other hosts.
 #[derive(Debug, Default)]
-pub(crate) struct Members {
+pub(crate) struct KnownHosts {
     all: BTreeMap<String, KnownHost>,
     /// Records of the last reading that could not be read.
     pub(crate) ignored: usize,
@@ -48,7 +48,7 @@ pub(crate) struct Changes {
     pub(crate) left: Vec<String>,
 }
 
-impl Members {
+impl KnownHosts {
     /// Takes the records of a reading in place of those before.
     pub(crate) fn update(&mut self, reading: Roster, now: Instant) -> Changes {
         let mut before = std::mem::take(&mut self.all);
@@ -113,12 +113,12 @@ mod tests {
     /// An age is the time since the revision changed, by the clock of this host.
     #[test]
     fn ages_begin_with_a_revision() {
-        let (mut members, start, second) = (Members::default(), Instant::now(), Duration::from_secs(1));
+        let (mut members, start, second) = (KnownHosts::default(), Instant::now(), Duration::from_secs(1));
         let changes = members.update(reading(&[("a", 1), ("b", 1)]), start);
         assert_eq!(changes, Changes { joined: vec!["a".into(), "b".into()], left: vec![] });
         let changes = members.update(reading(&[("a", 2), ("b", 1)]), start + second);
         assert_eq!(changes, Changes::default());
-        let ages = |members: &Members, now: Instant| -> Vec<_> {
+        let ages = |members: &KnownHosts, now: Instant| -> Vec<_> {
             members.iter().map(|(_, member)| (now - member.since, now - member.renewed)).collect()
         };
         assert_eq!(ages(&members, start + second), [(second, Duration::ZERO), (second, second)]);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn hosts_are_kept_for_a_time() {
-        let (mut members, start, keep) = (Members::default(), Instant::now(), Duration::from_secs(60));
+        let (mut members, start, keep) = (KnownHosts::default(), Instant::now(), Duration::from_secs(60));
         members.update(reading(&[("a", 1)]), start);
         assert!(!members.expire(keep, start + keep) && members.contains("a"));
         assert!(members.expire(keep, start + keep + Duration::from_millis(1)) && members.len() == 0);

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::members::{KnownHost, Members};
+use super::members::{KnownHost, KnownHosts};
 use super::record::HostRecord;
 use super::status::{ClusterMember, ClusterStatus};
 
 /// What a host knows of its cluster.
 #[derive(Default)]
 pub(super) struct ClusterView {
-    pub(super) members: Members,
+    pub(super) members: KnownHosts,
     /// What this host says of itself.
     pub(super) own: HostRecord,
     /// The name that the newest leader has written.
