@@ -146,6 +146,7 @@ mod operate {
 /// Deploying on hosts elsewhere: docs/deploy.md.
 mod deploy {
     mod pipeline;
+    mod taken_back;
 }
 
 /// Logs, metrics and traces: docs/observe.md.

@@ -173,6 +173,12 @@ async fn a_canary_goes_all_the_way() {
     assert_eq!(asked(&mut client, "/users", &[]).await, 2);
     assert_eq!(place.run("ci", &["rollback", "users"]).0, Some(0));
     assert_eq!(asked(&mut client, "/users", &[]).await, 1);
+    // Another one undoes it.
+    for number in [2, 1] {
+        assert_eq!(place.run("ci", &["rollback", "users"]).0, Some(0));
+        assert_eq!(asked(&mut client, "/users", &[]).await, number);
+    }
+    fs::remove_file(place.host.directory().join("users.wasm.previous")).unwrap();
     let (code, _, stderr) = place.run("ci", &["rollback", "users"]);
     assert!(code == Some(1) && stderr.contains("nothing to roll back to"), "{stderr}");
     place.recorded("ci", "/v1/services/users/rollback", Some(409)).await;

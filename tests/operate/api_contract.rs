@@ -183,7 +183,7 @@ async fn every_type_is_documented() {
     let host = host(&[]).start().await;
     let contract = &Contract::of(&host).await;
     let status = ServiceStatus { info: service_info(), activity: service_activity() };
-    let refused = RefusedFile { reason: text("it is empty"), remedy: text("copy it again") };
+    let refused = RefusedFile { reason: text("it is empty"), remedy: text("copy it again"), digest: Some(text("0f")) };
     let report = FileReport { file: text("a.wasm"), service: Some(status.clone()), refused: Some(refused.clone()) };
     let limits = [("cpu".into(), text("5s"))].into();
     let details = ServiceDetails {

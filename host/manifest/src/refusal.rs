@@ -5,6 +5,8 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::digest::Digest;
+
 /// The reason why a file is not served, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -18,18 +20,27 @@ pub struct Refusal {
     pub passing: bool,
     /// The end of the build's output.
     pub output: Option<Arc<str>>,
+    /// The component that is refused, if it is known which one that is.
+    pub digest: Option<Box<Digest>>,
 }
 
 impl Refusal {
     /// Creates a refusal of `file`.
     pub fn new(file: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), reason: reason.into(), remedy: remedy.into(), passing: false, output: None }
+        let file = file.to_owned();
+        Self { file, reason: reason.into(), remedy: remedy.into(), passing: false, output: None, digest: None }
     }
 
     /// Marks the problem as one that may end by itself.
     #[must_use]
     pub fn passing(self) -> Self {
         Self { passing: true, ..self }
+    }
+
+    /// Says which component is refused, so that nobody takes this for the refusal of another one in its place.
+    #[must_use]
+    pub fn of(self, digest: Digest) -> Self {
+        Self { digest: Some(Box::new(digest)), ..self }
     }
 }
 

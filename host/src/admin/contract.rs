@@ -45,6 +45,9 @@ pub struct RefusedFile {
     pub reason: String,
     /// What to do about it.
     pub remedy: String,
+    /// The SHA-256 of the component that is refused, in hexadecimal; missing if the reason is another one, such as its manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// What is known of a service from its files.

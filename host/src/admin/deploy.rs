@@ -94,10 +94,10 @@ async fn place(
         let why = "the key was revoked or changed, or has expired, while the component arrived; nothing was changed";
         return Err(NotDeployed(StatusCode::UNAUTHORIZED, "unauthorized", why.into()));
     }
-    let (to, host) = (subject.clone(), Arc::clone(admin));
+    let to = subject.clone();
     change(admin, subject, (place, LOCK_TIMEOUT, sender), "deployed", move |rollout| {
         let canary = percent.zip(to.label.as_deref());
-        deploy(&host, rollout, &staged, signature, (canary, new))
+        deploy(rollout, &staged, signature, (canary, new))
     })
     .await
 }
@@ -121,8 +121,19 @@ fn parameters(subject: &Subject, query: &str) -> Result<(Option<Percent>, bool),
     }
 }
 
+/// Deploys a component on trial, beside what this host serves.
+fn try_out(admin: &Admin, spec: GuestSpec) -> Result<(), String> {
+    if let Some(why) = admin.current.snapshot().conflict(&spec) {
+        return Err(format!("{why}; nothing was changed"));
+    }
+    let mut config = (*admin.config).clone();
+    // As `lodge deploy` does: what is compiled is kept in the cache, where this host finds it.
+    config.program.tiers = Tiers::Optimised;
+    Handle::current()
+        .block_on(async { Deployer::offline(&config)?.deploy(spec).await.map(drop).map_err(|why| why.to_string()) })
+}
+
 fn deploy(
-    admin: &Admin,
     rollout: &Rollout<'_>,
     staged: &StagedFile,
     signature: Option<Vec<u8>>,
@@ -132,14 +143,7 @@ fn deploy(
         if spec.digest != staged.digest {
             return Err("another program has changed the component that arrived".into());
         }
-        if let Some(why) = admin.current.snapshot().conflict(&spec) {
-            return Err(format!("{why}; nothing was changed"));
-        }
-        let mut config = rollout.config.clone();
-        // As `lodge deploy` does: what is compiled is kept in the cache, where this host finds it.
-        config.program.tiers = Tiers::Optimised;
-        Handle::current()
-            .block_on(async { Deployer::offline(&config)?.deploy(spec).await.map(drop).map_err(|why| why.to_string()) })
+        (rollout.try_out)(spec)
     };
     let signature = |_: &[u8]| Ok(signature.clone());
     let candidate =
@@ -265,7 +269,8 @@ async fn change(
             }
         };
         let reports = || Ok(report::statuses(&admin.current.snapshot()));
-        let done = act(&Rollout { config, files: &files, reports: &reports, own_only })?;
+        let try_out = |spec: GuestSpec| try_out(&admin, spec);
+        let done = act(&Rollout { config, files: &files, reports: &reports, try_out: &try_out, own_only })?;
         log(&subject, what, &done, &who);
         Ok(done)
     });

@@ -47,7 +47,8 @@ fn reports<S>(snapshot: &Snapshot, service: impl Fn(&Target) -> S) -> Vec<FileRe
 }
 
 fn refuses<S>(refusal: &Refusal) -> FileReport<S> {
-    let refused = RefusedFile { reason: refusal.reason.clone(), remedy: refusal.remedy.clone() };
+    let digest = refusal.digest.as_ref().map(ToString::to_string);
+    let refused = RefusedFile { reason: refusal.reason.clone(), remedy: refusal.remedy.clone(), digest };
     FileReport { file: refusal.file.clone(), service: None, refused: Some(refused) }
 }
 

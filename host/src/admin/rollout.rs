@@ -3,13 +3,17 @@
 //!
 //! The files are locked from start to end ([`ServiceFiles::try_lock`]).
 
-use super::contract::Judgement;
+use std::path::Path;
+
+use super::contract::{Judgement, RefusedFile};
 use super::verdict::{self, Reports, Verdict};
-use crate::guests::placement::{NewComponent, Placement, Replaced};
+use crate::guests::placement::{NewComponent, Placement, PlannedDeploy, Replaced, TryOut};
 use crate::guests::service_files::{FileError, ServiceFiles};
+use crate::guests::trust::signature;
 use lodge_base::config::Config;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
+use lodge_manifest::spec::GuestSpec;
 
 /// A service whose files are changed, and the host that serves them.
 pub(crate) struct Rollout<'a> {
@@ -17,6 +21,8 @@ pub(crate) struct Rollout<'a> {
     /// The files of the service, which are locked.
     pub(crate) files: &'a ServiceFiles<'a>,
     pub(crate) reports: Reports<'a>,
+    /// Deploys what is promoted or restored on trial, before it is placed.
+    pub(crate) try_out: TryOut<'a>,
     /// Whether manifests that an operator wrote stay as they are.
     pub(crate) own_only: bool,
 }
@@ -64,24 +70,43 @@ impl Rollout<'_> {
     ) -> Result<Done, FileError> {
         let place =
             Placement { config: self.config, files: self.files, canary, new, own_only: self.own_only }.find()?;
+        self.put(&place, candidate, canary.is_some())
+    }
+
+    /// Puts a component in its place, and waits for the host, unless that would refuse it. What it refuses then is taken back.
+    fn put(&self, place: &PlannedDeploy<'_>, candidate: &NewComponent<'_>, is_canary: bool) -> Result<Done, FileError> {
         let checked = place.check(candidate)?;
-        // A service that is refused stays so until the host has compiled what replaces it.
-        let known = if canary.is_none() { verdict::refused(self.reports, &place.served) } else { None };
+        let known = verdict::refused(self.reports, &place.served);
         let replaced = place.fill(&checked)?;
         let unchanged = matches!(replaced, Replaced::Nothing);
-        if let (Some(_), Replaced::Files(before)) = (canary, &replaced)
+        if let (true, Replaced::Files(before)) = (is_canary, &replaced)
             && (before.placed.component.is_some() || before.manifest.is_some())
         {
             verdict::wait_for_rescan();
         }
         let (service, digest) = (place.served.clone(), checked.digest);
-        let verdict = Verdict::wait(self.reports, &service, &digest.to_string());
-        if let Verdict::Refused(why) = &verdict
-            && known.as_ref() != Some(why)
-        {
+        let verdict = Verdict::wait(self.reports, &service, digest, known.as_ref());
+        if matches!(verdict, Verdict::Refused(_)) {
             place.restore(replaced)?;
         }
         Ok(Done::Placed { service, digest, unchanged, verdict, judged: None })
+    }
+
+    /// Puts a file of the service, with its signature, in the place of the component of the service: only the component that is
+    /// `wanted`, if one is. What is replaced is kept, so that a rollback returns to it.
+    fn replace(&self, file: &Path, wanted: Option<Digest>) -> Result<Done, FileError> {
+        let (config, files, own_only) = (self.config, self.files, self.own_only);
+        let place = Placement { config, files, canary: None, new: true, own_only }.find()?;
+        let (shown, beside) = (file.display().to_string(), signature::path(file));
+        let try_out = |spec: GuestSpec| match wanted.filter(|wanted| *wanted != spec.digest) {
+            Some(wanted) => Err(format!(
+                "{shown} is sha256:{}, and sha256:{wanted} is to be promoted; nothing was changed; see why with `lodge ps`",
+                spec.digest
+            )),
+            None => (self.try_out)(spec),
+        };
+        let signature = |_: &[u8]| files.content_of(&beside);
+        self.put(&place, &NewComponent { file, shown: &shown, signature: &signature, try_out: &try_out }, false)
     }
 
     /// Gives a version all requests of its service.
@@ -110,16 +135,22 @@ impl Rollout<'_> {
             let way_out = format!("`lodge rollback {name}` removes it, --force promotes it anyway");
             return Err(FileError::new(format!("the host withdrew {trial}: {why}; {way_out}")));
         }
-        if let Some(why) = verdict::refused(self.reports, &trial) {
+        let digest = files.content_of(&version)?.map(|content| Digest::of(&content));
+        // A refusal of another component is that of one which this has replaced.
+        let is_its = |why: &RefusedFile| why.digest.is_none() || why.digest == digest.map(|digest| digest.to_string());
+        if let Some(why) = verdict::refused(self.reports, &trial).filter(is_its) {
+            let why = verdict::said(&why);
             return Err(FileError::new(format!("the host refuses {trial}: {why}; nothing was changed")));
         }
         self.check_written(label)?;
-        let judged = verdict::judgement(self.reports, &trial);
-        let digest = files.promote(label, self.config, promotion.wanted)?.ok_or_else(missing)?;
-        self.wait_until_gone(&trial)?;
-        let mut done = self.placed(digest);
-        if let Done::Placed { judged: its, .. } = &mut done {
-            *its = judged;
+        let own = verdict::judgement(self.reports, &trial);
+        let mut done = self.replace(&version, promotion.wanted)?;
+        if let Done::Placed { verdict, judged, .. } = &mut done
+            && !matches!(verdict, Verdict::Refused(_))
+        {
+            *judged = own;
+            files.remove_version(label)?;
+            self.wait_until_gone(&trial)?;
         }
         Ok(done)
     }
@@ -158,20 +189,22 @@ impl Rollout<'_> {
         }))
     }
 
-    /// Restores the previous component of the service, which has no version `label`.
+    /// Restores the previous component of the service, which has no version `label`. What it replaces is the previous one then.
     ///
     /// # Errors
     /// If there is none, the host would refuse it, or a file cannot be changed.
     pub(crate) fn restore_previous(&self, label: &str) -> Result<Done, FileError> {
         let files = self.files;
-        let digest = files.restore_previous(self.config)?.ok_or_else(|| {
-            let (version, previous) = (files.component(Some(label)), files.previous());
-            let (version, previous) = (version.display(), previous.display());
+        let previous = files.previous();
+        if !previous.exists() {
+            let (version, previous) = (files.component(Some(label)), previous.display());
+            let version = version.display();
             let is_files = files.manifest(self.config).is_ok_and(|manifest| manifest.files.is_some());
             let way_out = if is_files { "; to return to other files, change files.root of the service" } else { "" };
-            FileError::new(format!("there is neither {version} nor {previous}, so nothing to roll back to{way_out}"))
-        })?;
-        Ok(self.placed(digest))
+            let why = format!("there is neither {version} nor {previous}, so nothing to roll back to{way_out}");
+            return Err(FileError::new(why));
+        }
+        self.replace(&previous, None)
     }
 
     fn check_written(&self, label: &str) -> Result<(), FileError> {
@@ -181,7 +214,7 @@ impl Rollout<'_> {
     /// Waits until the host serves the component of the service.
     fn placed(&self, digest: Digest) -> Done {
         let service = self.files.name.to_owned();
-        let verdict = Verdict::wait(self.reports, &service, &digest.to_string());
+        let verdict = Verdict::wait(self.reports, &service, digest, None);
         Done::Placed { service, digest, unchanged: false, verdict, judged: None }
     }
 
@@ -192,3 +225,6 @@ impl Rollout<'_> {
         Err(FileError::new(format!("{trial} was removed from disk, but the host still serves it; see `lodge ps`")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{FileReport, Judgement, ServiceStatus};
+use super::contract::{FileReport, Judgement, RefusedFile, ServiceStatus};
+use lodge_manifest::digest::Digest;
 
 /// The timeout for serving a new component: a large one may take a minute to compile.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -33,16 +34,21 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// Waits for the host to serve or refuse the component, for as long as a compilation may take.
-    pub(crate) fn wait(reports: Reports<'_>, name: &str, digest: &str) -> Self {
-        let start = Instant::now();
+    /// Waits for the host to serve or refuse the component, for as long as a compilation may take. `known` is what the host
+    /// refused before the files were changed: it does so until it has compiled what replaces them.
+    pub(crate) fn wait(reports: Reports<'_>, name: &str, digest: Digest, known: Option<&RefusedFile>) -> Self {
+        let (start, digest) = (Instant::now(), digest.to_string());
+        let is_its = |why: &&RefusedFile| match &why.digest {
+            Some(its) => *its == digest,
+            None => known != Some(*why),
+        };
         while start.elapsed() < TIMEOUT {
             let entries = match reports() {
                 Ok(entries) => entries,
                 Err(why) => return Self::Unreachable(why),
             };
-            match refusal(&entries, name) {
-                Some(why) if start.elapsed() >= RESCAN => return Self::Refused(why),
+            match refusals(&entries, name).find(is_its) {
+                Some(why) if start.elapsed() >= RESCAN => return Self::Refused(said(why)),
                 None if services_named(&entries, name).any(|service| service.info.digest == digest) => {
                     return Self::Serving;
                 }
@@ -94,15 +100,19 @@ pub(crate) fn judgement(reports: Reports<'_>, name: &str) -> Option<Judgement> {
     services_named(&reports().ok()?, name).find_map(|service| service.activity.judged.clone())
 }
 
-/// Returns why the host refuses the files of this version, if it does and can be reached.
-pub(crate) fn refused(reports: Reports<'_>, name: &str) -> Option<String> {
-    refusal(&reports().ok()?, name)
+/// Returns why the host refuses the files of this service or version, if it does and can be reached.
+pub(crate) fn refused(reports: Reports<'_>, name: &str) -> Option<RefusedFile> {
+    refusals(&reports().ok()?, name).next().cloned()
 }
 
-fn refusal(entries: &[FileReport], name: &str) -> Option<String> {
-    let its = |entry: &&FileReport| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
-    let why = entries.iter().filter(its).find_map(|entry| entry.refused.as_ref())?;
-    Some(format!("{}; {}", why.reason, why.remedy))
+/// Returns why files are refused, as one line.
+pub(crate) fn said(why: &RefusedFile) -> String {
+    format!("{}; {}", why.reason, why.remedy)
+}
+
+fn refusals<'a>(entries: &'a [FileReport], name: &'a str) -> impl Iterator<Item = &'a RefusedFile> {
+    let its = move |entry: &&FileReport| entry.file.rsplit_once('.').is_some_and(|(stem, _)| stem == name);
+    entries.iter().filter(its).filter_map(|entry| entry.refused.as_ref())
 }
 
 fn services_named<'a>(entries: &'a [FileReport], name: &'a str) -> impl Iterator<Item = &'a ServiceStatus> {

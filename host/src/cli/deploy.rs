@@ -175,7 +175,8 @@ impl DeployCommand<'_> {
         act: impl FnOnce(Rollout<'_>) -> Result<Done, FileError>,
     ) -> Result<Option<String>, CliError> {
         let reports = || self.reports();
-        let done = act(Rollout { config: self.config, files, reports: &reports, own_only: false })?;
+        let try_out = |spec: GuestSpec| self.try_out(spec);
+        let done = act(Rollout { config: self.config, files, reports: &reports, try_out: &try_out, own_only: false })?;
         let digest = match &done {
             Done::Placed { digest, .. } => Some(digest.to_string()),
             Done::Removed(_) => None,

@@ -90,7 +90,7 @@ impl Component {
                 sections = section::views(&spec.manifest);
             }
             Some(FileState::Refused(why) | FileState::Orphan(why)) => {
-                refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy });
+                refused = Some(RefusedFile { reason: why.reason, remedy: why.remedy, digest: None });
             }
             Some(FileState::Disabled | FileState::Changing | FileState::Pulling) | None => {}
         }

@@ -178,7 +178,7 @@ impl<G: Clone> Ledger<G> {
     pub fn compiled(&mut self, spec: GuestSpec, result: Result<G, Refusal>) -> Option<Change> {
         let service = self.services.get_mut(&spec.name)?;
         let settled = service.compiling.take_if(|(wanted, _)| *wanted == spec)?.1;
-        let guest = match result {
+        let guest = match result.map_err(|refusal| refusal.of(spec.digest)) {
             Ok(guest) => guest,
             Err(refusal) if !settled || refusal.passing => {
                 // Tried again at a later scan. Reported now only if the file is not being written.

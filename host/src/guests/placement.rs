@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::scan::{is_component, pinned};
-use super::service_files::{FileError, FilesBefore, ServiceFiles, WRITTEN, failed};
+use super::service_files::{FileError, FilesBefore, ServiceFiles, canary_manifest, failed};
 use super::trust::signature;
 use lodge_base::config::Config;
 use lodge_base::config::key::nearest;
@@ -21,6 +21,9 @@ pub const CANARY: &str = "canary";
 /// Returns the signature of a component with this content, if it comes with one.
 pub type SignatureOf<'a> = &'a dyn Fn(&[u8]) -> Result<Option<Vec<u8>>, FileError>;
 
+/// Deploys a component on trial, apart from a running host, or says why that would refuse it.
+pub type TryOut<'a> = &'a dyn Fn(GuestSpec) -> Result<(), String>;
+
 /// A component that is to be deployed.
 #[derive(Clone, Copy)]
 pub struct NewComponent<'a> {
@@ -30,8 +33,8 @@ pub struct NewComponent<'a> {
     pub shown: &'a str,
     /// What it is signed by.
     pub signature: SignatureOf<'a>,
-    /// Deploys it on trial, apart from a running host.
-    pub try_out: &'a dyn Fn(GuestSpec) -> Result<(), String>,
+    /// Deploys it on trial.
+    pub try_out: TryOut<'a>,
 }
 
 /// Where a component is to be deployed.
@@ -99,11 +102,7 @@ impl<'a> Placement<'a> {
         if self.own_only {
             files.check_written(label)?;
         }
-        let text = format!(
-            "{WRITTEN}deploy`. `lodge promote {name}` gives this version all \
-             requests, `lodge rollback {name}` removes it.\n\
-             percent = \"{percent}\"\n\n[rollback]\n"
-        );
+        let text = canary_manifest(name, percent);
         let served = format!("{name}@{label}");
         let version = files.manifest(config)?.version(&text, config.engine.max_memory);
         let manifest = version.map_err(|problems| FileError::new(format!("{served}: {}", problems.join("; "))))?;
@@ -217,7 +216,11 @@ impl PlannedDeploy<'_> {
     /// If a file cannot be read or written. What was there before is restored then, as far as that is possible.
     pub fn fill(&self, component: &CheckedComponent) -> Result<Replaced, FileError> {
         let CheckedComponent { content, signature, .. } = component;
-        let (files, label) = (self.placement.files, self.label());
+        let (files, label, own_only) = (self.placement.files, self.label(), self.placement.own_only);
+        if let Some(label) = label.filter(|_| own_only) {
+            // An operator may have written it while the component was compiled.
+            files.check_written(label)?;
+        }
         let (at, before) = (files.component(label), files.before(label)?);
         let placed = before.placed.component.as_ref();
         let shares = label.is_none() || before.manifest.as_deref() == Some(self.text.as_bytes());
@@ -229,8 +232,10 @@ impl PlannedDeploy<'_> {
             None => files.keep_previous(content).and_then(|()| place()),
             Some(label) => {
                 let share = || files.write(self.text.as_bytes(), &files.manifest_of(label));
-                // A share alone serves nothing, and one that is meant for another component must not be that of the one before.
-                if placed.is_none() { share().and_then(|()| place()) } else { place().and_then(|()| share()) }
+                // A share alone serves nothing, and one that is meant for another component must not be that of the one before. What
+                // a key deploys must not run with the grants of a manifest before it.
+                let share_first = placed.is_none() || own_only;
+                if share_first { share().and_then(|()| place()) } else { place().and_then(|()| share()) }
             }
         };
         match filled {

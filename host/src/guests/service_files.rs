@@ -3,6 +3,7 @@
 
 mod before;
 mod lock;
+mod written;
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -10,19 +11,17 @@ use std::path::{Path, PathBuf};
 
 pub use self::before::FilesBefore;
 pub use self::lock::{FilesLock, remove_abandoned};
-use crate::guests::scan::{MANIFEST, pinned};
+use self::written::DISABLED;
+pub use self::written::canary_manifest;
+use crate::guests::scan::MANIFEST;
 use crate::guests::trust::LiveKeys;
 use crate::guests::trust::signature::{self, Signature};
 use lodge_base::config::Config;
 use lodge_base::files;
 use lodge_manifest::Manifest;
 use lodge_manifest::component::ComponentSource;
-use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::is_name;
-
-/// How the manifests begin that Lodge writes. Others are those of an operator.
-pub const WRITTEN: &str = "# Written by `lodge ";
 
 /// Why files were not changed, or not completely: one line, which may contain text from the directory.
 #[derive(Debug, thiserror::Error)]
@@ -136,33 +135,6 @@ impl<'a> ServiceFiles<'a> {
         }
     }
 
-    /// Replaces the component of the service by that of a version, whose files are removed. Keeps the component for a
-    /// rollback. Returns the digest of the version, or `None` if it has no component. With `wanted`, only that component is
-    /// promoted.
-    ///
-    /// # Errors
-    /// If the service has no component that can be replaced, the host would refuse that of the version, or a file cannot be read
-    /// or written.
-    pub fn promote(&self, label: &str, config: &Config, wanted: Option<Digest>) -> Result<Option<Digest>, FileError> {
-        let (version, service) = (self.component(Some(label)), self.component(None));
-        let manifest = self.manifest(config)?;
-        self.check_replaceable(&manifest)?;
-        let Some(content) = self.content_of(&version)? else { return Ok(None) };
-        let digest = Digest::of(&content);
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
-            let shown = version.display();
-            return Err(FileError::new(format!(
-                "{shown} is sha256:{digest}, and sha256:{wanted} is to be promoted; nothing was changed; see why with `lodge ps`"
-            )));
-        }
-        check_pin(&manifest, digest, &version)?;
-        let signature = self.admitted(&content, &version, config)?;
-        self.keep_previous(&content)?;
-        self.place(&content, signature.as_deref(), &service)?;
-        self.remove_version(label)?;
-        Ok(Some(digest))
-    }
-
     /// Returns whether the service has files.
     pub fn is_any(&self) -> bool {
         [self.component(None), self.service_manifest(), self.previous()].iter().any(|path| path.exists())
@@ -178,8 +150,7 @@ impl<'a> ServiceFiles<'a> {
     /// # Errors
     /// If the manifest of the version cannot be written.
     pub fn disable_version(&self, label: &str) -> Result<(), FileError> {
-        let text = format!("{WRITTEN}rollback`, which removes this version.\nenabled = false\n");
-        self.write(text.as_bytes(), &self.manifest_of(label))
+        self.write(DISABLED.as_bytes(), &self.manifest_of(label))
     }
 
     /// Removes the files of a version.
@@ -191,33 +162,6 @@ impl<'a> ServiceFiles<'a> {
         self.remove(&component)?;
         self.remove(&signature::path(&component))?;
         self.remove(&self.manifest_of(label))
-    }
-
-    /// Restores the previous component of the service. Returns its digest, or `None` if there is none.
-    ///
-    /// # Errors
-    /// If the host would refuse it, or a file cannot be read or written.
-    pub fn restore_previous(&self, config: &Config) -> Result<Option<Digest>, FileError> {
-        let (previous, service) = (self.previous(), self.component(None));
-        let Some(content) = self.content_of(&previous)? else { return Ok(None) };
-        let manifest = self.manifest(config)?;
-        self.check_replaceable(&manifest)?;
-        check_pin(&manifest, Digest::of(&content), &previous)?;
-        let signature = self.admitted(&content, &previous, config)?;
-        self.place(&content, signature.as_deref(), &service)?;
-        self.remove(&previous)?;
-        self.remove(&signature::path(&previous))?;
-        Ok(Some(Digest::of(&content)))
-    }
-
-    /// Returns the signature of the component at `from`, which has this content and is to be that of the service.
-    ///
-    /// # Errors
-    /// If the host would refuse the component.
-    fn admitted(&self, content: &[u8], from: &Path, config: &Config) -> Result<Option<Vec<u8>>, FileError> {
-        let signature = self.content_of(&signature::path(from))?;
-        self.check_signature((content, signature.as_deref()), &file_name(from), &self.component(None), config)?;
-        Ok(signature)
     }
 
     /// Checks that a component which refusals call `shown` may have the place of that at `replaced`.
@@ -318,11 +262,6 @@ impl<'a> ServiceFiles<'a> {
         let own = if is_manifest { self.service_manifest() } else { self.component(None) };
         files::replace_like(at, content, &own).map_err(|error| failed(at, &error))
     }
-}
-
-/// Checks that a manifest does not require another component.
-fn check_pin(manifest: &Manifest, digest: Digest, from: &Path) -> Result<(), FileError> {
-    pinned(manifest, digest, &file_name(from)).map_err(|why| FileError::new(format!("{why}; nothing was changed")))
 }
 
 /// Returns the error for a failed file operation.

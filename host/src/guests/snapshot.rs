@@ -86,7 +86,7 @@ impl Snapshot {
         let unhosted = |owner: &&Arc<Target>| spec.host().is_none() || owner.deployment().spec.host().is_none();
         if let Some(owner) = self.hosts.get(&host_of(&spec.name)).filter(unhosted) {
             let reason = format!("its host name for calls already belongs to {}", owner.deployment().name);
-            return Err(Refusal::new(&file_name(&spec.path), reason, "give one of them another name"));
+            return Err(Refusal::new(&file_name(&spec.path), reason, "give one of them another name").of(spec.digest));
         }
         let manifest = &spec.manifest;
         let (cache, cors, headers) = (manifest.cache, manifest.cors.clone(), manifest.headers.clone());
@@ -97,7 +97,7 @@ impl Snapshot {
         if let Err((route, owner)) = self.router.insert(manifest.routes.iter().chain(&own), target, guarded) {
             let reason = format!("its route {route} already belongs to {}", owner.deployment().name);
             let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&file_name(&spec.path), reason, remedy));
+            return Err(Refusal::new(&file_name(&spec.path), reason, remedy).of(spec.digest));
         }
         Ok(())
     }

@@ -78,7 +78,8 @@ impl InRotation for Target {
 pub(super) fn too_much(target: &Target, left: Percent) -> Refusal {
     let wants = target.share().percent;
     let reason = format!("it wants {wants} of the requests, but other versions leave {left}");
-    Refusal::new(&file_name(&target.deployment().spec.path), reason, "lower `percent` in one of their manifests")
+    let spec = &target.deployment().spec;
+    Refusal::new(&file_name(&spec.path), reason, "lower `percent` in one of their manifests").of(spec.digest)
 }
 
 /// The refusal of a version whose service is not served.
@@ -86,5 +87,6 @@ pub(super) fn alone(version: &Backend) -> Refusal {
     let (service, _) = version.deployment.spec.version_of().unwrap_or_default();
     let reason = format!("it is a version of {service}, which is not served");
     let remedy = format!("put {service}.wasm beside it, or rename it to that");
-    Refusal::new(&file_name(&version.deployment.spec.path), reason, remedy)
+    let spec = &version.deployment.spec;
+    Refusal::new(&file_name(&spec.path), reason, remedy).of(spec.digest)
 }

@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(message(unknown("x\x1b[2J", &[], &[])), r"there is no service `x\u{1b}[2J` (there are none)");
         let many: Vec<String> = (0..25).map(|n| format!("s{n}")).collect();
         assert!(message(unknown("zzz", &many, &[])).contains("s19 and 5 more)"));
-        let refused = RefusedFile { reason: "it is empty".into(), remedy: "copy it again".into() };
+        let refused = RefusedFile { reason: "it is empty".into(), remedy: "copy it again".into(), digest: None };
         let entry = FileReport { file: "bad.wasm".into(), service: None, refused: Some(refused) };
         assert_eq!(message(unknown("bad", &names, &[entry])), "bad.wasm is refused: it is empty; copy it again");
     }

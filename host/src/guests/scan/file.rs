@@ -67,12 +67,12 @@ pub(super) fn inspect(
     let name = file_name(path);
     let bytes = files::rest_of(file, metadata.len(), config.engine.max_file as u64);
     let bytes = bytes.map_err(|error| unreadable(&name, &error))?;
-    is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&name, reason, remedy))?;
+    let digest = Digest::of(&bytes);
+    is_component(&bytes).map_err(|(reason, remedy)| Refusal::new(&name, reason, remedy).of(digest))?;
     if let Some(least) = needed(&bytes) {
         let reason = format!("it is cut off: it has {} bytes of at least {least}", bytes.len());
-        return Err(Refusal::new(&name, reason, "copy it again"));
+        return Err(Refusal::new(&name, reason, "copy it again").of(digest));
     }
-    let digest = Digest::of(&bytes);
     Ok((digest, judge(digest, &bytes)))
 }
 

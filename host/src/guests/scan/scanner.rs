@@ -180,7 +180,7 @@ impl Scanner {
                 found.and_then(|((digest, admitted), size)| {
                     let admitted = admitted.and_then(|()| pinned(&read, digest, &file_name(path)));
                     // It may be good for another service, whose file is not to blame.
-                    admitted.map_err(|why| match &of {
+                    admitted.map_err(|why| why.of(digest)).map_err(|why| match &of {
                         Some(of) => {
                             let reason = format!("component {}: {}", file_name(of), why.reason);
                             Refusal { file: file_name(&manifest), reason, ..why }

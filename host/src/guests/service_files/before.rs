@@ -1,8 +1,8 @@
-//! What was in the places of a deployment, to restore it, and whose it was.
+//! What was in the places of a deployment, to restore it.
 
 use std::path::Path;
 
-use super::{FileError, ServiceFiles, WRITTEN};
+use super::{FileError, ServiceFiles};
 use crate::guests::trust::signature;
 
 /// A component and its signature, as far as they exist.
@@ -26,22 +26,6 @@ pub struct FilesBefore {
 }
 
 impl ServiceFiles<'_> {
-    /// Checks that a version has no manifest but one that Lodge wrote: what an operator wrote is not to be changed or removed.
-    ///
-    /// # Errors
-    /// If it has another one, or that cannot be read.
-    pub fn check_written(&self, label: &str) -> Result<(), FileError> {
-        let path = self.manifest_of(label);
-        match self.content_of(&path)? {
-            Some(text) if !text.starts_with(WRITTEN.as_bytes()) => Err(FileError::new(format!(
-                "{} was written by an operator, and a key for deploying changes and removes no such manifest; nothing was changed; \
-                 use another label, or the token `admin_token`",
-                path.display()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
     /// Reads what is in the places that a deployment of the service, or of a version, fills.
     ///
     /// # Errors

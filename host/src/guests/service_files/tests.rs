@@ -1,6 +1,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use lodge_base::config::{self, Origin};
+use lodge_manifest::percent::Percent;
 
 use super::*;
 use crate::guests::trust::key::SigningKey;
@@ -49,38 +50,6 @@ impl World {
     }
 }
 
-/// What the host would refuse is never put in the place of what it serves.
-#[test]
-fn nothing_changes_that_the_host_would_refuse() {
-    let world = World::new();
-    let directory = world.at("");
-    let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
-    world.put("users.wasm", b"good", true);
-    world.put("users@canary.wasm", b"canary", false);
-    world.put("users.wasm.previous", b"before", false);
-    let before = world.everything();
-    for config in [&world.config, &config::resolve(&[]).unwrap().config] {
-        // Without `trust.keys`, the signature of the component that is there says that a host may want one.
-        let refused = files.promote("canary", config, None).unwrap_err().to_string();
-        assert!(refused.contains("users@canary.wasm") && refused.contains("nothing was changed"), "{refused}");
-        let refused = files.restore_previous(config).unwrap_err().to_string();
-        assert!(refused.contains("users.wasm.previous") && refused.contains("nothing was changed"), "{refused}");
-        assert_eq!(world.everything(), before);
-    }
-    world.put("users@canary.wasm", b"canary", true);
-    let before = world.everything();
-    let refused = files.promote("canary", &world.config, Some(Digest::of(b"another"))).unwrap_err().to_string();
-    assert!(refused.contains("is to be promoted; nothing was changed"), "{refused}");
-    assert_eq!(world.everything(), before);
-    let digest = Digest::of(b"canary");
-    assert_eq!(files.promote("canary", &world.config, Some(digest)).unwrap(), Some(digest));
-    let signature = fs::read(world.at("users.wasm.sig")).unwrap();
-    assert!(world.key.public().verifies(b"canary", &decoded(&signature)));
-    assert_eq!(files.restore_previous(&world.config).unwrap(), Some(Digest::of(b"good")));
-    let names: Vec<_> = world.everything().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["users.wasm", "users.wasm.sig"]);
-}
-
 /// A service or version that the host refuses is restored completely, also one that was not there.
 #[test]
 fn what_was_before_is_restored() {
@@ -116,25 +85,31 @@ fn what_was_before_is_restored() {
     assert_eq!(inode(), same);
 }
 
-/// The component that a manifest requires is replaced by no other one, and a manifest of an operator is not one of Lodge.
+/// A manifest of an operator is not one of Lodge, and neither is one of Lodge that an operator edited.
 #[test]
 fn manifests_of_operators_hold() {
     let world = World::new();
     let directory = world.at("");
     let files = ServiceFiles::new(&directory, "users", 1 << 20).unwrap();
-    world.put("users.wasm", b"good", true);
-    world.put("users@canary.wasm", b"canary", true);
-    world.put("users.wasm.previous", b"before", true);
-    fs::write(world.at("users.toml"), format!("digest = 'sha256:{}'", Digest::of(b"good"))).unwrap();
-    let before = world.everything();
-    for refused in [files.promote("canary", &world.config, None), files.restore_previous(&world.config)] {
-        let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("its manifest requires sha256:"), "{refused}");
-    }
-    assert_eq!(world.everything(), before);
+    let write = |text: &str| fs::write(world.at("users@canary.toml"), text).unwrap();
     assert!(files.check_written("canary").is_ok());
-    fs::write(world.at("users@canary.toml"), "enabled = false\n").unwrap();
-    assert!(files.check_written("canary").unwrap_err().to_string().contains("written by an operator"));
+    let (share, other) = (canary_manifest("users", Percent(250)), canary_manifest("orders", Percent(250)));
+    for edited in [
+        "enabled = false\n",
+        "",
+        &format!("{share}\nhttp = ['https://*']\n"),
+        &share.replace("percent = \"2.5%\"", "percent = \"2.5%\"\nhttp = ['https://*']"),
+        &share.replace("[rollback]\n", "percent = \"2.5%\"\n"),
+        &other,
+        "# Written by `lodge deploy`.\n",
+    ] {
+        write(edited);
+        assert!(files.check_written("canary").unwrap_err().to_string().contains("written by an operator"), "{edited}");
+    }
+    for percent in [Percent(0), Percent(1), Percent(250), Percent::whole(10), Percent::ALL] {
+        write(&canary_manifest("users", percent));
+        assert!(files.check_written("canary").is_ok(), "{percent}");
+    }
     files.disable_version("canary").unwrap();
     assert!(files.check_written("canary").is_ok());
     assert!(fs::read_to_string(world.at("users@canary.toml")).unwrap().ends_with("\nenabled = false\n"));
