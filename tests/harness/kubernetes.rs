@@ -114,6 +114,8 @@ impl ApiServer {
     pub(crate) fn put(&self, name: &str, address: SocketAddr, conditions: &Value) {
         self.change(|state| {
             let slice = json!({
+                "kind": "EndpointSlice",
+                "apiVersion": "discovery.k8s.io/v1",
                 "metadata": { "name": name, "resourceVersion": (state.events.len() + 1).to_string() },
                 "addressType": "IPv4",
                 "endpoints": [{ "addresses": [address.ip().to_string()], "conditions": conditions }],
@@ -133,8 +135,8 @@ impl ApiServer {
     pub(crate) fn remove(&self, name: &str) {
         self.change(|state| {
             state.slices.remove(name).unwrap();
-            let object =
-                json!({ "metadata": { "name": name, "resourceVersion": (state.events.len() + 1).to_string() } });
+            let metadata = json!({ "name": name, "resourceVersion": (state.events.len() + 1).to_string() });
+            let object = json!({ "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata });
             state.events.push(json!({ "type": "DELETED", "object": object }).to_string());
         });
     }
@@ -209,6 +211,8 @@ impl State {
         }
         let items: Vec<_> = self.slices.values().collect();
         let metadata = json!({ "resourceVersion": self.events.len().to_string() });
-        Some((200, json!({ "metadata": metadata, "items": items }).to_string()))
+        let (kind, version) = ("EndpointSliceList", "discovery.k8s.io/v1");
+        let list = json!({ "kind": kind, "apiVersion": version, "metadata": metadata, "items": items });
+        Some((200, list.to_string()))
     }
 }

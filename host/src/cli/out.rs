@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use lodge_base::telemetry::logs::is_hostile;
+
 /// The exit code if a canary was not judged; 1 is that for one that was withdrawn.
 const UNJUDGED: u8 = 2;
 
@@ -114,7 +116,7 @@ fn json_text(json: &str) -> String {
 
 /// Whether a character affects a terminal: those of control, and those that change the direction of text.
 fn unfit(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() || is_hostile(c)
 }
 
 /// Escapes characters that would affect the terminal.

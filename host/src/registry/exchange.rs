@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::RegistryError;
 use super::destination::{self, AddressResolver};
 use lodge_base::config::pull::Pull;
+use lodge_base::telemetry::logs::foreign_line;
 use lodge_base::{files, tls};
 
 /// The most bytes of the head of a response.
@@ -217,13 +218,7 @@ const CODES: [&str; 17] = [
 
 /// A text of another host as a message may contain it.
 pub(super) fn shown(text: &str) -> String {
-    let plain = |c: char| if c.is_control() || is_invisible(c) { ' ' } else { c };
-    text.chars().map(plain).take(MOST_WORDS).collect::<String>().trim().to_owned()
-}
-
-/// Whether a character only changes how others are shown, such as their direction.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    foreign_line(text, MOST_WORDS)
 }
 
 /// Resolves a reference to another URL (RFC 3986): an absolute URL, or an absolute path.

@@ -52,6 +52,7 @@ use crate::upstreams::transport::AnyBody;
 use lodge_base::ids::mix;
 use lodge_base::lasting::forever;
 use lodge_base::telemetry::logs::CHANGE;
+use lodge_base::telemetry::logs::throttle::LogThrottle;
 use lodge_base::telemetry::metrics::ReasonCounter;
 use lodge_manifest::upstream::{MOST_REPLICAS, Spec};
 
@@ -144,7 +145,8 @@ impl Upstream {
             },
         };
         let sources = spec.sources(directory);
-        let discovery = Discovery::start(sources, shared.resolver(), &shared.watches, shared.pace.clone());
+        let tls_only = tls.is_some();
+        let discovery = Discovery::start(sources, shared.resolver(), &shared.watches, shared.pace.clone(), tls_only);
         let first_round = tokio::time::timeout(FIRST_ADDRESSES, discovery.first_round()).await;
         let service = Arc::clone(&deployment.name);
         if first_round.is_err() {
@@ -231,7 +233,7 @@ impl Inner {
     /// true after a panic, which may have lost a change.
     async fn follow(self: Arc<Self>, discovery: Arc<Discovery>, again: bool) {
         let (mut endpoints, mut settings) = (discovery.endpoints(), self.settings.clone());
-        let mut tls = self.tls.as_ref().map(ReplicaTls::current);
+        let (mut tls, mut log) = (self.tls.as_ref().map(ReplicaTls::current), LogThrottle::default());
         if again {
             endpoints.mark_changed();
             tls.iter_mut().for_each(watch::Receiver::mark_changed);
@@ -250,7 +252,9 @@ impl Inner {
             let old = self.members.load_full();
             // With other TLS, connections that exist are only for their present requests.
             let new = Members::new(&self.spec, &settings, &found, Some(&old), is_tls, &self.service);
-            tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
+            if log.record(Instant::now()).is_some() {
+                tracing::info!(target: CHANGE, service = &*self.service, "{}", count(new.replicas.len()));
+            }
             self.members.store(Arc::new(new));
         }
     }

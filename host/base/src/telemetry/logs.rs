@@ -22,7 +22,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
-pub use self::clean::clean;
+pub use self::clean::{clean, foreign_line, is_hostile};
 use self::requests::RequestLog;
 use self::tail::Tail;
 use self::writer::{Flush, Style, Writer};

@@ -88,7 +88,7 @@ mod tests {
              replicas_file = 'a.list'\nread = '90s'\nretry.attempts = 0\npanic = '0%'\nhealth.status = 204\n\
              tls = { ca = 'ca.pem', certificate = '/c.pem', key = 'k', names = ['spiffe://a.test/b'] }",
         ] {
-            let replicas = "[upstream]\nreplicas = ['http://10.0.0.7']\n";
+            let replicas = "[upstream]\nreplicas = ['https://10.0.0.7']\n";
             let spec = read(&format!("limits.wall = '1h'\n{replicas}{more}"));
             let shown = spec.shown();
             let again = shown.iter().map(|(key, value)| format!("{key} = '{value}'\n")).collect::<String>();

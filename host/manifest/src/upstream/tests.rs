@@ -40,7 +40,7 @@ fn a_list_is_enough() {
 fn every_key() {
     let spec = read(
         "[upstream]
-        replicas = ['https://api.example.com', { url = 'http://b:1', weight = 3 }, 'dns://users.prod:8080', 'srv://_http._tcp.x']
+        replicas = ['https://api.example.com', { url = 'https://b:1', weight = 3 }, 'dns+https://users.prod:8080', 'srv+https://_http._tcp.x']
         replicas_file = 'users.replicas'
         policy = 'hash'
         hash = 'header:X-User'
@@ -133,8 +133,13 @@ fn problems_have_lines_and_ways_out() {
     secure("names = []", "upstream.tls.names: write a list");
     secure("names = 'spiffe://*'", "upstream.tls.names: write a list");
     secure("ca_file = 'a'", "unknown key `upstream.tls.ca_file`");
-    with("tls.ca = 'a'", "upstream.tls.ca: has no effect, since no replica is https");
-    with("tls.names = 'a.test'", "upstream.tls.names: has no effect");
+    with("tls.ca = 'a'", "upstream.tls.ca: holds for https only, and without TLS no replica is verified");
+    with("tls.names = 'a.test'", "upstream.tls.names: holds for https only");
+    for plain in ["http://b", "dns://b:80", "srv://_http._tcp.b", "k8s://shop/users:http"] {
+        let mixed = format!("[upstream]\nreplicas = ['https://a', '{plain}']\ntls.names = 'a.test'");
+        check(&mixed, "line 3: upstream.tls.names: holds for https only");
+    }
+    assert!(read("[upstream]\nreplicas = ['https://a', 'srv://_https._tcp.b']\ntls.names = 'a.test'").is_ok());
     check("upstream = 'http://a'", "line 1: upstream: write a section [upstream], with `replicas` in it");
     check("[upstream]", "upstream.replicas: there are none; write replicas = [");
     check("[upstream]\nreplicas = []", "upstream.replicas: there are none");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Spec;
+use super::source::Source;
 use crate::auth::certificate::CertificatePattern;
 
 /// How the replicas and this host know each other. Files are relative to the directory of the manifest.
@@ -49,9 +50,11 @@ impl TlsSpec {
             ("tls.key", key.is_some()),
             ("tls.names", !names.is_empty()),
         ];
-        if let Some((name, _)) = set.into_iter().find(|(_, is_set)| *is_set).filter(|_| !spec.may_speak_tls()) {
-            problems
-                .push((name, "has no effect, since no replica is https; write https://, dns+https:// or srv+https://"));
+        let is_plain = !spec.replicas.iter().all(Source::is_tls);
+        if let Some((name, _)) = set.into_iter().find(|(_, is_set)| *is_set).filter(|_| is_plain) {
+            let why = "holds for https only, and without TLS no replica is verified; write every replica as https://, dns+https://, \
+                       srv+https:// or k8s+https://";
+            problems.push((name, why));
         }
         problems
     }

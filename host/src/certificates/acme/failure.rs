@@ -3,6 +3,7 @@
 use std::fmt;
 
 use instant_acme::{Error, Problem};
+use lodge_base::telemetry::logs::foreign_line;
 
 /// The most characters of a text of the authority in a message.
 const MOST_TEXT: usize = 600;
@@ -96,6 +97,5 @@ pub(super) fn said(problem: &Problem) -> String {
 
 /// Bounds a text of another program, which may have control characters.
 pub(super) fn printable(text: &str) -> String {
-    let shown = text.chars().map(|character| if character.is_control() { ' ' } else { character });
-    shown.take(MOST_TEXT).collect()
+    foreign_line(text, MOST_TEXT)
 }

@@ -1,28 +1,22 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use lodge_base::config::{self, Origin};
 use lodge_manifest::percent::Percent;
 
 use super::*;
 use crate::guests::trust::key::SigningKey;
 
-/// A directory whose components must be signed.
+/// A directory with the files of services.
 struct World {
     directory: tempfile::TempDir,
     key: SigningKey,
-    config: Config,
 }
 
 impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = SigningKey::new().unwrap().0;
-        let (guests, public) = (directory.path().join("guests"), directory.path().join("release.pub"));
-        fs::create_dir(&guests).unwrap();
-        fs::write(&public, key.public().pem()).unwrap();
-        let source = [("trust.keys".to_owned(), public.display().to_string())].into();
-        let config = config::resolve(&[(Origin::Flag, source)]).unwrap().config;
-        Self { directory, key, config }
+        fs::create_dir(directory.path().join("guests")).unwrap();
+        Self { directory, key }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -167,12 +161,6 @@ fn locks_of_other_users() {
     assert!(denied.to_string().contains(&format!("`chown --reference={}", directory.display())), "{denied}");
     let other = files.unlockable(&lock, &Error::from(ErrorKind::InvalidInput));
     assert!(!other.to_string().contains("belongs"), "{other}");
-}
-
-fn decoded(signature: &[u8]) -> Vec<u8> {
-    let Signature::Bytes(mut all) = Signature::read(signature) else { panic!() };
-    assert_eq!(all.len(), 1);
-    all.remove(0)
 }
 
 /// A component that cannot be written leaves the pair before it.

@@ -74,8 +74,15 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Starts a task for each source. Fixed addresses are known at once. Must be called inside the runtime.
-    pub fn start(sources: Vec<Source>, resolver: Arc<Resolver>, watches: &Arc<ServiceWatches>, pace: Pace) -> Self {
+    /// Starts a task for each source. Fixed addresses are known at once. With `tls_only`, files name no replica without TLS. Must be
+    /// called inside the runtime.
+    pub fn start(
+        sources: Vec<Source>,
+        resolver: Arc<Resolver>,
+        watches: &Arc<ServiceWatches>,
+        pace: Pace,
+        tls_only: bool,
+    ) -> Self {
         let (sender, endpoints) = watch::channel(Arc::from([]));
         let (pending_sender, pending) = watch::channel(sources.len());
         let known = Mutex::new(vec![Vec::new(); sources.len()]);
@@ -84,8 +91,8 @@ impl Discovery {
             Arc::new(SharedEndpoints { known, sender, pending: pending_sender, source_errors: source_errors.clone() });
         let mut tasks = JoinSet::new();
         for (at, source) in sources.into_iter().enumerate() {
-            let follow =
-                SourceTask { at, shared: Arc::clone(&shared), resolver: Arc::clone(&resolver), pace: pace.clone() };
+            let (shared, resolver) = (Arc::clone(&shared), Arc::clone(&resolver));
+            let follow = SourceTask { at, shared, resolver, pace: pace.clone(), tls_only };
             match source {
                 Source::Fixed(fixed) if fixed.address().is_some() => follow.fixed(&fixed),
                 Source::File(path) => {

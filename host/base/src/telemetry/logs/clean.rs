@@ -58,8 +58,22 @@ fn unescaped(json: &str) -> String {
     cleaned
 }
 
+/// Returns a text of another program as part of one line, of at most `most` characters. Each character that would not be seen as one, or
+/// that changes how others are shown, becomes a space.
+pub fn foreign_line(text: &str, most: usize) -> String {
+    let plain = |c: char| if c.is_control() || is_hostile(c) || is_invisible(c) { ' ' } else { c };
+    text.chars().map(plain).take(most).collect::<String>().trim().to_owned()
+}
+
+/// Whether a character has no shape of its own. Guests may write these, as parts of emoji and of some scripts.
+fn is_invisible(c: char) -> bool {
+    let without_width =
+        matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    without_width || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// Whether a character can end the line, change the direction of text, or begin a control sequence of a terminal.
-fn is_hostile(c: char) -> bool {
+pub fn is_hostile(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || (c.is_control() && c != '\t')
 }
@@ -80,6 +94,14 @@ mod tests {
         assert_eq!(cleaned("a\nb\r\x1b[2J\u{202e}\u{85}c\\n\n", false), "a�b��[2J��c\\n\n");
         assert_eq!(cleaned("no end", false), "no end\n");
         assert_eq!(line(b"\xff\n", false), "\u{fffd}\n".as_bytes());
+    }
+
+    #[test]
+    fn texts_of_others_are_one_line() {
+        let hostile =
+            "a\u{2028}b\u{202e}c\u{1b}[31m\r\nd\te\u{feff}f\u{200b}g\u{ad}h\u{e0041}i\u{61c}j\u{2066}k\u{85}l";
+        assert_eq!(foreign_line(hostile, 100), "a b c [31m  d e f g h i j k l");
+        assert_eq!(foreign_line(&format!("\n{}", "é".repeat(9)), 5), "éééé");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct SourceTask {
     pub(super) shared: Arc<SharedEndpoints>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) pace: Pace,
+    /// Whether replicas without TLS are refused.
+    pub(super) tls_only: bool,
 }
 
 /// A line of a file of replicas, with the state of its host name.
@@ -74,6 +76,7 @@ impl SourceTask {
         // Whether a warning was logged that the file changes at every read.
         let mut never_settles = false;
         let mut first = true;
+        let named = |text: &str| named(text, self.tls_only);
         loop {
             match read(&path).await.map(|text| settling.look(text, Instant::now(), |text| named(text).is_ok())) {
                 Ok(ReadOutcome::Same) => (error, never_settles) = (wrong.clone(), false),
@@ -239,9 +242,12 @@ fn reconcile(entries: &mut Vec<FileEntry>, named: Vec<Fixed>) {
     }));
 }
 
-/// Parses a file of replicas: at least one, at most [`MOST_REPLICAS`].
-fn named(text: &str) -> Result<Vec<Fixed>, String> {
+/// Parses a file of replicas: at least one, at most [`MOST_REPLICAS`], and with `tls_only` all of them https.
+fn named(text: &str, tls_only: bool) -> Result<Vec<Fixed>, String> {
     let named = source::lines(text)?;
+    if let Some(plain) = named.iter().find(|fixed| tls_only && fixed.scheme == Scheme::Http) {
+        return Err(format!("{plain}: upstream.tls is set, and without TLS no replica is verified; write https://"));
+    }
     match named.len() {
         0 => Err("names no replicas; to have none, remove the file from the manifest".into()),
         many if many > MOST_REPLICAS => Err(format!("names {many} replicas; the maximum is {MOST_REPLICAS}")),

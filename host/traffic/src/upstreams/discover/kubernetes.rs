@@ -4,6 +4,7 @@
 //! API server is away, what it said last stays in use. What it says is believed at once, also that there is nothing.
 
 mod api_client;
+mod bounded;
 mod events;
 mod failure;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use self::api_client::ApiClient;
 pub use self::service_watch::WatchPace;
@@ -30,6 +31,7 @@ use super::source_state::{Resolution, SourceState};
 use lodge_base::config;
 use lodge_base::lasting::forever;
 use lodge_base::lock::lock;
+use lodge_base::telemetry::logs::throttle::LogThrottle;
 use lodge_manifest::upstream::kubernetes::ServiceEndpoints;
 use lodge_manifest::upstream::source::Source;
 
@@ -81,6 +83,9 @@ impl ServiceWatches {
     }
 }
 
+/// So many endpoints are merged on another thread than those of requests.
+const MANY: usize = 1_000;
+
 /// The endpoints of one source.
 struct EndpointsTask {
     task: SourceTask,
@@ -88,6 +93,7 @@ struct EndpointsTask {
     state: SourceState,
     /// What was left out, as it was logged last.
     note: Option<String>,
+    log: LogThrottle,
     begun: bool,
 }
 
@@ -95,7 +101,8 @@ struct EndpointsTask {
 pub(super) async fn follow(task: SourceTask, wanted: ServiceEndpoints, watches: Arc<ServiceWatches>) {
     let pace = task.pace.clone();
     let source = Source::Kubernetes(wanted.clone());
-    let mut endpoints = EndpointsTask { task, source, state: SourceState::default(), note: None, begun: false };
+    let (state, log) = (SourceState::default(), LogThrottle::default());
+    let mut endpoints = EndpointsTask { task, source, state, note: None, log, begun: false };
     loop {
         let namespace = match &wanted.namespace {
             Some(namespace) => Ok(Arc::clone(namespace)),
@@ -104,7 +111,7 @@ pub(super) async fn follow(task: SourceTask, wanted: ServiceEndpoints, watches: 
         let name = namespace.map(|namespace| ServiceName { namespace, service: Arc::clone(&wanted.service) });
         let watch = name.and_then(|name| Ok((watches.watch(&name)?, name)));
         let next = match watch {
-            Ok((watch, name)) => endpoints.follow(&watch, &name, &wanted).await,
+            Ok((watch, name)) => endpoints.follow(&watch, &name, &wanted, watches.client.seed).await,
             Err(why) => endpoints.apply(Resolution::Failed(why), None),
         };
         tokio::time::sleep(next.max(pace.least)).await;
@@ -113,14 +120,28 @@ pub(super) async fn follow(task: SourceTask, wanted: ServiceEndpoints, watches: 
 
 impl EndpointsTask {
     /// Follows a watch until it ends, which only a panic of it can do.
-    async fn follow(&mut self, watch: &ServiceWatch, name: &ServiceName, wanted: &ServiceEndpoints) -> Duration {
+    async fn follow(
+        &mut self,
+        watch: &ServiceWatch,
+        name: &ServiceName,
+        wanted: &ServiceEndpoints,
+        seed: u64,
+    ) -> Duration {
         // The name that certificates of Services are for, within the cluster.
         let host: Arc<str> = format!("{}.{}.svc", name.service, name.namespace).into();
         let mut view = watch.view.clone();
         let mut next = Duration::ZERO;
         loop {
             let ServiceView { slices, error } = view.borrow_and_update().clone();
-            let merged = slices.map(|slices| merge(&slices, &name.to_string(), &wanted.port, wanted.scheme, &host));
+            let merged = match slices {
+                Some(slices) => {
+                    let (is_large, service) = (slices.endpoints() > MANY, name.to_string());
+                    let (wanted, host) = (wanted.clone(), Arc::clone(&host));
+                    let merge = move || merge(&slices, &service, (wanted.scheme, &wanted.port), &host, seed);
+                    if is_large { spawn_blocking(merge).await.ok() } else { Some(merge()) }
+                }
+                None => None,
+            };
             // What is known stays in use while requests fail, also by a source that is new.
             if let Some(merged) = merged.filter(|it| error.is_none() || it.endpoints != self.state.known()) {
                 next = self.apply(Resolution::Good(merged.endpoints, Duration::ZERO), merged.note);
@@ -138,9 +159,9 @@ impl EndpointsTask {
     fn apply(&mut self, resolution: Resolution<Vec<super::Endpoint>>, note: Option<String>) -> Duration {
         self.task.shared.source_errors.put(self.task.at, resolution.error().or_else(|| note.clone()));
         let update = self.state.apply(resolution, Instant::now(), &self.task.pace, jitter());
-        log_update(&self.source, update.message);
+        self.log(update.message);
         if self.note != note {
-            log_update(&self.source, note.clone().map(|note| (note, true)));
+            self.log(note.clone().map(|note| (note, true)));
             self.note = note;
         }
         if update.changed {
@@ -150,6 +171,14 @@ impl EndpointsTask {
             self.task.shared.finish_first_round();
         }
         update.next
+    }
+
+    fn log(&mut self, message: Option<(String, bool)>) {
+        let Some((text, bad)) = message else { return };
+        if let Some(skipped) = self.log.record(Instant::now()) {
+            let skipped = if skipped > 0 { format!("; {skipped} lines before were left out") } else { String::new() };
+            log_update(&self.source, Some((text + &skipped, bad)));
+        }
     }
 }
 

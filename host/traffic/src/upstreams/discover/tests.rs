@@ -17,7 +17,7 @@ fn quick() -> Pace {
 fn start(sources: &[&str], resolver: &Arc<Resolver>, pace: Pace) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
     let watches = ServiceWatches::new(&Default::default(), Default::default());
-    Discovery::start(sources, Arc::clone(resolver), &Arc::new(watches), pace)
+    Discovery::start(sources, Arc::clone(resolver), &Arc::new(watches), pace, false)
 }
 
 /// Formats replicas, with weights other than 1.
@@ -184,6 +184,38 @@ async fn addresses_need_no_names() {
     tokio::time::timeout(LONG, discovery.first_round()).await.unwrap();
     assert_eq!(server.asked.load(Ordering::Relaxed), 0);
     assert_eq!(discovery.endpoints().borrow()[1].target.scheme, Scheme::Https);
+}
+
+/// Where replicas are verified, a file names none that cannot be: what it named before stays in use.
+#[tokio::test]
+async fn plain_replicas_of_a_file_are_refused() {
+    let (_server, resolver) = Server::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replicas");
+    let write = |text: &str| {
+        let beside = directory.path().join("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, &path).unwrap();
+    };
+    write("http://10.0.0.1:80\n");
+    let watches = Arc::new(ServiceWatches::new(&Default::default(), Default::default()));
+    let discovery = Discovery::start(vec![Source::File(path.clone())], resolver, &watches, quick(), true);
+    let fails = async || {
+        let begin = std::time::Instant::now();
+        while !discovery.source_errors().of(0).is_some_and(|why| why.contains("upstream.tls is set")) {
+            assert!(begin.elapsed() < LONG, "{:?}", discovery.source_errors().of(0));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    fails().await;
+    assert!(discovery.endpoints().borrow().is_empty());
+    write("https://10.0.0.2:443\n");
+    becomes(&discovery, &["https://10.0.0.2:443"]).await;
+    assert_eq!(discovery.source_errors().len(), 0);
+    write("https://10.0.0.3:443\nhttp://10.0.0.1:80\n");
+    fails().await;
+    assert_eq!(discovery.source_errors().len(), 1);
+    assert_eq!(shown(&discovery.endpoints().borrow()), ["https://10.0.0.2:443"]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use lodge_base::tls::pem;
 use lodge_manifest::auth::certificate::{CertificateName, CertificatePattern};
 
 /// The most names of a certificate that are compared, of each kind.
-const MOST_NAMES: usize = 32;
+const MOST_NAMES: usize = 1_000;
 
 /// Verifies the chain of a certificate as for any server, and its names by patterns.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::events::message;
 use super::failure::WatchFailure;
+use lodge_base::ids::hash_of;
 use lodge_base::{config, files, tls};
 
 /// The time for a connection, TLS included.
@@ -40,6 +41,8 @@ const SILENT: Duration = Duration::from_secs(10);
 const TOKEN: u64 = 64 << 10;
 const CERTIFICATES: u64 = 1 << 20;
 const STATUS: usize = 64 << 10;
+/// The most bytes of the name of a machine.
+const HOST_NAME: u64 = 4 << 10;
 /// The most lists that are read at once, of all Services.
 const LISTS: usize = 4;
 
@@ -51,6 +54,8 @@ pub(super) struct ApiClient {
     pub(super) lists: Semaphore,
     /// The zone of this host.
     pub(super) zone: Option<String>,
+    /// A number that other hosts do not have.
+    pub(super) seed: u64,
 }
 
 /// Where the API server is.
@@ -74,10 +79,11 @@ impl ApiClient {
     /// Creates a client with these settings and environment variables.
     pub(super) fn new(settings: &config::Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Self {
         Self {
-            server: server(settings.url.as_ref(), variable),
+            server: server(settings.url.as_ref(), &variable),
             account: settings.account.clone(),
             lists: Semaphore::new(LISTS),
             zone: settings.zone.clone(),
+            seed: hash_of(host_name(&variable).trim().as_bytes()),
         }
     }
 
@@ -153,6 +159,12 @@ impl ApiClient {
         let request = request.header(AUTHORIZATION, token).body(Empty::new()).map_err(|error| error.to_string())?;
         timeout(HEAD, send(stream, request)).await.map_err(late(HEAD))?
     }
+}
+
+/// Returns the name of this machine, in a cluster that of the pod; an empty one if nothing says it.
+fn host_name(variable: impl Fn(&str) -> Option<String>) -> String {
+    let name = files::read_text(Path::new("/proc/sys/kernel/hostname"), HOST_NAME).ok();
+    name.or_else(|| variable("HOSTNAME")).unwrap_or_default()
 }
 
 /// Finds the API server: at `url`, or else where the variables of every pod say.

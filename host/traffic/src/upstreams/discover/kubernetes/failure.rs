@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::lines::LongLine;
+use lodge_base::telemetry::logs::foreign_line;
 
 /// The longest wait that a server can ask for with `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -28,26 +29,39 @@ pub(super) struct WatchFailure {
     status: Option<StatusCode>,
     /// Whether a watch can go on where this one ended.
     pub(super) can_resume: bool,
+    /// So many failures in a row, with this one, are none of the source.
+    tolerated: u32,
+    /// Whether a watch was open and silent.
+    is_silence: bool,
 }
 
 /// The failures since something succeeded.
 #[derive(Debug, Default)]
-pub(super) struct Failures(u32);
+pub(super) struct Failures {
+    count: u32,
+    /// Why the source fails although lists succeed.
+    silence: Option<String>,
+}
 
 impl WatchFailure {
     /// A failure after which a new list is needed.
     pub(super) fn new(why: String) -> Self {
-        Self { why, after: None, status: None, can_resume: false }
+        Self { why, after: None, status: None, can_resume: false, tolerated: 0, is_silence: false }
     }
 
-    /// A failure after which the watch can go on.
-    pub(super) fn resumable(why: String) -> Self {
-        Self::new(why).and_resume()
+    /// A watch broke off, as balancers and restarts of the server break them off. It can go on.
+    pub(super) fn broke_off(why: String) -> Self {
+        Self { tolerated: MANY - 1, ..Self::new(why).and_resume() }
     }
 
     /// The server no longer has the changes since a version.
     pub(super) fn gone(why: String) -> Self {
         Self::new(why).with_status(StatusCode::GONE)
+    }
+
+    /// A watch said nothing for longer than servers say nothing: events may have been lost. A connection can die once.
+    pub(super) fn silent(why: String) -> Self {
+        Self { tolerated: 1, is_silence: true, ..Self::new(why) }
     }
 
     pub(super) fn after(mut self, after: Option<Duration>) -> Self {
@@ -87,26 +101,36 @@ impl Failures {
     /// Records a failure. Returns the pause before the next request, and whether the source fails. `jitter` is a random
     /// number: of a pause that doubles from `least` on, the last half is random, so that hosts do not return together.
     pub(super) fn add(&mut self, failure: &WatchFailure, least: Duration, jitter: u32) -> (Duration, bool) {
-        let pause = least * (1 << self.0.min(DOUBLINGS));
-        self.0 = self.0.saturating_add(1);
+        let pause = least * (1 << self.count.min(DOUBLINGS));
+        self.count = self.count.saturating_add(1);
         let pause = pause - pause / 2 * (jitter % 1024) / 1024;
-        (pause.max(failure.after.unwrap_or_default()), !failure.is(StatusCode::GONE) || self.are_many())
+        let tolerated = if failure.is(StatusCode::GONE) { MANY - 1 } else { failure.tolerated };
+        let fails = self.count > tolerated;
+        if fails && failure.is_silence {
+            self.silence = Some(failure.why.clone());
+        }
+        (pause.max(failure.after.unwrap_or_default()), fails)
+    }
+
+    /// Why the source fails, even while lists succeed, until a watch says something.
+    pub(super) fn silence(&self) -> Option<&String> {
+        self.silence.as_ref()
     }
 
     /// Whether there are so many that nothing is to be taken from before them.
     pub(super) fn are_many(&self) -> bool {
-        self.0 >= MANY
+        self.count >= MANY
     }
 
     /// Records a success.
     pub(super) fn clear(&mut self) {
-        self.0 = 0;
+        *self = Self::default();
     }
 }
 
 /// Returns a message of the server as a part of one line.
 pub(super) fn legible(message: &str) -> String {
-    message.chars().filter(|c| !c.is_control()).take(MESSAGE).collect()
+    foreign_line(message, MESSAGE)
 }
 
 #[cfg(test)]
@@ -138,5 +162,25 @@ mod tests {
         let gone = || WatchFailure::gone("expired".into());
         let fails: Vec<_> = (0..4).map(|_| failures.add(&gone(), Duration::from_secs(1), 0).1).collect();
         assert_eq!(fails, [false, false, true, true]);
+    }
+
+    /// One watch that breaks off is no failure, and a silent one is none the first time. That of silent ones lasts.
+    #[test]
+    fn watches_end_without_a_failure() {
+        let fails = |failure: &dyn Fn() -> WatchFailure| {
+            let mut failures = Failures::default();
+            let fails: Vec<_> = (0..4).map(|_| failures.add(&failure(), Duration::from_secs(1), 0).1).collect();
+            (fails, failures.silence().cloned(), failure().can_resume)
+        };
+        assert_eq!(fails(&|| WatchFailure::broke_off("cut".into())), (vec![false, false, true, true], None, true));
+        let silent = || WatchFailure::silent("nothing".into());
+        assert_eq!(fails(&silent), (vec![false, true, true, true], Some("nothing".into()), false));
+        let mut failures = Failures::default();
+        for _ in 0..2 {
+            failures.add(&silent(), Duration::ZERO, 0);
+        }
+        assert!(failures.silence().is_some());
+        failures.clear();
+        assert!(failures.silence().is_none());
     }
 }

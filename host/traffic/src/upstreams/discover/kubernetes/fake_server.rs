@@ -55,6 +55,7 @@ pub(super) const STALLS: &[u8] = b"HTTP/1.1 200 OK\r\nx-stalls: 1\r\ncontent-len
 pub(in crate::upstreams) fn slice(name: &str, port: u16, endpoints: &[(&str, Value)]) -> Value {
     let endpoint = |(address, conditions): &(&str, Value)| json!({ "addresses": [address], "conditions": conditions });
     json!({
+        "kind": "EndpointSlice",
         "metadata": { "name": name, "namespace": "shop" },
         "addressType": if endpoints.iter().any(|(address, _)| address.contains(':')) { "IPv6" } else { "IPv4" },
         "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
@@ -106,6 +107,7 @@ impl FakeServer {
         let mut state = self.shared.state.lock().unwrap();
         let kind = if state.slices.contains_key(&name) { "MODIFIED" } else { "ADDED" };
         slice["metadata"]["resourceVersion"] = (state.revision + 1).to_string().into();
+        slice["apiVersion"] = format!("discovery.k8s.io/{}", self.shared.version).into();
         state.slices.insert(name, slice.clone());
         state.tell(kind, &slice);
     }
@@ -128,8 +130,11 @@ impl FakeServer {
         let mut state = self.shared.state.lock().unwrap();
         state.revision += 1;
         let revision = state.revision;
-        let object =
-            json!({ "metadata": { "resourceVersion": revision.to_string() }, "endpoints": null, "ports": null });
+        let (metadata, version) = (json!({ "resourceVersion": revision.to_string() }), self.shared.version);
+        let version = format!("discovery.k8s.io/{version}");
+        let object = json!({
+            "kind": "EndpointSlice", "apiVersion": version, "metadata": metadata, "endpoints": null, "ports": null,
+        });
         state.send(Some(format!("{}\n", json!({ "type": "BOOKMARK", "object": object })).into_bytes()));
         revision
     }
@@ -270,6 +275,8 @@ impl Shared {
         let items: Vec<_> = state.slices.values().skip(from).take(self.page).collect();
         let next = if from + self.page < state.slices.len() { (from + self.page).to_string() } else { String::new() };
         let metadata = json!({ "resourceVersion": state.revision.max(1).to_string(), "continue": next });
-        json!({ "kind": "EndpointSliceList", "metadata": metadata, "items": items }).to_string()
+        let version = format!("discovery.k8s.io/{}", self.version);
+        let list = json!({ "kind": "EndpointSliceList", "apiVersion": version, "metadata": metadata, "items": items });
+        list.to_string()
     }
 }

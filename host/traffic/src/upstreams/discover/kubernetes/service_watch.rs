@@ -7,9 +7,10 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::api_client::ApiClient;
+use super::api_client::{ApiBody, ApiClient};
 use super::events::{self, KnownSlices};
 use super::failure::{Failures, WatchFailure};
 use super::lines::EventLines;
@@ -17,7 +18,7 @@ use super::slices::SliceMap;
 use crate::upstreams::discover::follow::jitter;
 
 /// EndpointSlices per page of a list.
-const PAGE: usize = 100;
+const PAGE: usize = 50;
 /// The most pages of a list.
 const PAGES: usize = 200;
 /// The most bytes of all pages of a list.
@@ -34,16 +35,27 @@ pub struct WatchPace {
     pub least: Duration,
     /// How long the server keeps a watch open, in whole seconds. By a tenth less for some, so that not all end together.
     pub watch: Duration,
-    /// After this time without an event or a bookmark, which servers send every minute, a new watch begins.
+    /// After this time without an event or a bookmark, which servers send every minute, a new list and watch begin.
     pub silence: Duration,
-    /// The time for the body of a list.
+    /// A watch that was open for this time was a good one, even if it breaks off.
+    pub steady: Duration,
+    /// The time for all pages of a list.
     pub list: Duration,
+    /// The shortest time between two changes that are passed on. The first one is passed on at once.
+    pub publish: Duration,
 }
 
 impl Default for WatchPace {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { least: seconds(1), watch: seconds(300), silence: seconds(150), list: seconds(60) }
+        Self {
+            least: seconds(1),
+            watch: seconds(300),
+            silence: seconds(150),
+            steady: seconds(10),
+            list: seconds(60),
+            publish: Duration::from_millis(200),
+        }
     }
 }
 
@@ -71,11 +83,19 @@ pub(super) struct ServiceFollower {
     pub(super) view: Arc<watch::Sender<ServiceView>>,
 }
 
-/// A list that a watch continues.
-struct Position {
-    /// The version of the API.
-    version: &'static str,
-    followed: KnownSlices,
+/// When changes are passed on: the first at once, and those that follow soon after it together.
+#[derive(Debug, Default)]
+struct Publications {
+    last: Option<Instant>,
+    /// Whether there is a change since then.
+    is_due: bool,
+}
+
+impl Publications {
+    /// Returns when the changes are to be passed on, if there are any.
+    fn due(&self, now: Instant, least: Duration) -> Option<Instant> {
+        self.is_due.then(|| self.last.map_or(now, |last| last + least))
+    }
 }
 
 impl ServiceFollower {
@@ -106,21 +126,21 @@ impl ServiceFollower {
     }
 
     /// Lists, unless a watch can go on, and watches until the server ends that.
-    async fn turn(&self, position: &mut Option<Position>, failures: &mut Failures) -> Result<(), WatchFailure> {
+    async fn turn(&self, position: &mut Option<KnownSlices>, failures: &mut Failures) -> Result<(), WatchFailure> {
         let position = match position {
             Some(position) => position,
             None => {
                 let listed = self.list().await?;
-                self.publish(&listed.followed);
+                self.publish(&listed, failures);
                 position.insert(listed)
             }
         };
         self.watch(position, failures).await
     }
 
-    fn publish(&self, followed: &KnownSlices) {
-        let slices = Arc::new(followed.slices.clone());
-        self.view.send_modify(|view| *view = ServiceView { slices: Some(slices), error: None });
+    fn publish(&self, followed: &KnownSlices, failures: &Failures) {
+        let (slices, error) = (Arc::new(followed.slices.clone()), failures.silence().cloned());
+        self.view.send_modify(|view| *view = ServiceView { slices: Some(slices), error });
     }
 
     /// The path of the slices of the Service.
@@ -150,23 +170,35 @@ impl ServiceFollower {
         }
     }
 
-    async fn list(&self) -> Result<Position, WatchFailure> {
+    async fn list(&self) -> Result<KnownSlices, WatchFailure> {
         let closed = |_| WatchFailure::new("the host ends".into());
         let _permit = self.client.lists.acquire().await.map_err(closed)?;
-        let version = self.version().await?;
         let what = format!("cannot list the EndpointSlices of {}", self.name);
-        let (mut followed, mut left, mut next) = (KnownSlices::default(), LIST, None);
+        let late = |_| WatchFailure::new(format!("{what}: no complete response within {:?}", self.pace.list));
+        timeout(self.pace.list, self.pages(&what)).await.map_err(late)?
+    }
+
+    async fn pages(&self, what: &str) -> Result<KnownSlices, WatchFailure> {
+        let mut followed = KnownSlices::new(self.version().await?);
+        let (mut left, mut next) = (LIST, None);
         for _ in 0..PAGES {
             let more = next.map_or_else(String::new, |next: String| {
                 format!("&continue={}", utf8_percent_encode(&next, NON_ALPHANUMERIC))
             });
-            let path = format!("{}&limit={PAGE}{more}", self.path(version));
-            let found = self.client.get(&path, &what, &self.needs()).await?;
-            let body = self.body(found.body, left, &what).await?;
+            let path = format!("{}&limit={PAGE}{more}", self.path(followed.version));
+            let found = self.client.get(&path, what, &self.needs()).await?;
+            let body = self.body(found.body, left, what).await?;
             left = left.saturating_sub(body.len());
-            next = followed.add_page(&body, self.client.zone.as_deref())?;
+            let zone = self.client.zone.clone();
+            // A large page takes longer than a thread of requests may be busy.
+            let parsed = spawn_blocking(move || {
+                let next = followed.add_page(&body, zone.as_deref());
+                (followed, next)
+            });
+            let (known, more) = parsed.await.map_err(|error| WatchFailure::new(format!("{what}: {error}")))?;
+            (followed, next) = (known, more?);
             if next.is_none() {
-                return Ok(Position { version, followed });
+                return Ok(followed);
             }
         }
         Err(WatchFailure::new(format!("{what}: it has more than {PAGES} pages")))
@@ -174,57 +206,84 @@ impl ServiceFollower {
 
     /// Reads a body of at most `most` bytes.
     async fn body(&self, body: hyper::body::Incoming, most: usize, what: &str) -> Result<bytes::Bytes, WatchFailure> {
-        let late = |_| WatchFailure::new(format!("{what}: no complete response within {:?}", self.pace.list));
-        let whole = timeout(self.pace.list, Limited::new(body, most).collect()).await.map_err(late)?;
         let broken = |error| {
             WatchFailure::new(format!("{what}: the response broke off, or has more than {most} bytes: {error}"))
         };
-        Ok(whole.map_err(broken)?.to_bytes())
+        Ok(Limited::new(body, most).collect().await.map_err(broken)?.to_bytes())
     }
 
     /// Watches until the server ends the watch, which it does after [`WatchPace::watch`].
-    async fn watch(&self, position: &mut Position, failures: &mut Failures) -> Result<(), WatchFailure> {
+    async fn watch(&self, followed: &mut KnownSlices, failures: &mut Failures) -> Result<(), WatchFailure> {
         let what = format!("cannot watch the EndpointSlices of {}", self.name);
-        let seconds = self.pace.watch - self.pace.watch / 10 * (jitter() % 1024) / 1024;
+        let time = self.pace.watch - self.pace.watch / 10 * (jitter() % 1024) / 1024;
         let path = format!(
             "{}&watch=1&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
-            self.path(position.version),
-            seconds.as_secs().max(1),
-            utf8_percent_encode(&position.followed.revision, NON_ALPHANUMERIC),
+            self.path(followed.version),
+            time.as_secs().max(1),
+            utf8_percent_encode(&followed.revision, NON_ALPHANUMERIC),
         );
-        let mut found = match self.client.get(&path, &what, &self.needs()).await {
+        let found = match self.client.get(&path, &what, &self.needs()).await {
             Ok(found) => found,
             // A server that is away or busy may still have all changes.
             Err(failure) if failure.is_passing() => return Err(failure.and_resume()),
             Err(failure) => return Err(failure),
         };
-        self.view.send_if_modified(|view| view.error.take().is_some());
-        let zone = self.client.zone.as_deref();
-        let ends = Instant::now() + seconds + self.pace.silence;
+        let lasting = failures.silence().cloned();
+        self.view.send_if_modified(|view| std::mem::replace(&mut view.error, lasting.clone()) != lasting);
+        let (begun, mut changes) = (Instant::now(), Publications::default());
+        let ends = begun + time + self.pace.silence;
+        let ended = self.events(found, ends, &what, (&mut *followed, &mut *failures, &mut changes)).await;
+        if changes.is_due {
+            self.publish(followed, failures);
+        }
+        match ended {
+            Err(failure) if failure.can_resume && begun.elapsed() >= self.pace.steady => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Applies the events of a watch until that ends, at `ends` at the latest.
+    async fn events(
+        &self,
+        mut found: ApiBody,
+        ends: Instant,
+        what: &str,
+        (followed, failures, changes): (&mut KnownSlices, &mut Failures, &mut Publications),
+    ) -> Result<(), WatchFailure> {
+        let (zone, silence) = (self.client.zone.as_deref(), self.pace.silence);
         let (mut lines, mut heard) = (EventLines::new(EVENT), Instant::now());
         loop {
-            let frame = match timeout_at(ends.min(heard + self.pace.silence), found.body.frame()).await {
-                // The connection may be dead without a sign of it. A new watch shows whether it was.
-                Err(_) => return Ok(()),
+            let (now, quiet) = (Instant::now(), heard + silence);
+            let due = changes.due(now, self.pace.publish);
+            if due.is_some_and(|due| due <= now) {
+                self.publish(followed, failures);
+                *changes = Publications { last: Some(now), is_due: false };
+                continue;
+            }
+            let frame = match timeout_at(due.unwrap_or(ends).min(ends).min(quiet), found.body.frame()).await {
+                // The connection may be dead without a sign of it, or lead to something that is no API server any more.
+                Err(_) if Instant::now() >= quiet => {
+                    let long = humantime::format_duration(silence);
+                    return Err(WatchFailure::silent(format!("{what}: neither an event nor a bookmark within {long}")));
+                }
+                Err(_) if Instant::now() >= ends => return Ok(()),
+                Err(_) => continue,
                 Ok(None) if lines.is_within() => {
-                    return Err(WatchFailure::resumable(format!("{what}: an event broke off")));
+                    return Err(WatchFailure::broke_off(format!("{what}: an event broke off")));
                 }
                 Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => return Err(WatchFailure::resumable(format!("{what}: it broke off: {error}"))),
+                Ok(Some(Err(error))) => return Err(WatchFailure::broke_off(format!("{what}: it broke off: {error}"))),
                 Ok(Some(Ok(frame))) => frame,
             };
             let Some(bytes) = frame.data_ref() else { continue };
-            let mut changed = false;
-            let fed = lines.feed(bytes, |line| {
-                changed |= position.followed.apply(line, zone)?;
+            lines.feed(bytes, |line| {
+                changes.is_due |= followed.apply(line, zone)?;
                 heard = Instant::now();
                 failures.clear();
                 Ok::<_, WatchFailure>(())
-            });
-            if changed {
-                self.publish(&position.followed);
-            }
-            fed?;
+            })?;
+            // A bookmark is enough.
+            self.view.send_if_modified(|view| failures.silence().is_none() && view.error.take().is_some());
         }
     }
 }
@@ -232,5 +291,29 @@ impl ServiceFollower {
 impl std::fmt::Display for ServiceName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many events there are, changes are passed on at this pace, and none is lost.
+    #[test]
+    fn changes_are_passed_on_together() {
+        let (start, least) = (Instant::now(), Duration::from_millis(200));
+        let (mut changes, mut published) = (Publications::default(), Vec::new());
+        assert_eq!(changes.due(start, least), None);
+        for millis in 0..1_000 {
+            let now = start + Duration::from_millis(millis);
+            if millis < 500 {
+                changes.is_due = true;
+            }
+            if changes.due(now, least).is_some_and(|due| due <= now) {
+                published.push(millis);
+                changes = Publications { last: Some(now), is_due: false };
+            }
+        }
+        assert_eq!(published, [0, 200, 400, 600]);
     }
 }

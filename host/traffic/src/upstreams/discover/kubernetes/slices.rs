@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::bounded::Bounded;
 use crate::upstreams::discover::Endpoint;
 use crate::upstreams::transport::Target;
+use lodge_base::ids::{hash_of, mix};
 use lodge_manifest::upstream::MOST_REPLICAS;
 use lodge_manifest::upstream::kubernetes::EndpointPort;
 use lodge_manifest::upstream::protocol::Scheme;
@@ -20,15 +22,24 @@ const SLICES: usize = 2_000;
 const ENDPOINTS: usize = 20_000;
 /// The longest name of a port.
 const NAME: usize = 63;
+/// The longest name of an object.
+const OBJECT_NAME: usize = 253;
+/// What the API server itself allows in a slice.
+const SLICE_ENDPOINTS: usize = 1_000;
+const ADDRESSES: usize = 100;
+const PORTS: usize = 100;
+const ZONES: usize = 64;
 
 /// An EndpointSlice of `discovery.k8s.io/v1` or `v1beta1`, which are the same in all that is read here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct WrittenSlice {
+    pub(super) kind: String,
+    pub(super) api_version: String,
     pub(super) metadata: WrittenMetadata,
     address_type: String,
-    endpoints: Option<Vec<WrittenEndpoint>>,
-    ports: Option<Vec<WrittenPort>>,
+    endpoints: Bounded<WrittenEndpoint, SLICE_ENDPOINTS>,
+    ports: Bounded<WrittenPort, PORTS>,
 }
 
 /// The metadata of an object or a list.
@@ -45,7 +56,7 @@ pub(super) struct WrittenMetadata {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct WrittenEndpoint {
-    addresses: Option<Vec<String>>,
+    addresses: Bounded<String, ADDRESSES>,
     conditions: Option<WrittenConditions>,
     hints: Option<WrittenHints>,
 }
@@ -61,7 +72,7 @@ struct WrittenConditions {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WrittenHints {
-    for_zones: Option<Vec<WrittenZone>>,
+    for_zones: Bounded<WrittenZone, ZONES>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,7 +124,12 @@ enum Hint {
 }
 
 /// The slices of one Service, by name.
-pub(super) type SliceMap = BTreeMap<String, Arc<EndpointSlice>>;
+#[derive(Clone, Debug, Default)]
+pub(super) struct SliceMap {
+    slices: BTreeMap<String, Arc<EndpointSlice>>,
+    /// The endpoints of all of them.
+    endpoints: usize,
+}
 
 /// The replicas that slices name.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,11 +141,22 @@ pub(super) struct Merged {
 }
 
 impl WrittenSlice {
+    /// Returns the name of the slice, if an object can have it.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) fn name(&self) -> Result<String, String> {
+        let name = &self.metadata.name;
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        let is_name = (1..=OBJECT_NAME).contains(&name.len()) && name.bytes().all(fits);
+        if is_name { Ok(name.clone()) } else { Err("the API server sent an object without a valid name".into()) }
+    }
+
     /// Takes from a slice what is needed, for a host in this zone. Of the addresses of an endpoint, the first counts.
     pub(super) fn read(self, zone: Option<&str>) -> EndpointSlice {
         let is_named = self.address_type == "FQDN";
         let endpoint = |written: WrittenEndpoint| {
-            let first = written.addresses?.into_iter().next()?;
+            let first = written.addresses.0.into_iter().next()?;
             let address = first.parse::<IpAddr>().ok()?.to_canonical();
             let condition = written.conditions.unwrap_or_default().condition();
             let hint = written.hints.unwrap_or_default().hint(zone);
@@ -142,11 +169,11 @@ impl WrittenSlice {
             let is_name = name.len() <= NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
             is_name.then(|| (name.into(), port))
         };
-        let endpoints = self.endpoints.unwrap_or_default().into_iter().filter(|_| !is_named);
+        let endpoints = self.endpoints.0.into_iter().filter(|_| !is_named);
         EndpointSlice {
             is_named,
             endpoints: endpoints.filter_map(endpoint).collect(),
-            ports: self.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+            ports: self.ports.0.into_iter().filter_map(port).collect(),
         }
     }
 }
@@ -167,7 +194,7 @@ impl WrittenConditions {
 
 impl WrittenHints {
     fn hint(&self, zone: Option<&str>) -> Hint {
-        match (self.for_zones.as_deref().unwrap_or_default(), zone) {
+        match (&*self.for_zones.0, zone) {
             ([], _) | (_, None) => Hint::None,
             (zones, Some(here)) if zones.iter().any(|zone| zone.name == here) => Hint::Here,
             _ => Hint::Elsewhere,
@@ -185,22 +212,46 @@ fn is_allowed(address: IpAddr) -> bool {
     !local && !address.is_unspecified() && !address.is_multicast()
 }
 
-/// Adds a slice, or replaces it.
-///
-/// # Errors
-/// One line, if the Service has too many slices or endpoints.
-pub(super) fn insert(slices: &mut SliceMap, name: String, slice: EndpointSlice) -> Result<(), String> {
-    slices.insert(name, Arc::new(slice));
-    let endpoints: usize = slices.values().map(|slice| slice.endpoints.len()).sum();
-    if slices.len() > SLICES || endpoints > ENDPOINTS {
-        return Err(format!("the Service has more than {SLICES} EndpointSlices or {ENDPOINTS} endpoints"));
+impl SliceMap {
+    /// Adds a slice, or replaces it.
+    ///
+    /// # Errors
+    /// One line, if the Service has too many slices or endpoints.
+    pub(super) fn insert(&mut self, name: String, slice: EndpointSlice) -> Result<(), String> {
+        self.endpoints += slice.endpoints.len();
+        if let Some(before) = self.slices.insert(name, Arc::new(slice)) {
+            self.endpoints -= before.endpoints.len();
+        }
+        if self.slices.len() > SLICES || self.endpoints > ENDPOINTS {
+            return Err(format!("the Service has more than {SLICES} EndpointSlices or {ENDPOINTS} endpoints"));
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Removes a slice. Returns whether there was one of this name.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let Some(slice) = self.slices.remove(name) else { return false };
+        self.endpoints -= slice.endpoints.len();
+        true
+    }
+
+    /// Returns the number of endpoints, in all slices together.
+    pub(super) fn endpoints(&self) -> usize {
+        self.endpoints
+    }
 }
 
-/// Merges the slices of `service` (`namespace/name`) to replicas with this port. `host` is the name that certificates of
-/// replicas are verified by.
-pub(super) fn merge(slices: &SliceMap, service: &str, port: &EndpointPort, scheme: Scheme, host: &Arc<str>) -> Merged {
+/// Merges the slices of `service` (`namespace/name`) to replicas of `scheme` with this port. `host` is the name that certificates
+/// of replicas are verified by. Of too many replicas, those for this zone are used first, and of these the ones that `seed` chooses:
+/// other hosts have another seed.
+pub(super) fn merge(
+    slices: &SliceMap,
+    service: &str,
+    (scheme, port): (Scheme, &EndpointPort),
+    host: &Arc<str>,
+    seed: u64,
+) -> Merged {
+    let slices = &slices.slices;
     let mut known = BTreeMap::<SocketAddr, (Readiness, Hint)>::new();
     for slice in slices.values() {
         for (_, number) in slice.ports.iter().filter(|(name, number)| port.is(name, *number)) {
@@ -226,17 +277,26 @@ pub(super) fn merge(slices: &SliceMap, service: &str, port: &EndpointPort, schem
         weight: 1,
         is_far: hints && hint == Hint::Elsewhere,
     };
-    Merged { endpoints: known.into_iter().take(MOST_REPLICAS).map(endpoint).collect(), note }
+    let mut endpoints: Vec<_> = known.into_iter().map(endpoint).collect();
+    if endpoints.len() > MOST_REPLICAS {
+        endpoints.sort_by_cached_key(|endpoint| {
+            let address = endpoint.target.address.to_string();
+            (endpoint.is_far, mix(seed ^ hash_of(address.as_bytes())))
+        });
+        endpoints.truncate(MOST_REPLICAS);
+        endpoints.sort_by_key(|endpoint| endpoint.target.address);
+    }
+    Merged { endpoints, note }
 }
 
 /// The note about slices that have names instead of addresses, if there are any.
-fn named(slices: &SliceMap, service: &str) -> Option<String> {
+fn named(slices: &BTreeMap<String, Arc<EndpointSlice>>, service: &str) -> Option<String> {
     let skipped = slices.values().any(|slice| slice.is_named);
     skipped.then(|| format!("EndpointSlices of {service} with names instead of addresses (FQDN) are left out"))
 }
 
 /// Says why a Service has no replicas. `total` endpoints with the port are not ready.
-fn why_none(slices: &SliceMap, service: &str, port: &EndpointPort, total: usize) -> String {
+fn why_none(slices: &BTreeMap<String, Arc<EndpointSlice>>, service: &str, port: &EndpointPort, total: usize) -> String {
     if slices.is_empty() {
         return format!("there is no EndpointSlice of {service}: is there a Service of this name, with a selector?");
     }

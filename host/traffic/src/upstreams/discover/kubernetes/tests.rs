@@ -9,7 +9,8 @@ use crate::upstreams::discover::{Discovery, Pace, Resolver};
 
 /// Pauses of 5 ms, and watches of a minute.
 fn quick() -> WatchPace {
-    WatchPace { least: Duration::from_millis(5), watch: Duration::from_secs(60), ..WatchPace::default() }
+    let (least, publish) = (Duration::from_millis(5), Duration::from_millis(5));
+    WatchPace { least, watch: Duration::from_secs(60), publish, ..WatchPace::default() }
 }
 
 fn watches(server: &FakeServer, pace: WatchPace, zone: Option<&str>) -> Arc<ServiceWatches> {
@@ -20,7 +21,7 @@ fn watches(server: &FakeServer, pace: WatchPace, zone: Option<&str>) -> Arc<Serv
 
 fn start(sources: &[&str], watches: &Arc<ServiceWatches>) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
-    Discovery::start(sources, Arc::new(Resolver::system()), watches, Pace::default())
+    Discovery::start(sources, Arc::new(Resolver::system()), watches, Pace::default(), false)
 }
 
 /// The addresses of the replicas; those for other zones with a star.
@@ -134,16 +135,39 @@ async fn failures_change_nothing() {
     let quoted = format!("{quoted}\n");
     let redirect = response("307 X", "location: http://127.0.0.1:1/\r\n", "");
     let grant = "lacks the right to get, list and watch endpointslices (discovery.k8s.io) in the namespace shop";
-    let endless = json!({ "metadata": { "resourceVersion": "1", "continue": "x/y" }, "items": [] }).to_string();
+    let api = json!("discovery.k8s.io/v1");
+    let list = |metadata: serde_json::Value, items: serde_json::Value| {
+        json!({ "kind": "EndpointSliceList", "apiVersion": api, "metadata": metadata, "items": items }).to_string()
+    };
+    let endless = list(json!({ "resourceVersion": "1", "continue": "x/y" }), json!([]));
+    let unversioned = list(json!({}), json!([]));
+    let object = json!({ "kind": "EndpointSlice", "apiVersion": api });
+    let unversioned_event = format!("{}\n", json!({ "type": "MODIFIED", "object": object }));
+    let pods = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "9" }, "items": [] });
+    let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "users-1", "resourceVersion": "999" } });
+    let pod = format!("{}\n", json!({ "type": "MODIFIED", "object": pod }));
+    let hostile = "x\u{2028}\u{202e}INFO fake\u{1b}[31m\nline";
     let endless = response("200 OK", "", &endless);
     let cases = [
         (Asks::Watch, status("410 Gone", "", "expired"), "410 Gone: expired"),
-        (Asks::Watch, event(410), "the API server ended the watch: too oldresource version"),
+        (Asks::Watch, event(410), "the API server ended the watch: too old resource version"),
         (Asks::Watch, event(500), "the API server ended the watch"),
         (Asks::Watch, chunked(b"{\"type\":\"ADDED\",\"obj"), "an event broke off"),
         (Asks::Watch, chunked(b"rubbish\n"), "an event that is not valid"),
         (Asks::Watch, chunked(quoted.as_bytes()), "an event that is not valid: invalid type: string"),
-        (Asks::Watch, chunked(b"{\"type\":\"MODIFIED\",\"object\":{}}\n"), "without a resourceVersion"),
+        (Asks::Watch, chunked(unversioned_event.as_bytes()), "without a resourceVersion"),
+        (
+            Asks::Watch,
+            chunked(pod.as_bytes()),
+            "an event that is no EndpointSlice of discovery.k8s.io/v1: its kind is \"Pod\"",
+        ),
+        (
+            Asks::List,
+            chunked(pods.to_string().as_bytes()),
+            "a list that is no EndpointSliceList of discovery.k8s.io/v1",
+        ),
+        (Asks::List, chunked(b"{\"metadata\":{\"resourceVersion\":\"5\"}}"), "a list that is no EndpointSliceList"),
+        (Asks::List, status("500 Oops", "", hostile), "500 Internal Server Error: x  INFO fake [31m line"),
         (Asks::Watch, chunked(&vec![b' '; (4 << 20) + 1]), "larger than an object of Kubernetes can be"),
         (Asks::Watch, status("403 Forbidden", "", forbidden), grant),
         (Asks::Watch, status("404 Not Found", "", ""), "the API server has no /apis/discovery.k8s.io/v1/"),
@@ -153,7 +177,7 @@ async fn failures_change_nothing() {
         (Asks::List, status("404 Not Found", "", ""), "the API server has no /apis/discovery.k8s.io/v1/"),
         (Asks::List, status("429 Too Many Requests", "retry-after: 0\r\n", "slow down"), "429 Too Many Requests: slow"),
         (Asks::List, redirect, "redirects are not followed"),
-        (Asks::List, chunked(b"{\"items\":[]}"), "without a resourceVersion"),
+        (Asks::List, chunked(unversioned.as_bytes()), "without a resourceVersion"),
         (Asks::List, chunked(b"{\"items\":[{}"), "a list that is not valid"),
         (Asks::List, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}".to_vec(), "broke off, or has more"),
         (Asks::List, chunked(&vec![b' '; (16 << 20) + 1]), "or has more than 16777216 bytes"),
@@ -209,7 +233,8 @@ async fn failures_change_nothing() {
     becomes(&discovery, &["10.0.0.101:80"]).await;
 }
 
-/// A watch that is silent, or that sends parts of a line for ever, is replaced.
+/// After a watch that is silent, or that sends parts of a line for ever, endpoints are listed anew: events may have been lost. When that
+/// repeats, the source fails until a watch says something.
 #[tokio::test]
 async fn silent_watches_are_replaced() {
     let server = FakeServer::start("v1", 100).await;
@@ -217,15 +242,51 @@ async fn silent_watches_are_replaced() {
     let watches = watches(&server, WatchPace { silence: Duration::from_millis(200), ..quick() }, None);
     let discovery = start(&["k8s://shop/users:80"], &watches);
     becomes(&discovery, &["10.0.0.1:80"]).await;
-    server.asked_times(Asks::Watch, 3).await;
+    server.asked_times(Asks::List, 3).await;
+    fails(&discovery, "neither an event nor a bookmark within 200ms").await;
     let before = server.asked(Asks::Watch).len();
     let begin = Instant::now();
     while server.asked(Asks::Watch).len() < before + 2 {
         assert!(begin.elapsed() < LONG, "a watch with half a line goes on");
+        assert!(discovery.source_errors().of(0).is_some(), "a list is no watch");
         server.says(b" ");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(server.asked(Asks::List).len(), 1);
+    assert_eq!(shown(&discovery), ["10.0.0.1:80"]);
+    server.put(slice("users-1", 80, &[("10.0.0.2", json!({}))]));
+    becomes(&discovery, &["10.0.0.2:80"]).await;
+    // A bookmark is enough, once a watch is open.
+    let begin = Instant::now();
+    while discovery.source_errors().of(0).is_some() {
+        assert!(begin.elapsed() < LONG, "{:?}", discovery.source_errors().of(0));
+        server.bookmark();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A watch that a balancer cuts goes on without a failure of the source, unless it is cut again and again.
+#[tokio::test]
+async fn watches_that_are_cut() {
+    let server = FakeServer::start("v1", 100).await;
+    server.put(slice("users-1", 80, &[("10.0.0.1", json!({}))]));
+    let steady = WatchPace { steady: Duration::ZERO, ..quick() };
+    for (pace, is_steady) in [(quick(), false), (steady, true)] {
+        let discovery = start(&["k8s://shop/users:80"], &watches(&server, pace, None));
+        becomes(&discovery, &["10.0.0.1:80"]).await;
+        let before = server.asked(Asks::Watch).len();
+        let half = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{\"type\":";
+        server.instead(Asks::Watch, Some(half.to_vec()));
+        server.end_watches(true);
+        if is_steady {
+            server.asked_times(Asks::Watch, before + 5).await;
+            assert_eq!(discovery.source_errors().of(0), None);
+        } else {
+            fails(&discovery, "cannot watch the EndpointSlices of shop/users: it broke off").await;
+            // The first cut was of the watch before.
+            assert!(server.asked(Asks::Watch).len() >= before + 2);
+        }
+        server.instead(Asks::Watch, None);
+    }
 }
 
 /// One watch for all sources of a Service, which ends with the last of them.

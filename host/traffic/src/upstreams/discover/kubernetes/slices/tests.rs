@@ -8,12 +8,12 @@ fn read(slice: Value, zone: Option<&str>) -> EndpointSlice {
 }
 
 fn merged(slices: Vec<Value>, port: &str) -> (Vec<String>, String) {
-    let mut map = SliceMap::new();
+    let mut map = SliceMap::default();
     for (n, slice) in slices.into_iter().enumerate() {
-        insert(&mut map, n.to_string(), read(slice, None)).unwrap();
+        map.insert(n.to_string(), read(slice, None)).unwrap();
     }
     let port = port.parse().map_or_else(|_| EndpointPort::Name(port.into()), EndpointPort::Number);
-    let merged = merge(&map, "shop/users", &port, Scheme::Http, &"users.shop.svc".into());
+    let merged = merge(&map, "shop/users", (Scheme::Http, &port), &"users.shop.svc".into(), 0);
     let addresses = merged.endpoints.iter().map(|endpoint| endpoint.target.address.to_string()).collect();
     (addresses, merged.note.unwrap_or_default())
 }
@@ -70,14 +70,64 @@ fn what_is_left_out() {
 
 #[test]
 fn a_service_is_bounded() {
-    let (mut map, empty) = (SliceMap::new(), || read(json!({}), None));
+    let (mut map, empty) = (SliceMap::default(), || read(json!({}), None));
     for n in 0..SLICES {
-        insert(&mut map, n.to_string(), empty()).unwrap();
+        map.insert(n.to_string(), empty()).unwrap();
     }
-    insert(&mut map, "0".into(), empty()).unwrap();
-    assert!(insert(&mut map, "x".into(), empty()).is_err_and(|why| why.contains("2000 EndpointSlices")));
-    let many: Vec<_> = (0..=ENDPOINTS).map(|_| json!({ "addresses": ["10.0.0.1"] })).collect();
-    assert!(insert(&mut SliceMap::new(), "x".into(), read(json!({ "endpoints": many }), None)).is_err());
+    map.insert("0".into(), empty()).unwrap();
+    assert!(map.insert("x".into(), empty()).is_err_and(|why| why.contains("2000 EndpointSlices")));
+    let endpoints = |many: usize| -> Vec<_> { (0..many).map(|_| json!({ "addresses": ["10.0.0.1"] })).collect() };
+    let full = || read(json!({ "endpoints": endpoints(SLICE_ENDPOINTS) }), None);
+    let mut map = SliceMap::default();
+    for n in 0..ENDPOINTS / SLICE_ENDPOINTS {
+        map.insert(n.to_string(), full()).unwrap();
+    }
+    // The count is that of what is there: a slice may be replaced, or go and return.
+    map.insert("0".into(), full()).unwrap();
+    assert!(map.remove("0") && !map.remove("0"));
+    map.insert("x".into(), full()).unwrap();
+    assert_eq!(map.endpoints(), ENDPOINTS);
+    assert!(map.insert("y".into(), full()).is_err_and(|why| why.contains("20000 endpoints")));
+    let large = json!({ "endpoints": endpoints(SLICE_ENDPOINTS + 1) });
+    assert!(serde_json::from_value::<WrittenSlice>(large).is_err());
+}
+
+/// Of more endpoints than are used, those for this zone are, and of these every host uses others.
+#[test]
+fn too_many_endpoints() {
+    let mut map = SliceMap::default();
+    for n in 0..20 {
+        let endpoint = |m: usize| {
+            // The nearest have the highest addresses.
+            let zone = if n == 19 { "a" } else { "b" };
+            json!({ "addresses": [format!("10.0.{n}.{m}")], "hints": { "forZones": [{ "name": zone }] } })
+        };
+        let endpoints: Vec<_> = (1..=100).map(endpoint).collect();
+        let slice = json!({ "endpoints": endpoints, "ports": [{ "name": "http", "port": 80 }] });
+        map.insert(n.to_string(), read(slice, Some("a"))).unwrap();
+    }
+    let chosen = |seed: u64| {
+        let port = EndpointPort::Number(80);
+        let merged = merge(&map, "shop/users", (Scheme::Http, &port), &"users".into(), seed);
+        assert!(merged.endpoints.is_sorted_by_key(|endpoint| endpoint.target.address));
+        assert_eq!(merged.endpoints.len(), MOST_REPLICAS);
+        assert_eq!(merged.endpoints.iter().filter(|endpoint| !endpoint.is_far).count(), 100);
+        merged.endpoints.into_iter().map(|endpoint| endpoint.target.address).collect::<BTreeSet<_>>()
+    };
+    let (one, other) = (chosen(1), chosen(2));
+    assert_eq!(one, chosen(1));
+    let (both, all) = (one.intersection(&other).count(), one.union(&other).count());
+    assert!((400..=700).contains(&both) && all > 1_200, "{both} {all}");
+}
+
+#[test]
+fn objects_have_names() {
+    let name =
+        |name: &str| serde_json::from_value::<WrittenSlice>(json!({ "metadata": { "name": name } })).unwrap().name();
+    assert_eq!(name("users-1.x"), Ok("users-1.x".into()));
+    for bad in ["", "Users", "a/b", "a\u{2028}b", &"a".repeat(254)] {
+        assert!(name(bad).is_err(), "{bad:?}");
+    }
 }
 
 /// Endpoints as a model: address, condition (0 not ready, 1 ending, 2 ready), zone (0 none), and port.
@@ -90,7 +140,7 @@ proptest! {
     /// are far if all have hints and one is for this zone. In whatever slices they are.
     #[test]
     fn slices_are_merged(endpoints in prop::collection::vec(endpoint(), 0..12), split in prop::collection::vec(0usize..3, 12)) {
-        let mut map = SliceMap::new();
+        let mut map = SliceMap::default();
         for (n, (address, condition, zone, port)) in endpoints.iter().enumerate() {
             let conditions = match condition {
                 0 => json!({ "ready": false }),
@@ -109,10 +159,10 @@ proptest! {
                 let more = json!({ "addresses": ["10.0.0.1"], "conditions": { "ready": false } });
                 written["endpoints"].as_array_mut().unwrap().push(more);
             }
-            insert(&mut map, format!("{n:02}"), read(written, Some("a"))).unwrap();
+            map.insert(format!("{n:02}"), read(written, Some("a"))).unwrap();
         }
         let wanted = EndpointPort::Name("http".into());
-        let merged = merge(&map, "shop/users", &wanted, Scheme::Http, &"users".into());
+        let merged = merge(&map, "shop/users", (Scheme::Http, &wanted), &"users".into(), 0);
         let best = endpoints.iter().map(|(_, condition, ..)| *condition).max().unwrap_or(0);
         let expected: BTreeSet<_> = endpoints.iter().filter(|(_, condition, ..)| best > 0 && *condition == best).map(|(address, _, _, port)| {
             format!("10.0.0.{address}:{port}")
