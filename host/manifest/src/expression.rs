@@ -6,6 +6,7 @@
 mod cel_type;
 mod check;
 pub mod node;
+mod shape;
 pub mod time;
 
 use std::fmt;
@@ -20,11 +21,8 @@ use self::node::CelNode;
 /// The most bytes of an expression.
 const BYTES: usize = 2_000;
 
-/// The most brackets inside of one another. The parser is recursive.
-const BRACKETS: usize = 20;
-
-/// The most operators, dots and brackets of an expression: what makes the recursion of the parser and of the tree deep.
-const OPERATORS: usize = 250;
+/// The most patterns of a manifest. Each may use some hundred kilobytes of memory.
+const PATTERNS: usize = 50;
 
 /// An expression that is parsed and checked.
 #[derive(Clone)]
@@ -43,20 +41,13 @@ pub struct Uses {
     pub address: bool,
     /// The time.
     pub clock: bool,
-    /// How many of its patterns are compiled.
-    pub patterns: usize,
 }
 
 impl Uses {
     /// Returns what either of two expressions uses.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self {
-            path: self.path | other.path,
-            address: self.address | other.address,
-            clock: self.clock | other.clock,
-            patterns: self.patterns.saturating_add(other.patterns),
-        }
+        Self { path: self.path | other.path, address: self.address | other.address, clock: self.clock | other.clock }
     }
 }
 
@@ -75,22 +66,25 @@ impl Expression {
     /// # Errors
     /// What is wrong, where, and what to write instead.
     pub fn read(text: &str, purpose: Purpose) -> Result<Self, String> {
+        Self::read_counted(text, purpose, &mut 0)
+    }
+
+    /// Reads an expression of a manifest with so many patterns before it, and counts those that it compiles.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and if there are too many patterns.
+    pub(crate) fn read_counted(text: &str, purpose: Purpose, patterns: &mut usize) -> Result<Self, String> {
         if text.len() > BYTES {
             let bytes = text.len();
             return Err(format!("{bytes} bytes are more than {BYTES}; write several rules in place of one"));
         }
-        check_shape(text)?;
+        shape::check(text)?;
         let parser = Env::default().with_optional_support(false).parser().max_recursion_depth(96);
         let (tree, source) = parser.parse_with_source_info(text).map_err(|errors| {
-            let first = errors.errors.into_iter().next();
-            first.map_or_else(
-                || "it is not an expression".into(),
-                |error| {
-                    let (line, column) = error.pos;
-                    let place = place(text, line.max(1).unsigned_abs(), column.max(1).unsigned_abs());
-                    format!("{place}: {}", error.msg.trim().replace(['\n', '\r'], " "))
-                },
-            )
+            let (line, column) = errors.errors.first().map_or((1, 1), |first| first.pos);
+            let place = place(text, line.max(1).unsigned_abs(), column.max(1).unsigned_abs());
+            // The parser's own words are about its grammar.
+            format!("{place}: it is not an expression from here on; {}", shape::hint(text))
         })?;
         let located = |id: u64, message: String| {
             let at = source.offset_for(id).map_or(0, |(start, _)| start as usize);
@@ -99,8 +93,9 @@ impl Expression {
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
             format!("{}: {message}", place(text, line, column))
         };
-        let mut checker = Checker::default();
+        let mut checker = Checker::new(*patterns);
         let checked = checker.check(&tree);
+        *patterns = checker.patterns;
         let (root, kind) = checked.map_err(|problem| located(problem.id, problem.message))?;
         let fits = match purpose {
             Purpose::Condition => kind.fits(&CelType::Bool),
@@ -148,40 +143,7 @@ impl fmt::Debug for Expression {
 
 /// Returns a place in the text, in words. Lines and columns count from 1.
 fn place(text: &str, line: usize, column: usize) -> String {
-    if text.contains('\n') { format!("line {line}, column {column}") } else { format!("column {column}") }
-}
-
-/// Refuses what would make the parser recurse deeply, before it is called. Quoted text does not count.
-fn check_shape(text: &str) -> Result<(), String> {
-    let (mut open, mut operators, mut quote, mut escaped) = (0_usize, 0_usize, None, false);
-    let mut before = ' ';
-    for character in text.chars() {
-        if let Some(end) = quote {
-            match character {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                _ if character == end => quote = None,
-                _ => {}
-            }
-            continue;
-        }
-        match character {
-            '"' | '\'' => quote = Some(character),
-            '(' | '[' | '{' => open += 1,
-            ')' | ']' | '}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        let is_in = character == 'n' && before == 'i';
-        operators += usize::from(is_in || "([{.+-*/%<>=!?".contains(character));
-        before = character;
-        if open > BRACKETS {
-            return Err(format!("it has more than {BRACKETS} brackets inside of one another; write several rules"));
-        }
-        if operators > OPERATORS {
-            return Err(format!("it has more than {OPERATORS} operators; write several rules"));
-        }
-    }
-    Ok(())
+    if text.contains('\n') { format!("line {line} of the text, column {column}") } else { format!("column {column}") }
 }
 
 #[cfg(test)]

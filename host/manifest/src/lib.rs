@@ -256,7 +256,7 @@ impl Manifest {
             headers::spread(of_routes.headers, &mut self);
             compress::spread(of_routes.compress, &mut self);
             auth::settle(&mut self, &mut problems);
-            rules::settle(&mut self, &mut problems);
+            rules::settle(&mut self);
             redirects::find_unreachable(&self, &mut problems);
             redirects::find_shadowed(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);

@@ -21,8 +21,8 @@ const MOST: usize = 100;
 /// The most rules of a manifest.
 const MOST_IN_ALL: usize = 1_000;
 
-/// The most patterns of a manifest. Each may use half a megabyte of memory.
-const MOST_PATTERNS: usize = 50;
+/// The most bytes of all expressions of a manifest. Parsing one takes about a microsecond a byte.
+const MOST_BYTES: usize = 64 << 10;
 
 /// The most headers that a rule sets.
 const MOST_HEADERS: usize = 20;
@@ -135,19 +135,8 @@ impl fmt::Display for RequestRule {
 }
 
 /// Checks the rules of all routes together.
-pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let (service, routes) = (&manifest.policies.service, &manifest.policies.routes);
-    let all = || routes.iter().map(|(_, policies)| policies).chain([service]).flat_map(|policies| &policies.rules);
-    let count = all().count();
-    if count > MOST_IN_ALL {
-        problems.push(format!("rules: {count} in all routes are more than {MOST_IN_ALL}"));
-    }
-    let patterns = all().map(|rule| rule.uses().patterns).sum::<usize>();
-    if patterns > MOST_PATTERNS {
-        problems.push(format!(
-            "rules: {patterns} calls of matches() are more than {MOST_PATTERNS}; use startsWith() or =="
-        ));
-    }
+pub(crate) fn settle(manifest: &mut Manifest) {
+    let routes = &manifest.policies.routes;
     // A path that the service reads differently must not lead from a route where requests are allowed to another one.
     let allows = |rules: &[RequestRule]| rules.iter().any(|rule| rule.end == Some(RuleEnd::Allow));
     if routes.iter().any(|(_, policies)| allows(&policies.rules)) {
@@ -164,6 +153,15 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Vec<RequestRule> {
         problems.push(written.error(format!("{} rules are more than {MOST}", items.len())));
         return Vec::new();
     }
+    // One problem is enough for all rules beyond the bound, none of which is read.
+    let known = problems.1.rules;
+    problems.1.rules = known.saturating_add(items.len());
+    if problems.1.rules > MOST_IN_ALL {
+        if known <= MOST_IN_ALL {
+            problems.push(written.error(format!("there are more than {MOST_IN_ALL} in all routes")));
+        }
+        return Vec::new();
+    }
     items.iter().filter_map(|item| rule(item, FORM, problems)).collect()
 }
 
@@ -176,7 +174,7 @@ fn rule(item: &Written<'_>, form: &str, problems: &mut Problems) -> Option<Reque
     let (mut allow, mut deny, mut message) = (false, None, None);
     for key in &keys {
         match key.name.as_str() {
-            "when" => rule.when = problems.take(expression(key, Purpose::Condition)),
+            "when" => rule.when = expression(key, Purpose::Condition, problems),
             "allow" => allow = problems.take(is_true(key)).is_some(),
             "deny" => deny = problems.take(status(key)),
             "message" => message = problems.take(read_message(key)),
@@ -202,9 +200,21 @@ fn rule(item: &Written<'_>, form: &str, problems: &mut Problems) -> Option<Reque
     Some(rule)
 }
 
-fn expression(key: &Written<'_>, purpose: Purpose) -> Result<Expression, String> {
-    let text = key.string("write an expression in quotes, like 'request.method == \"GET\"'")?;
-    Expression::read(text, purpose).map_err(|wrong| key.error(wrong))
+/// Reads an expression, unless those before it have used up what a manifest may have.
+fn expression(key: &Written<'_>, purpose: Purpose, problems: &mut Problems) -> Option<Expression> {
+    const FORM: &str = "write an expression in quotes, like 'request.method == \"GET\"'";
+    let text = problems.take(key.string(FORM))?;
+    let before = problems.1.bytes;
+    problems.1.bytes = before.saturating_add(text.len());
+    if problems.1.bytes > MOST_BYTES {
+        if before <= MOST_BYTES {
+            problems.push(key.error(format!("all expressions together have more than {MOST_BYTES} bytes")));
+        }
+        return None;
+    }
+    // The patterns of a refused expression count as well.
+    let read = Expression::read_counted(text, purpose, &mut problems.1.patterns);
+    problems.take(read.map_err(|wrong| key.error(wrong)))
 }
 
 fn is_true(key: &Written<'_>) -> Result<(), String> {
@@ -254,19 +264,19 @@ fn set(key: &Written<'_>, problems: &mut Problems) -> Vec<(HeaderName, HeaderTex
         if set.iter().any(|(known, _)| *known == name) {
             problems.push(field.error("the header is there twice"));
         }
-        set.extend(problems.take(text(field, FORM)).map(|text| (name, text)));
+        set.extend(text(field, FORM, problems).map(|text| (name, text)));
     }
     set
 }
 
-fn text(field: &Written<'_>, form: &str) -> Result<HeaderText, String> {
+fn text(field: &Written<'_>, form: &str, problems: &mut Problems) -> Option<HeaderText> {
     let Some(keys) = field.table() else {
-        field.string(form)?;
-        return headers::value(field).map(HeaderText::Fixed);
+        let value = field.string(form).and_then(|_| headers::value(field));
+        return problems.take(value).map(HeaderText::Fixed);
     };
     match keys.as_slice() {
-        [key] if key.inside(field) == "cel" => expression(key, Purpose::Text).map(HeaderText::Computed),
-        _ => Err(field.error(form)),
+        [key] if key.inside(field) == "cel" => expression(key, Purpose::Text, problems).map(HeaderText::Computed),
+        _ => problems.take(Err(field.error(form))),
     }
 }
 

@@ -21,7 +21,15 @@ pub(crate) struct Written<'a> {
 
 /// The problems of a manifest, each with its line where known.
 #[derive(Default)]
-pub(crate) struct Problems(pub(crate) Vec<String>);
+pub(crate) struct Problems(pub(crate) Vec<String>, pub(crate) Expense);
+
+/// What the rules of a manifest have cost to read so far: it is bounded while they are read, not after.
+#[derive(Default)]
+pub(crate) struct Expense {
+    pub(crate) rules: usize,
+    pub(crate) bytes: usize,
+    pub(crate) patterns: usize,
+}
 
 impl Problems {
     /// Adds a problem.

@@ -47,7 +47,7 @@ pub(super) struct Ruled {
     pub(super) service: Arc<Target>,
     /// The route, as metrics name it.
     pub(super) route: Arc<str>,
-    /// The URI with the path that the client sent.
+    /// The URI as it came to the service.
     pub(super) uri: Uri,
 }
 

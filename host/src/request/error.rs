@@ -171,6 +171,12 @@ impl RequestError {
         self.row().1
     }
 
+    /// Whether the client is to take what it asked for as unknown: a rule says so, without a message.
+    pub fn denies_existence(&self) -> bool {
+        let Self::Rule(refusal) = self else { return false };
+        refusal.status() == StatusCode::NOT_FOUND && refusal.message().is_none()
+    }
+
     /// Whether a guest or a replica worked on the request and failed.
     pub fn reached_backend(&self) -> bool {
         self.row().2 == Failed::At

@@ -175,7 +175,6 @@ fn route<'a>(
             {
                 record.set_audit(audit, caller.client, head, found.route);
             }
-            let ruled = Ruled::of(service, found.route, &head.uri);
             // After the record has the path that the client sent.
             if found.prefix > 0 {
                 // What is found relative to this path depends on it.
@@ -184,6 +183,8 @@ fn route<'a>(
                 }
                 headers::strip_prefix(head, found.prefix)?;
             }
+            // Rules see the path that the service sees, which is the same on every way to it.
+            let ruled = Ruled::of(service, found.route, &head.uri);
             if service.is_disabled() {
                 return Err(RequestError::Disabled);
             }

@@ -24,7 +24,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use self::evaluation::Evaluation;
-use self::failure::RuleFailure;
+use self::failure::{RuleFailure, STEPS};
 use self::input::RuleInput;
 use self::value::Value;
 use crate::auth::identity;
@@ -134,18 +134,25 @@ impl RuleSet {
     /// # Errors
     /// If a rule denies the request, or a condition cannot be evaluated.
     pub fn decide(&self, route: usize, input: &RuleInput<'_>) -> Result<RuleDecision<'_>, RuleRefusal> {
-        let decision = self.evaluate(route, input, input.client)?;
+        let mut steps = STEPS;
+        let decision = self.evaluate(route, input, input.client, &mut steps)?;
         if let Some(claimed) = input.claimed.filter(|_| self.uses.address) {
-            self.evaluate(route, input, claimed)?;
+            self.evaluate(route, input, claimed, &mut steps)?;
         }
         Ok(decision)
     }
 
-    fn evaluate(&self, route: usize, input: &RuleInput<'_>, client: IpAddr) -> Result<RuleDecision<'_>, RuleRefusal> {
+    fn evaluate(
+        &self,
+        route: usize,
+        input: &RuleInput<'_>,
+        client: IpAddr,
+        steps: &mut usize,
+    ) -> Result<RuleDecision<'_>, RuleRefusal> {
         let place = |of_route| move |(at, rule)| (RulePlace { of_route, number: at + 1 }, rule);
         let of_route = self.routes.get(route).into_iter().flatten().enumerate().map(place(true));
         let rules = of_route.chain(self.service.iter().enumerate().map(place(false)));
-        let (mut decision, mut evaluation) = (RuleDecision::default(), Evaluation::new(input, client));
+        let (mut decision, mut evaluation) = (RuleDecision::default(), Evaluation::new(input, client, *steps));
         for (place, rule) in rules {
             let failed = |failure| RuleRefusal { place, cause: RefusalCause::Failed(failure) };
             if !rule.when.as_ref().map_or(Ok(true), |when| evaluation.condition(when)).map_err(failed)? {
@@ -169,6 +176,7 @@ impl RuleSet {
                 }
             }
         }
+        *steps = evaluation.left();
         Ok(decision)
     }
 
@@ -185,6 +193,7 @@ fn header<'a>(evaluation: &mut Evaluation<'a>, expression: &'a Expression) -> Re
     let text = match evaluation.value(expression)? {
         Value::Text(text) => identity::escaped(&text),
         Value::Int(number) => number.to_string(),
+        Value::Large(number) => number.to_string(),
         Value::Double(number) => number.to_string(),
         Value::Bool(value) => value.to_string(),
         _ => return Err(RuleFailure::Type),

@@ -39,6 +39,11 @@ impl CelType {
         self.fits(other) || self.is_number() && other.is_number()
     }
 
+    /// Whether it is a list or a map, which have no `==`: comparing them has no bound.
+    pub(super) fn is_compound(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Map(_))
+    }
+
     /// Whether values of the type have an order.
     pub(super) fn is_ordered(&self) -> bool {
         !matches!(self, Self::Null | Self::List(_) | Self::Map(_))

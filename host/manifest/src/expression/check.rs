@@ -1,6 +1,7 @@
 //! Checks a parsed expression, and makes the tree that is evaluated.
 
 mod functions;
+mod literals;
 mod names;
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
@@ -35,12 +36,19 @@ pub(super) type Checked = Result<(CelNode, CelType), CelProblem>;
 #[derive(Default)]
 pub(super) struct Checker {
     pub(super) uses: Uses,
+    /// The patterns that were compiled, with those of the expressions before.
+    pub(super) patterns: usize,
     /// The variables of the loops around the current part, from the outside.
     locals: Vec<(String, CelType)>,
     depth: usize,
 }
 
 impl Checker {
+    /// Begins a check, with so many patterns in the expressions before.
+    pub(super) fn new(patterns: usize) -> Self {
+        Self { patterns, ..Self::default() }
+    }
+
     /// Checks a part of the expression.
     pub(super) fn check(&mut self, part: &IdedExpr) -> Checked {
         if self.depth == DEPTH {
@@ -220,6 +228,12 @@ impl Checker {
         if !fits {
             return fail(item.id, format!("{kind} is never in {of_kind}"));
         }
+        if kind.is_compound() {
+            return fail(item.id, format!("{kind} is not compared with items; write a loop, like a.exists(x, x in b)"));
+        }
+        if let CelNode::List(items) = &of_node {
+            items.iter().try_for_each(|one| literals::check(id, &node, one))?;
+        }
         if let CelNode::Literal(Literal::Text(key)) = &node {
             check_key(item.id, &of_node, key)?;
         }
@@ -250,10 +264,18 @@ impl Checker {
         if !ordered || !kind.may_equal(&other) {
             return fail(id, format!("{kind} cannot be compared with {other}"));
         }
+        if kind.is_compound() || other.is_compound() {
+            return fail(id, "lists and maps are not compared; write \"admin\" in identity.scopes, or a loop");
+        }
+        if matches!(by, Comparison::Equal | Comparison::Unequal) {
+            literals::check(id, &left, &right)?;
+            literals::check(id, &right, &left)?;
+        }
         Ok((CelNode::Compare(by, Box::new(left), Box::new(right)), CelType::Bool))
     }
 
     fn calculate(&mut self, id: u64, by: Arithmetic, left: &IdedExpr, right: &IdedExpr) -> Checked {
+        literals::check_name(id, by, left, right)?;
         let ((left, kind), (right, other)) = (self.check(left)?, self.check(right)?);
         let result = match (by, &kind, &other) {
             (_, CelType::Any, _) | (_, _, CelType::Any) => Some(CelType::Any),
@@ -331,6 +353,7 @@ fn constant(id: u64, literal: &LiteralValue) -> Checked {
         LiteralValue::Null => (CelNode::Literal(Literal::Null), CelType::Null),
         LiteralValue::Boolean(value) => (CelNode::Literal(Literal::Bool(*value.inner())), CelType::Bool),
         LiteralValue::Int(value) => (CelNode::Literal(Literal::Int(*value.inner())), CelType::Int),
+        LiteralValue::Double(value) if !value.inner().is_finite() => return fail(id, "the number is out of range"),
         LiteralValue::Double(value) => (CelNode::Literal(Literal::Double(*value.inner())), CelType::Double),
         LiteralValue::String(value) => (CelNode::Literal(Literal::Text(value.inner().to_owned())), CelType::Text),
         LiteralValue::UInt(_) => return fail(id, "write a number without `u`"),

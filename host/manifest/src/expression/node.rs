@@ -41,7 +41,7 @@ pub enum CelNode {
     /// A calculation.
     Calculate(Arithmetic, Box<CelNode>, Box<CelNode>),
     /// Whether text has a part that the pattern describes.
-    Matches(Box<CelNode>, Regex),
+    Matches(Box<CelNode>, Pattern),
     /// Whether an address is in a network.
     Within(Box<CelNode>, IpNet),
     /// A part of a time, in a zone that is so many seconds east of UTC.
@@ -52,6 +52,15 @@ pub enum CelNode {
     Search(Search, Box<CelNode>, Box<CelNode>),
     /// A loop over a list, or over the keys of a map.
     Loop(Loop, Box<CelNode>, Box<CelNode>),
+}
+
+/// A compiled pattern.
+#[derive(Debug)]
+pub struct Pattern {
+    /// The pattern.
+    pub regex: Regex,
+    /// The most bytes of memory that its states take, up to 64 KiB.
+    pub size: usize,
 }
 
 /// A constant.
@@ -78,7 +87,7 @@ pub enum Literal {
 pub enum Variable {
     /// `request.method`
     Method,
-    /// `request.path`: in normal form, as the client sent it.
+    /// `request.path`: in normal form, as the service sees it.
     Path,
     /// `request.query`: the parameters in the query.
     Query,

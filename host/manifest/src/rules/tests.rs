@@ -67,9 +67,35 @@ fn mistakes() {
     check("[[rules]]\nset = { range = 'a' }", "cannot be set");
     check(&"[[rules]]\ndeny = true\n".repeat(101), "101 rules are more than 100");
     let patterns = "[[rules]]\nwhen = \"request.path.matches('a')\"\ndeny = true\n".repeat(51);
-    check(&patterns, "51 calls of matches() are more than 50");
+    check(&patterns, "a manifest has at most 50 calls of matches()");
     let route =
         |number: usize| format!("[[routes]]\npath = '/{number}'\nrules = [{}]\n", "{ deny = true },".repeat(91));
-    check(&(0..11).map(route).collect::<String>(), "1001 in all routes are more than 1000");
+    check(&(0..11).map(route).collect::<String>(), "rules: there are more than 1000 in all routes");
     check("rate = '1/s'\nversion = 'a'", "`version`");
+}
+
+/// What a manifest costs is bounded while it is read: what comes after too much is neither compiled nor parsed.
+#[test]
+fn a_manifest_is_cheap_to_read() {
+    use crate::expression::{Expression, Purpose};
+    let pattern = "request.path.matches('^/(a|b)[0-9]{1,20}$')";
+    let mut patterns = 48;
+    for expected in [true, true, false, false] {
+        assert_eq!(Expression::read_counted(pattern, Purpose::Condition, &mut patterns).is_ok(), expected);
+    }
+    assert_eq!(patterns, 50);
+    // A refused expression counts as well.
+    let mut patterns = 0;
+    assert!(Expression::read_counted(&format!("{pattern} && a"), Purpose::Condition, &mut patterns).is_err());
+    assert_eq!(patterns, 1);
+    let long = format!("[[rules]]\nwhen = 'request.path == \"/{}\"'\ndeny = true\n", "a".repeat(1_900));
+    let problem = manifest(&long.repeat(60)).unwrap_err();
+    assert_eq!(problem.matches("all expressions together have more than 65536 bytes").count(), 1, "{problem}");
+    assert!(manifest(&long.repeat(30)).is_ok());
+    let route = |number: usize| {
+        format!("[[routes]]\npath = '/{number}'\nrules = [{}]\n", "{ when = 'a', deny = true },".repeat(100))
+    };
+    let problem = manifest(&(0..40).map(route).collect::<String>()).unwrap_err();
+    assert_eq!(problem.matches("more than 1000 in all routes").count(), 1);
+    assert_eq!(problem.matches("unknown variable `a`").count(), 1_000, "rules were read beyond the bound");
 }

@@ -18,7 +18,7 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 /// or if it was changed since.
 pub const PLACED: Duration = Duration::from_millis(50);
 
-/// The same for a text that no longer says who may send requests, as the first part of one that is written slowly.
+/// The same for a text that says less about who may send requests, as the first part of one that is written slowly.
 pub(super) const OPENS: Duration = Duration::from_secs(5);
 
 /// The content of a manifest.
@@ -47,15 +47,27 @@ impl Content {
         }
     }
 
-    /// Whether it says who may send requests.
-    fn guards(&self) -> bool {
-        let Self::Text(text) = self else { return false };
-        let Ok(keys) = text.parse::<toml::Table>() else { return false };
-        let has = |keys: &toml::Table| {
-            GUARDS.iter().filter_map(|name| keys.get(*name)).any(|value| value.as_bool() != Some(false))
+    /// Returns how many items it has that say who may send requests.
+    fn guards(&self) -> usize {
+        let Self::Text(text) = self else { return 0 };
+        let Ok(keys) = text.parse::<toml::Table>() else { return 0 };
+        let items = |name: &&str, value: &toml::Value| match value {
+            toml::Value::Boolean(false) => 0,
+            // Each is a table of its own, between which a text may end.
+            toml::Value::Array(rules) if *name == "rules" => rules.len().saturating_add(1),
+            _ => 1,
+        };
+        let count = |keys: &toml::Table| {
+            GUARDS.iter().filter_map(|name| keys.get(*name).map(|value| items(name, value))).sum::<usize>()
         };
         let routes = keys.get("routes").and_then(toml::Value::as_array).into_iter().flatten();
-        has(&keys) || routes.filter_map(toml::Value::as_table).any(has)
+        count(&keys) + routes.filter_map(toml::Value::as_table).map(count).sum::<usize>()
+    }
+
+    /// Whether it is the first part of another text.
+    fn begins(&self, other: &Self) -> bool {
+        let (Self::Text(part), Self::Text(text)) = (self, other) else { return false };
+        part.len() < text.len() && text.starts_with(&**part)
     }
 }
 
@@ -76,8 +88,8 @@ pub(super) struct Settling {
     known: Content,
     /// The content on disk that was put in force; another one than `known` if that is withdrawn.
     taken: Content,
-    /// The last text in force said who may send requests.
-    guards: bool,
+    /// What the last text in force had about who may send requests.
+    guards: usize,
     /// The device and inode of the file that was in force last.
     file: Option<(u64, u64)>,
     /// The state at the last scan, and the first scan with that state.
@@ -119,7 +131,7 @@ impl Settling {
     /// for a moment longer than an editor takes, as in a slow copy: only by another text, or with its component.
     fn take(&mut self) {
         self.taken = self.seen.content.clone();
-        let withdrawn = self.guards && self.taken.is_blank() && self.seen.beside.is_some();
+        let withdrawn = self.guards > 0 && self.taken.is_blank() && self.seen.beside.is_some();
         self.known = if withdrawn { Content::Withdrawn } else { self.taken.clone() };
         if !withdrawn && !matches!(self.known, Content::Unreadable(_)) {
             self.guards = self.known.guards();
@@ -152,7 +164,8 @@ impl Settling {
         let blank = self.seen.content.is_blank();
         let wait = match () {
             () if self.seen.placed && other && !blank => PLACED,
-            () if self.guards && !blank && !self.seen.content.guards() => OPENS,
+            () if !blank && self.seen.content.guards() < self.guards => OPENS,
+            () if !blank && self.guards > 0 && self.seen.content.begins(&self.known) => OPENS,
             () => SETTLE,
         };
         Some(wait.saturating_sub(now.saturating_duration_since(self.since)))

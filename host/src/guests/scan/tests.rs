@@ -179,6 +179,14 @@ fn a_manifest_that_guards_is_not_undone_by_its_absence() {
         is_in_force(&world);
         world.pass(Duration::from_millis(1));
         assert_eq!(world.said("a"), Some("2".into()));
+        // One that guards as much, but ends early.
+        world.write("a.toml", format!("{guard}\nenv.N = '1'"));
+        world.pass(SETTLE);
+        world.write("a.toml", format!("{guard}\n"));
+        world.pass(OPENS - Duration::from_millis(1));
+        is_in_force(&world);
+        world.pass(Duration::from_millis(1));
+        assert_eq!(world.said("a"), None);
         // What was complete at once is taken at once.
         world.write("a.toml", &text);
         world.pass(SETTLE);
@@ -195,6 +203,14 @@ fn a_manifest_that_guards_is_not_undone_by_its_absence() {
         assert!(world.live("a").is_none());
         assert_eq!(world.refused(), Vec::<String>::new());
     }
+    // The first of two rules, in a text that is new from its first line.
+    let text = "env.N = '1'\n[[rules]]\ndeny = 403\n[[rules]]\ndeny = 404";
+    let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", text.as_bytes())], true);
+    world.write("a.toml", "env.N = '2'\n[[rules]]\ndeny = 403");
+    world.pass(OPENS - Duration::from_millis(1));
+    assert_eq!(world.said("a"), Some("1".into()));
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.said("a"), Some("2".into()));
 }
 
 #[test]

@@ -7,9 +7,13 @@ use http::header::{self, HeaderValue};
 use super::{Body, Last};
 use crate::request::error::RequestError;
 use lodge_traffic::proxy::headers::Malformed;
+use lodge_traffic::routing::router::Missed;
 
 /// Converts an error to a response with problem details (RFC 9457).
 pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
+    // A rule that says 404 is not to show that there is something.
+    let unknown = RequestError::from(Missed::Route);
+    let error = if error.denies_existence() { &unknown } else { error };
     let status = error.status();
     let mut text = serde_json::json!({
         "type": format!("urn:lodge:problem:{}", error.reason()),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Request, header};
 
 use super::fixture::{Fixture, call, get, with_body};
+use lodge_base::config::ServiceHosts;
 
 const MANIFEST: &str = "
 cache = true
@@ -72,6 +73,30 @@ async fn rules_come_before_the_cache() {
     let counted = host.refused("users");
     let count = |reason| counted.iter().find(|(name, _)| *name == reason).map(|(_, count)| *count);
     assert_eq!((count("rule-denied"), count("rule-failed")), (Some(4), Some(2)));
+}
+
+/// A rule about a path holds on every way to its service: by a route without its prefix, by the host of the service, and for calls.
+#[tokio::test]
+async fn rules_see_the_path_that_the_service_sees() {
+    let text = "routes = [{ path = '/echo', strip_prefix = true }, { path = '/other', host = 'other.test', strip_prefix = true }]\n\
+                [[rules]]\nwhen = 'request.path == \"/admin\" || request.path.startsWith(\"/admin/\")'\ndeny = 404";
+    let mut host = Fixture::with(&[("echo", text)]).await;
+    host.handler.service_hosts = ServiceHosts::All;
+    for target in ["test/echo/admin", "test/echo/%61dmin/x", "echo.localhost/admin", "other.test/other/x/../admin"] {
+        let reply = host.send(get(&*format!("http://{target}"))).await;
+        // As for a path that nobody has.
+        assert_eq!((reply.status, reply.text.as_str()), (404, "no-route"), "{target}");
+    }
+    for target in ["test/echo//admin", "echo.localhost//admin"] {
+        assert_eq!(host.send(get(&*format!("http://{target}"))).await.text, "bad-request", "{target}");
+    }
+    for target in ["test/echo/users", "echo.localhost/echo/admin"] {
+        assert_eq!(host.send(get(&*format!("http://{target}"))).await.text, "no-replica", "{target}");
+    }
+    let of = call("echo.localhost", 1, Instant::now() + Duration::from_secs(60));
+    assert_eq!(host.call(&of, get("http://echo.internal/admin")).await.text, "no-route");
+    let counted = host.refused("echo");
+    assert!(counted.contains(&("rule-denied", 5)), "{counted:?}");
 }
 
 /// The address of the client is checked before rules, and no rule is asked for a client that is not allowed.

@@ -122,9 +122,14 @@ impl<T: InRotation> Split<T> {
 
     /// Returns the version that `is` says, whatever its share, and whether the result counts. As with the rules of a version, its client
     /// may have chosen it, so that results count only for a version that gets no other requests. `None` if there is no such version,
-    /// or if it is out of rotation.
+    /// if it is out of rotation, or if it has copies of requests only.
     pub fn named(&self, is: impl Fn(&T) -> bool) -> Option<(&Arc<T>, bool)> {
-        let version = self.versions.iter().find(|version| is(&version.target) && version.target.is_in_rotation())?;
+        let only_mirrors =
+            |share: &TrafficShare| share.mirror > Percent(0) && share.percent == Percent(0) && share.rules.is_empty();
+        let version = self
+            .versions
+            .iter()
+            .find(|version| is(&version.target) && version.target.is_in_rotation() && !only_mirrors(&version.share))?;
         Some((&version.target, self.judges && version.share.percent == Percent(0)))
     }
 

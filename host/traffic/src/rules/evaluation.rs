@@ -1,5 +1,5 @@
 //! Evaluates expressions. Every step takes from a budget that all rules share for a request, so that no expression costs more than
-//! some tenths of a millisecond, whatever its values are.
+//! about two milliseconds, whatever its values are.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::HeaderMap;
 
-use super::failure::{RuleFailure, STEPS};
+use super::failure::RuleFailure;
 use super::input::RuleInput;
 use super::operations::{any, calculate, call, compare, timestamp};
 use super::value::{Evaluated, Value};
@@ -17,6 +17,10 @@ use lodge_manifest::expression::node::{CelNode, Loop, Search, Variable};
 
 /// The bytes of text that one step reads.
 const BYTES: usize = 16;
+
+/// The product of the bytes of a text and those of a pattern's states that one step pays for. A state takes about 32 bytes, and the
+/// slowest search looks at each of them for each byte.
+const MATCH: usize = 512;
 
 /// The evaluation of the rules for one request.
 pub(super) struct Evaluation<'a> {
@@ -28,9 +32,14 @@ pub(super) struct Evaluation<'a> {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Begins an evaluation with this address of the client.
-    pub(super) fn new(input: &'a RuleInput<'a>, client: IpAddr) -> Self {
-        Self { input, client, steps: STEPS, locals: Vec::new() }
+    /// Begins an evaluation with this address of the client and so many steps.
+    pub(super) fn new(input: &'a RuleInput<'a>, client: IpAddr, steps: usize) -> Self {
+        Self { input, client, steps, locals: Vec::new() }
+    }
+
+    /// Returns the steps that are left.
+    pub(super) fn left(&self) -> usize {
+        self.steps
     }
 
     /// Whether a condition is met.
@@ -98,11 +107,14 @@ impl<'a> Evaluation<'a> {
                 if self.truth(condition)? { self.eval(then) } else { self.eval(otherwise) }
             }
             CelNode::Compare(by, left, right) => {
+                self.check_lines(left)?;
+                self.check_lines(right)?;
                 let (left, right) = (self.eval(left)?, self.eval(right)?);
                 self.charge(left.weight().min(right.weight()))?;
                 compare(*by, &left, &right).map(Value::Bool)
             }
             CelNode::In(item, of) => {
+                self.check_lines(item)?;
                 let (item, of) = (self.eval(item)?, self.eval(of)?);
                 self.contains(&item, &of).map(Value::Bool)
             }
@@ -113,9 +125,8 @@ impl<'a> Evaluation<'a> {
             }
             CelNode::Matches(of, pattern) => {
                 let text = self.text(of)?;
-                // A pattern reads each byte, and some more than once.
-                self.charge(text.len().saturating_mul(4))?;
-                Ok(Value::Bool(pattern.is_match(&text)))
+                self.charge(text.len().saturating_mul(pattern.size) / MATCH * BYTES)?;
+                Ok(Value::Bool(pattern.regex.is_match(&text)))
             }
             CelNode::Within(address, network) => {
                 let address = match &**address {
@@ -136,7 +147,7 @@ impl<'a> Evaluation<'a> {
             }
             CelNode::Search(search, text, part) => {
                 let (text, part) = (self.text(text)?, self.text(part)?);
-                self.charge(text.len())?;
+                self.charge(text.len().saturating_add(part.len()))?;
                 Ok(Value::Bool(match search {
                     Search::Contains => text.contains(&*part),
                     Search::StartsWith => text.starts_with(&*part),
@@ -199,7 +210,7 @@ impl<'a> Evaluation<'a> {
             Value::List(items) if items.is_empty() => Ok(None),
             Value::Headers(headers) => self.header(headers, key),
             Value::Query(query) => {
-                self.charge(query.len())?;
+                self.charge(of.weight())?;
                 let mut found = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == key);
                 match (found.next(), found.next()) {
                     (_, Some(_)) => Err(RuleFailure::Several),
@@ -214,16 +225,28 @@ impl<'a> Evaluation<'a> {
     fn header(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
         let mut lines = headers.get_all(name).iter();
         let Some(first) = lines.next() else { return Ok(None) };
+        self.charge(first.len())?;
         let first = first.to_str().map_err(|_| RuleFailure::Encoding)?;
         let mut joined = Cow::Borrowed(first);
         for line in lines {
-            let line = line.to_str().map_err(|_| RuleFailure::Encoding)?;
             self.charge(line.len())?;
+            let line = line.to_str().map_err(|_| RuleFailure::Encoding)?;
             let text = joined.to_mut();
             text.push_str(", ");
             text.push_str(line);
         }
         Ok(Some(Value::Text(joined)))
+    }
+
+    /// Refuses to compare a header that has several lines: which of them a service reads is not known here.
+    fn check_lines(&self, node: &CelNode) -> Result<(), RuleFailure> {
+        match node {
+            CelNode::Field(of, name) if matches!(**of, CelNode::Variable(Variable::Headers)) => {
+                let several = self.input.headers.get_all(name).iter().nth(1).is_some();
+                if several { Err(RuleFailure::Several) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
     }
 
     fn index(&mut self, of: &Value<'a>, key: &Value<'a>) -> Evaluated<'a> {
@@ -232,7 +255,11 @@ impl<'a> Evaluation<'a> {
             (of, Value::Int(number)) => {
                 let at = usize::try_from(*number).map_err(|_| RuleFailure::MissingItem)?;
                 let item = match of {
-                    Value::List(items) => items.get(at).cloned(),
+                    Value::List(items) => {
+                        // Text that an expression has made is copied.
+                        self.charge(items.get(at).map_or(0, Value::weight))?;
+                        items.get(at).cloned()
+                    }
                     Value::Scopes(items) => items.get(at).map(|item| Value::text(item)),
                     Value::Array(items) => items.get(at).map(Value::of_json),
                     _ => return Err(RuleFailure::Type),
@@ -289,7 +316,10 @@ impl<'a> Evaluation<'a> {
                 (Loop::Map, value) => made.push(value?),
                 (Loop::All, Ok(Value::Bool(false))) => return Ok(Value::Bool(false)),
                 (Loop::Exists, Ok(Value::Bool(true))) => return Ok(Value::Bool(true)),
-                (Loop::Filter, Ok(Value::Bool(true))) => made.push(item.clone()),
+                (Loop::Filter, Ok(Value::Bool(true))) => {
+                    self.charge(item.weight())?;
+                    made.push(item.clone());
+                }
                 (_, Ok(Value::Bool(holds))) => held += usize::from(holds),
                 // As in CEL, an item that decides does so also if another one has no value.
                 (Loop::All | Loop::Exists, Err(failure)) => failed = Some(failure),

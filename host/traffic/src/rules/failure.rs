@@ -1,6 +1,7 @@
 //! Why an expression has no value.
 
-/// The steps that the rules may take for one request. A step is one operation, or 16 bytes of text.
+/// The steps that the rules may take for one request. A step is one operation, or 16 bytes of text; what it is of patterns,
+/// `evaluation` says.
 pub(super) const STEPS: usize = 20_000;
 
 /// Why an expression has no value.
@@ -21,8 +22,8 @@ pub enum RuleFailure {
     /// A header or parameter is not text.
     #[error("a header is not ASCII text")]
     Encoding,
-    /// A parameter occurs more than once.
-    #[error("a parameter of the query occurs more than once")]
+    /// A parameter, or a header that is compared, occurs more than once.
+    #[error("a parameter of the query, or a header that is compared, occurs more than once")]
     Several,
     /// The size of the body is not known.
     #[error("the size of the body is not known; test for it first, by has(request.size)")]

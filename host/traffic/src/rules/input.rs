@@ -15,7 +15,7 @@ pub struct RuleInput<'a> {
     pub method: &'a Method,
     /// The absolute URI in canonical form.
     pub uri: &'a Uri,
-    /// The path that the client sent, in the one form that all of its spellings have. Any text, if [no rule needs
+    /// The path that the service sees, in the one form that all of its spellings have. Any text, if [no rule needs
     /// it](lodge_manifest::expression::Uses::path).
     pub path: &'a str,
     /// The headers that the service will see.

@@ -29,7 +29,7 @@ pub(super) fn any(results: impl Iterator<Item = Result<bool, RuleFailure>>) -> R
 /// # Errors
 /// If their types have no such comparison.
 pub(super) fn compare(by: Comparison, left: &Value<'_>, right: &Value<'_>) -> Result<bool, RuleFailure> {
-    let order = |holds: fn(Ordering) -> bool| left.order(right).map(|order| order.is_some_and(holds));
+    let order = |holds: fn(Ordering) -> bool| left.order(right).map(holds);
     match by {
         Comparison::Equal => left.equals(right),
         Comparison::Unequal => left.equals(right).map(|equal| !equal),
@@ -55,13 +55,17 @@ pub(super) fn calculate<'a>(by: Arithmetic, left: Value<'a>, right: Value<'a>) -
             Arithmetic::Remainder => a.checked_rem(b),
         }
         .map(Value::Int),
-        (_, Value::Double(a), Value::Double(b)) => Some(Value::Double(match by {
-            Arithmetic::Add => a + b,
-            Arithmetic::Subtract => a - b,
-            Arithmetic::Multiply => a * b,
-            Arithmetic::Divide => a / b,
-            Arithmetic::Remainder => return Err(RuleFailure::Type),
-        })),
+        (_, Value::Double(a), Value::Double(b)) => {
+            let number = match by {
+                Arithmetic::Add => a + b,
+                Arithmetic::Subtract => a - b,
+                Arithmetic::Multiply => a * b,
+                Arithmetic::Divide => a / b,
+                Arithmetic::Remainder => return Err(RuleFailure::Type),
+            };
+            // No comparison with NaN is true, so that a condition with one would let through what it is to deny.
+            Some(number).filter(|number| number.is_finite()).map(Value::Double)
+        }
         (Arithmetic::Add, Value::Text(a), Value::Text(b)) => {
             if a.len().saturating_add(b.len()) > TEXT {
                 return Err(RuleFailure::TooLarge);
@@ -98,7 +102,14 @@ pub(super) fn call(function: Function, value: Value<'_>) -> Evaluated<'_> {
         (Function::Double, Value::Double(number)) => Ok(Value::Double(number)),
         #[expect(clippy::cast_precision_loss, reason = "a large number is rounded, as in CEL")]
         (Function::Double, Value::Int(number)) => Ok(Value::Double(number as f64)),
-        (Function::Double, Value::Text(of)) => of.parse().map(Value::Double).map_err(|_| RuleFailure::Form),
+        (Function::Double, Value::Text(of)) => {
+            let number = of.parse().ok().filter(|number: &f64| number.is_finite());
+            number.map(Value::Double).ok_or(RuleFailure::Form)
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a large number is rounded, as in CEL")]
+        (Function::Double, Value::Large(number)) => Ok(Value::Double(number as f64)),
+        (Function::Int, Value::Large(_)) => Err(RuleFailure::Overflow),
+        (Function::Text, Value::Large(number)) => text(number.to_string()),
         (Function::Text, Value::Text(of)) => Ok(Value::Text(of)),
         (Function::Text, Value::Int(number)) => text(number.to_string()),
         (Function::Text, Value::Double(number)) => text(number.to_string()),

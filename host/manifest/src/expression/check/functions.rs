@@ -4,14 +4,18 @@ use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use ipnet::IpNet;
 use regex::RegexBuilder;
 
-use super::{CelProblem, Checked, Checker, fail};
+use super::{CelProblem, Checked, Checker, fail, literals};
+use crate::expression::PATTERNS;
 use crate::expression::cel_type::CelType;
-use crate::expression::node::{CelNode, Function, Literal, Search};
+use crate::expression::node::{CelNode, Function, Literal, Pattern, Search};
 use crate::expression::time::{self, TimePart};
 use lodge_base::config::key::{nearest, network};
 
 /// The most bytes of memory for a compiled pattern, and for what it remembers while it is used.
-const PATTERN: usize = 256 << 10;
+const PATTERN: usize = 64 << 10;
+
+/// The first size that is tried: most patterns are smaller.
+const SMALL_PATTERN: usize = 1 << 10;
 
 /// The call of a function.
 pub(super) struct Callee<'a> {
@@ -87,6 +91,7 @@ pub(super) fn check(
             return fail(id, format!("write it like request.path.{name}(\"/a\")"));
         };
         let (text, part) = (checker.expect(text, &CelType::Text)?, checker.expect(part, &CelType::Text)?);
+        literals::check_part(id, *search, &text, &part)?;
         return Ok((CelNode::Search(*search, text, part), CelType::Bool));
     }
     if let Some((_, part)) = PARTS.iter().find(|(known, _)| *known == name) {
@@ -137,7 +142,9 @@ fn time_part(
     let (Some(of), [] | [_]) = (target, args) else {
         return fail(callee.id, format!("write it like now.{}()", callee.name));
     };
-    let zone = args.first().map_or(Ok(0), |zone| quoted(zone, "a time zone like \"+02:00\" or \"UTC\"", time::zone))?;
+    let zone = args.first().map_or(Ok(0), |zone| {
+        quoted(zone, "a time zone like \"+02:00\" or \"UTC\"; names of zones are not supported", time::zone)
+    })?;
     let (node, kind) = checker.check(of)?;
     let of_span = kind == CelType::Duration && args.is_empty() && part.of_span(0).is_some();
     if !kind.fits(&CelType::Timestamp) && !of_span {
@@ -150,10 +157,25 @@ fn matches(checker: &mut Checker, text: &IdedExpr, pattern: &IdedExpr) -> Checke
     let Some(written) = text_of(pattern) else {
         return fail(pattern.id, "a pattern must be quoted here: it is compiled once, and not for each request");
     };
-    let compiled = RegexBuilder::new(written).size_limit(PATTERN).dfa_size_limit(PATTERN).build();
-    let compiled = compiled.map_err(|error| CelProblem { id: pattern.id, message: in_words(&error) })?;
-    checker.uses.patterns += 1;
-    Ok((CelNode::Matches(checker.expect(text, &CelType::Text)?, compiled), CelType::Bool))
+    if checker.patterns >= PATTERNS {
+        let most = format!("a manifest has at most {PATTERNS} calls of matches(); use startsWith() or ==");
+        return fail(pattern.id, most);
+    }
+    checker.patterns += 1;
+    let pattern = compile(written).map_err(|error| CelProblem { id: pattern.id, message: in_words(&error) })?;
+    Ok((CelNode::Matches(checker.expect(text, &CelType::Text)?, pattern), CelType::Bool))
+}
+
+/// Compiles a pattern. The engine does not say how large one is, so that larger limits are tried until it fits.
+fn compile(written: &str) -> Result<Pattern, regex::Error> {
+    let mut size = SMALL_PATTERN;
+    loop {
+        match RegexBuilder::new(written).size_limit(size).dfa_size_limit(PATTERN).build() {
+            Ok(regex) => return Ok(Pattern { regex, size }),
+            Err(regex::Error::CompiledTooBig(_)) if size < PATTERN => size *= 2,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Returns what is wrong with a pattern, in one line.

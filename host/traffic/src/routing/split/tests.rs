@@ -122,6 +122,8 @@ fn a_mirror_gets_its_share() {
     let share = TrafficShare { mirror: Percent(500), ..TrafficShare::default() };
     let split = Split::new([(share, Arc::new(Fake("shadow", true)))], None).unwrap();
     assert_eq!((0..10_000).filter(|_| split.mirror().is_some()).count(), 500);
+    assert!(split.named(|_| true).is_none(), "its responses are for nobody");
+    assert!(Split::new([part("a", 0)], None).unwrap().named(|_| true).is_some());
     assert_eq!(counted(&split, 1_000), BTreeMap::from([("service", 1_000)]));
     assert!(Split::new([part("a", 1)], None).unwrap().mirror().is_none());
 }
