@@ -284,9 +284,11 @@ impl Admin {
         Ok(response)
     }
 
-    fn cluster(&self) -> ClusterStatus {
-        let none = || ClusterStatus { state: "none".into(), ..ClusterStatus::default() };
-        self.scrape.cluster.as_ref().map_or_else(none, |cluster| cluster.status())
+    async fn cluster(&self) -> Response<Body> {
+        let Some(cluster) = &self.scrape.cluster else {
+            return body::json(&ClusterStatus { state: "none".into(), ..ClusterStatus::default() });
+        };
+        body::typed("application/json", cluster.json().await)
     }
 
     fn host(&self) -> HostStatus {

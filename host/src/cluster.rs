@@ -8,29 +8,29 @@ mod members;
 pub(crate) mod record;
 mod registration;
 mod roster;
+mod rounds;
 mod status;
 mod view;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use bytes::Bytes;
 use lodge_base::config::Config;
 use lodge_base::config::cluster::{MOST_HOST, is_plain};
 use lodge_base::files;
 use lodge_base::ids::Ids;
 use lodge_base::lock::lock;
-use lodge_state::{Error, Key, LockName, Locks, Quota, Store, Token};
+use lodge_state::{Error, Key, LockName, Quota, Store};
 use lodge_traffic::admission::Concurrency;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use self::leader::{Election, FencedValue};
-use self::members::{Changes, named};
 use self::record::HostRecord;
-use self::registration::{Registration, Renewal};
-use self::roster::Roster;
-use self::view::ClusterView;
+use self::rounds::Participation;
+use self::view::{ClusterView, ELECT, OPERATIONS, READ, RENEW, ShownCluster};
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 
@@ -46,14 +46,11 @@ const QUOTA: Quota = Quota { keys: 20_000, bytes: 256 << 20 };
 /// The longest time for leaving the cluster while the host stops.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// The key with the name of the leader.
-const LEADER: &str = "leader";
+/// The part of `cluster.ttl` that a step of a round may take. A round has three: so a slow server ends no term.
+const STEP: u32 = 4;
 
-/// What can fail, and its places in the list of failures.
-const OPERATIONS: [&str; 3] = ["renew", "read", "elect"];
-const RENEW: usize = 0;
-const READ: usize = 1;
-const ELECT: usize = 2;
+/// The age up to which one text of the status is shared by all requests for it.
+const SHARED: Duration = Duration::from_millis(200);
 
 /// The cluster that a host is in.
 pub struct Cluster {
@@ -63,13 +60,19 @@ pub struct Cluster {
     interval: Duration,
     ttl: Duration,
     keep: Duration,
-    timeout: Duration,
+    /// The longest time of an operation on the store.
+    step: Duration,
     /// A random number of this process.
     id: String,
     leader: Leadership,
     work: tokio::sync::Mutex<Option<Participation>>,
-    leaving: AtomicBool,
+    /// The store, once it is open, for the readings, which wait for no round.
+    store: Mutex<Option<Arc<dyn Store>>>,
+    opened: Notify,
+    leaving: watch::Sender<bool>,
     view: Mutex<ClusterView>,
+    /// The last text of the status.
+    shared: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     failures: [AtomicU64; OPERATIONS.len()],
 }
 
@@ -81,16 +84,6 @@ struct Names {
     members: String,
     /// The bucket of the name of the leader, and its lock.
     leader: String,
-}
-
-/// What this host does with the store.
-struct Participation {
-    store: Arc<dyn Store>,
-    locks: Arc<dyn Locks>,
-    registration: Registration,
-    election: Election,
-    /// The token with which this host has last written that it leads.
-    announced: Option<Token>,
 }
 
 /// The sources of what a host says of itself.
@@ -122,12 +115,15 @@ impl Cluster {
             interval: settings.interval,
             ttl: settings.ttl,
             keep: settings.keep,
-            timeout: config.state.timeout,
+            step: config.state.timeout.min(settings.ttl / STEP),
             id: Ids::new().request().to_string(),
             leader: Leadership::default(),
             work: tokio::sync::Mutex::default(),
-            leaving: AtomicBool::new(false),
+            store: Mutex::default(),
+            opened: Notify::new(),
+            leaving: watch::Sender::new(false),
             view: Mutex::default(),
+            shared: tokio::sync::Mutex::default(),
             failures: Default::default(),
         })))
     }
@@ -137,19 +133,39 @@ impl Cluster {
         self.leader.clone()
     }
 
-    /// Renews the record and reads those of the others, for as long as the host serves.
+    /// Renews the record and reads those of the others, for as long as the host serves. The two do not wait for each other.
     pub async fn run(self: Arc<Self>, stores: Arc<Stores>, load: LocalServices) {
-        while !self.leaving.load(Relaxed) {
-            let done = self.round(&stores, &load).await;
-            self.report(done, Instant::now());
-            tokio::time::sleep(self.pause()).await;
+        let renewing = async {
+            while !self.has_left() {
+                let next = Instant::now() + self.pause();
+                self.round(&stores, &load).await;
+                tokio::time::sleep_until(next).await;
+            }
+        };
+        let reading = async {
+            if lock(&self.store).is_none() {
+                self.opened.notified().await;
+            }
+            while !self.has_left() {
+                let next = Instant::now() + self.pause();
+                self.read().await;
+                tokio::time::sleep_until(next).await;
+            }
+        };
+        let mut leaving = self.leaving.subscribe();
+        // What waits for the store when the host leaves ends there.
+        tokio::select! {
+            biased;
+            _ = leaving.wait_for(|leaving| *leaving) => {}
+            () = async { tokio::join!(renewing, reading); } => {}
         }
         std::future::pending().await
     }
 
-    /// Removes the record of this host, and lets another one lead, while requests still finish.
+    /// Stops leading, removes the record of this host, and lets another one lead, while requests still finish.
     pub async fn leave(&self) {
-        self.leaving.store(true, Relaxed);
+        self.leader.leave();
+        self.leaving.send_replace(true);
         let left = timeout(LEAVE, async {
             let Some(mut work) = self.work.lock().await.take() else { return Ok(()) };
             let (deadline, name) = (Instant::now() + LEAVE, LockName::new(&self.names.leader)?);
@@ -161,8 +177,15 @@ impl Cluster {
         let (Names { cluster, host, .. }, ttl) = (&self.names, humantime::format_duration(self.ttl));
         match done {
             Ok(()) => tracing::info!("left the cluster {cluster}, of which this host was {host}"),
-            Err(error) => tracing::warn!("the record of {host} in the cluster {cluster} lasts for {ttl} more: {error}"),
+            Err(error) => tracing::warn!(
+                "the record of {host} in the cluster {cluster}, or its lease as the leader, may last for {ttl} more: {}",
+                error.for_operators()
+            ),
         }
+    }
+
+    fn has_left(&self) -> bool {
+        *self.leaving.borrow()
     }
 
     /// Returns the time to the next round, a tenth of which is random, so that hosts which have started together do not stay
@@ -177,47 +200,7 @@ impl Cluster {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
-    }
-
-    /// Does everything once.
-    ///
-    /// # Errors
-    /// Why the store cannot be used.
-    async fn round(&self, stores: &Stores, load: &LocalServices) -> Result<(), String> {
-        let own = self.own(load);
-        {
-            let mut view = lock(&self.view);
-            view.started.get_or_insert_with(Instant::now);
-            view.own = own.clone();
-        }
-        let mut work = self.work.lock().await;
-        if self.leaving.load(Relaxed) {
-            return Ok(());
-        }
-        let work = match &mut *work {
-            Some(work) => work,
-            none => none.insert(self.open(stores).await.inspect_err(|_| self.count(RENEW))?),
-        };
-        let failed = |operation| {
-            move |error: Error| {
-                self.count(operation);
-                error.to_string()
-            }
-        };
-        self.renew(work, own).await.map_err(failed(RENEW))?;
-        self.read(work).await.map_err(failed(READ))?;
-        self.elect(work).await.map_err(failed(ELECT))
-    }
-
-    async fn open(&self, stores: &Stores) -> Result<Participation, String> {
-        let (store, locks) = stores.of_hosts(NAMESPACE, QUOTA, self.deadline()).await?;
-        let new = || {
-            let registration = Registration::new(self.id.clone(), self.ttl)?;
-            Ok((registration, Election::new(self.leader.clone(), self.ttl)?))
-        };
-        let (registration, election) = new().map_err(|error: Error| error.to_string())?;
-        Ok(Participation { store, locks, registration, election, announced: None })
+        Instant::now() + self.step
     }
 
     /// What this host says of itself.
@@ -237,122 +220,65 @@ impl Cluster {
         }
     }
 
-    async fn renew(&self, work: &mut Participation, own: HostRecord) -> Result<(), Error> {
-        let renewal = work.registration.renew(&*work.store, self.key()?, own.write().into(), self.deadline()).await?;
-        let mut view = lock(&self.view);
-        let taken = view.taken.take();
-        let Names { cluster, host, .. } = &self.names;
-        match renewal {
-            Renewal::Done => {
-                if view.renewed.is_none() || taken.is_some() {
-                    tracing::info!("this host is {host} in the cluster {cluster}");
-                }
-                view.renewed = Some((Instant::now(), SystemTime::now()));
-            }
-            Renewal::Taken { by, alive } => {
-                let by = by.map_or(String::new(), |by| format!(" at {by}"));
-                let advice = match alive {
-                    true => "give one of the two another cluster.host",
-                    false => "if that one has ended, this one joins when its record expires",
-                };
-                let problem =
-                    format!("another host{by} is {host} in the cluster {cluster}, so this host is not in it; {advice}");
-                if taken.as_ref() != Some(&problem) {
-                    tracing::warn!("{problem}");
-                }
-                view.taken = Some(problem);
-            }
-        }
-        Ok(())
+    /// Counts a failure, and says once that the store cannot be used, and once that it can be used again.
+    fn report(&self, operation: usize, done: Result<(), Error>, now: Instant) {
+        let done = done.map_err(|error| error.for_operators());
+        self.report_reason(operation, done, now);
     }
 
-    async fn read(&self, work: &Participation) -> Result<(), Error> {
-        let Names { cluster, host, members, .. } = &self.names;
-        let reading = Roster::new(&*work.store, members, host, self.timeout).await?;
-        let (ignored, truncated) = (reading.ignored, reading.truncated);
-        let mut view = lock(&self.view);
-        let before = (view.members.ignored > 0, view.members.truncated);
-        let Changes { joined, left } = view.members.update(reading, Instant::now());
-        drop(view);
-        if !joined.is_empty() {
-            tracing::info!("hosts in the cluster {cluster}: {}", named(&joined));
-        }
-        if !left.is_empty() {
-            tracing::info!("hosts not in the cluster {cluster} any more: {}", named(&left));
-        }
-        if ignored > 0 && !before.0 {
-            tracing::warn!(
-                "{ignored} records of the cluster {cluster} are no records of hosts, and are ignored; something else writes to \
-                 the namespace {NAMESPACE} of the server of state.url"
-            );
-        }
-        if truncated && !before.1 {
-            tracing::warn!("the cluster {cluster} has more hosts than this one can know; some are left out");
-        }
-        Ok(())
-    }
-
-    /// Leads, or finds out who does.
-    async fn elect(&self, work: &mut Participation) -> Result<(), Error> {
-        let (name, now) = (LockName::new(&self.names.leader)?, Instant::now());
-        // A host whose name another one has is in no cluster.
-        let is_member = lock(&self.view).taken.is_none();
-        let token = match is_member {
-            true => work.election.round(&*work.locks, name, now, self.deadline()).await?,
-            false => None,
-        };
-        let value = FencedValue { store: &*work.store, key: Key::new(&self.names.leader, LEADER)? };
-        let host = &self.names.host;
-        let mut leader = value.read(self.deadline()).await?;
-        if let Some(token) = token.filter(|token| work.announced != Some(*token)) {
-            if value.write(token, host, self.deadline()).await? {
-                work.announced = Some(token);
-                tracing::info!("this host leads the cluster {}", self.names.cluster);
-            }
-            leader = value.read(self.deadline()).await?;
-        }
-        lock(&self.view).leader = leader;
-        Ok(())
-    }
-
-    fn count(&self, operation: usize) {
-        if let Some(failures) = self.failures.get(operation) {
-            failures.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Says once that the store is away, and once that it is back. Forgets the others when they were not seen for too long.
-    fn report(&self, done: Result<(), String>, now: Instant) {
-        let mut view = lock(&self.view);
+    fn report_reason(&self, operation: usize, done: Result<(), String>, now: Instant) {
         let cluster = &self.names.cluster;
-        match (done, view.away.take()) {
-            (Ok(()), None) => {}
-            (Ok(()), Some((_, since))) => {
-                let away =
-                    humantime::format_duration(Duration::from_secs(now.saturating_duration_since(since).as_secs()));
-                tracing::info!("the store of the cluster {cluster} is back after {away}");
+        let mut view = lock(&self.view);
+        let since = view.failing.iter().flatten().map(|(_, since)| *since).min();
+        let before = view.failing.get_mut(operation).and_then(Option::take);
+        if let Err(why) = done {
+            self.failures.get(operation).map(|failures| failures.fetch_add(1, Relaxed));
+            let what = match operation {
+                RENEW => "this host cannot renew its record",
+                READ => "this host cannot read the records of the others",
+                _ => "this host cannot find out which host leads",
+            };
+            let why = format!("{what} on the server of `state.url`: {why}");
+            if since.is_none() {
+                let keep = humantime::format_duration(self.keep);
+                tracing::warn!("cluster {cluster}: {why}; this host serves on, and the others stay known for {keep}");
             }
-            (Err(why), before) => {
-                if before.is_none() {
-                    let keep = humantime::format_duration(self.keep);
-                    tracing::warn!(
-                        "the store of the cluster {cluster} cannot be used: {why}; this host serves on, and the other hosts \
-                         stay known for {keep}"
-                    );
-                }
-                view.away = Some((why, before.map_or(now, |(_, since)| since)));
+            if let Some(failing) = view.failing.get_mut(operation) {
+                *failing = Some((why, before.map_or(now, |(_, since)| since)));
             }
+        } else if let Some(since) = since.filter(|_| view.failing.iter().all(Option::is_none)) {
+            // The others could not renew their records either.
+            self.unsettle(&mut view, now, self.ttl);
+            let away = now.saturating_duration_since(since).as_secs();
+            let away = humantime::format_duration(Duration::from_secs(away));
+            tracing::info!("cluster {cluster}: the server of `state.url` can be used again after {away}");
         }
         if view.members.expire(self.keep, now) {
-            tracing::warn!(
-                "the other hosts of the cluster {cluster} were not seen for too long, and are not known any more"
-            );
+            tracing::warn!("cluster {cluster}: the other hosts were not seen for too long, and are not known any more");
         }
     }
 
     /// Returns what operators see.
     pub fn status(&self) -> ClusterStatus {
-        lock(&self.view).status(&self.names.cluster, &self.names.host, Instant::now())
+        self.shown().status()
+    }
+
+    fn shown(&self) -> ShownCluster {
+        let leads = self.leader.token().is_some();
+        lock(&self.view).shown(&self.names.cluster, &self.names.host, leads, Instant::now())
+    }
+
+    /// Returns what operators see as JSON. Requests that come at once share one text, which no worker of the runtime writes.
+    pub async fn json(&self) -> Bytes {
+        let mut shared = self.shared.lock().await;
+        if let Some((_, text)) = shared.as_ref().filter(|(at, _)| at.elapsed() < SHARED) {
+            return text.clone();
+        }
+        let shown = self.shown();
+        let write = move || Bytes::from(serde_json::to_vec(&shown.status()).unwrap_or_default());
+        let text = tokio::task::spawn_blocking(write).await.unwrap_or_default();
+        *shared = Some((Instant::now(), text.clone()));
+        text
     }
 
     /// Returns the numbers for metrics.
@@ -363,7 +289,8 @@ impl Cluster {
             *count = failed.load(Relaxed);
         }
         ClusterNumbers {
-            members: view.members.len() as u64 + 1,
+            members: view.count(),
+            state: view.state_number(),
             leads: self.leader.token().is_some(),
             renewed: view.renewed_at(),
             ignored: view.members.ignored as u64,

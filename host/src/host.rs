@@ -245,6 +245,7 @@ impl Host {
             bounds: config.listener.clone(),
             buffers,
         });
+        let mut leaving = None;
         let delayed = async {
             tokio::select! {
                 () = stop => {}
@@ -252,12 +253,9 @@ impl Host {
             }
             tracing::info!("stopping: running requests have {}", humantime::format_duration(config.stop.grace));
             stopper.stop();
-            let left = async {
-                if let Some(cluster) = &cluster {
-                    cluster.leave().await;
-                }
-            };
-            tokio::join!(tokio::time::sleep(config.stop.delay), left);
+            // A slow server of the state does not delay the end of accepting.
+            leaving = cluster.map(|cluster| tokio::spawn(async move { cluster.leave().await }));
+            tokio::time::sleep(config.stop.delay).await;
         };
         let start = sockets::started(listeners.are_shared(), current);
         accept(listeners, server, start, delayed).await;
@@ -274,6 +272,9 @@ impl Host {
             Ok(()) => Ended::Drained,
             Err(_) => Ended::CutOff,
         };
+        if let Some(leaving) = leaving {
+            let _ = leaving.await;
+        }
         deployer.close().await;
         exporting.shutdown(EXPORT).await;
         drop(tasks);

@@ -86,7 +86,7 @@ pub(super) async fn respond(
             following(admin, move |events| stream(all, events))
         }
         ApiRoute::Host => json(&admin.host()),
-        ApiRoute::Cluster => json(&admin.cluster()),
+        ApiRoute::Cluster => admin.cluster().await,
         ApiRoute::LogLevel => json(&LogLevel { level: admin.logs.level() }),
         ApiRoute::SetLogLevel => set_level(admin, operator, request.into_body()).await,
         ApiRoute::Drain => {

@@ -268,6 +268,11 @@ impl Scrape {
         let numbers = cluster.numbers();
         for (name, help, value) in [
             ("lodge_cluster_members", "Known hosts of the cluster, this one included", numbers.members),
+            (
+                "lodge_cluster_state",
+                "The host in its cluster: 1 joining, 2 member, 3 name-taken, 4 away, 5 left",
+                numbers.state,
+            ),
             ("lodge_cluster_leader", "Whether this host leads the cluster", numbers.leads.into()),
             ("lodge_cluster_ignored_records", "Records of the cluster that are not those of hosts", numbers.ignored),
         ] {

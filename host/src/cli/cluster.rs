@@ -78,7 +78,7 @@ fn hosts(status: &ClusterStatus) -> TextTable {
             member.in_flight.to_string().into(),
             member.slots.to_string().into(),
             seconds(member.known_seconds).into(),
-            format!("{} ago", seconds(member.renewed_seconds)).into(),
+            member.renewed_seconds.map_or("never".into(), |ago| format!("{} ago", seconds(ago))).into(),
         ]);
     }
     table
@@ -113,7 +113,7 @@ mod tests {
 
 HOST       ADDRESS                 ZONE    LODGE   IN FLIGHT   SLOTS   KNOWN FOR     RENEWED
 a (this)   -                       -       1.0.0           3    1000       1m 1s   0.50s ago
-b          https://10.0.0.4:8443   eu-1a   1.1.0           0     500       0.00s   0.00s ago
+b          https://10.0.0.4:8443   eu-1a   1.1.0           0     500       0.00s       never
 
 SERVICE   VERSION        HOSTS
 users     0123456789ab   a, b

@@ -22,13 +22,22 @@ const ATTEMPTS: usize = 8;
 
 /// Whether this host leads. Clones share what they know.
 #[derive(Clone, Debug, Default)]
-pub struct Leadership(Arc<Mutex<Option<Term>>>);
+pub struct Leadership(Arc<Mutex<Standing>>);
 
 /// The time for which a host leads.
 #[derive(Clone, Copy, Debug)]
-struct Term {
-    token: Token,
+pub(super) struct Term {
+    pub(super) token: Token,
     until: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Standing {
+    #[default]
+    Follows,
+    Leads(Term),
+    /// The host stops. A response of the store that comes late does not make it the leader.
+    Left,
 }
 
 impl Leadership {
@@ -39,7 +48,33 @@ impl Leadership {
     }
 
     fn token_at(&self, now: Instant) -> Option<Token> {
-        (*lock(&self.0)).filter(|term| now < term.until).map(|term| term.token)
+        match *lock(&self.0) {
+            Standing::Leads(term) if now < term.until => Some(term.token),
+            _ => None,
+        }
+    }
+
+    /// Ends the term of this host, if it has one.
+    pub(super) fn step_down(&self) {
+        let mut standing = lock(&self.0);
+        if matches!(*standing, Standing::Leads(_)) {
+            *standing = Standing::Follows;
+        }
+    }
+
+    /// Ends the term of this host, which never leads again.
+    pub(super) fn leave(&self) {
+        *lock(&self.0) = Standing::Left;
+    }
+
+    /// Begins or extends a term. Returns whether the host has not left.
+    fn lead(&self, term: Term) -> bool {
+        let mut standing = lock(&self.0);
+        let stays = !matches!(*standing, Standing::Left);
+        if stays {
+            *standing = Standing::Leads(term);
+        }
+        stays
     }
 }
 
@@ -59,26 +94,50 @@ impl Election {
         Ok(Self { leader, holder: Holder::random()?, lease: Lease::new(lease)? })
     }
 
-    /// Tries to become the leader, or to stay it. `now` is the time before anything is sent, since the lease may begin then.
+    /// Tries to acquire the lock, or to renew its lease. `now` is the time before anything is sent, since the lease may begin then.
+    /// The host leads after [`lead`](Self::lead).
     ///
     /// # Errors
     /// Those of the store. A host that leads does so until its lease ends.
-    pub(crate) async fn round(
+    pub(crate) async fn attempt(
         &self,
         locks: &dyn Locks,
         name: LockName<'_>,
         now: Instant,
         deadline: Instant,
-    ) -> Result<Option<Token>, Error> {
-        let term = match locks.attempt(name, self.holder, self.lease, deadline).await? {
+    ) -> Result<Option<Term>, Error> {
+        match locks.attempt(name, self.holder, self.lease, deadline).await? {
             Attempt::Acquired(token) => {
                 let lease = self.lease.duration();
-                Some(Term { token, until: now + lease.saturating_sub(lease / MARGIN) })
+                Ok(Some(Term { token, until: now + lease.saturating_sub(lease / MARGIN) }))
             }
-            Attempt::Busy { .. } => None,
-        };
-        *lock(&self.leader.0) = term;
-        Ok(term.map(|term| term.token))
+            Attempt::Busy { .. } => {
+                self.leader.step_down();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether this host leads with the token of `term`, or did so until its lease ended.
+    pub(crate) fn is_known(&self, term: &Term) -> bool {
+        matches!(*lock(&self.leader.0), Standing::Leads(known) if known.token == term.token)
+    }
+
+    /// Leads for the term. A host that has left meanwhile releases the lock instead.
+    ///
+    /// # Errors
+    /// Those of the store while it releases the lock.
+    pub(crate) async fn lead(
+        &self,
+        locks: &dyn Locks,
+        name: LockName<'_>,
+        term: Term,
+        deadline: Instant,
+    ) -> Result<Option<Token>, Error> {
+        if self.leader.lead(term) {
+            return Ok(Some(term.token));
+        }
+        self.resign(locks, name, deadline).await.map(|()| None)
     }
 
     /// Stops leading, so that another host need not wait for the end of the lease.
@@ -86,7 +145,7 @@ impl Election {
     /// # Errors
     /// Those of the store. The lease ends then.
     pub(crate) async fn resign(&self, locks: &dyn Locks, name: LockName<'_>, deadline: Instant) -> Result<(), Error> {
-        lock(&self.leader.0).take();
+        self.leader.step_down();
         locks.release(name, self.holder, deadline).await.map(|_| ())
     }
 }
@@ -97,13 +156,19 @@ pub(crate) struct FencedValue<'a> {
     pub(crate) key: Key<'a>,
 }
 
-#[derive(Deserialize, Serialize)]
-struct Announcement {
+/// What a leader writes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Announcement {
     token: u64,
-    host: String,
+    pub(crate) host: String,
 }
 
 impl Announcement {
+    /// Creates that of a host with its token.
+    pub(crate) fn new(token: Token, host: &str) -> Self {
+        Self { token: token.number(), host: host.to_owned() }
+    }
+
     /// Reads a value; `None` if it is none.
     fn read(value: &Value) -> Option<Self> {
         let bytes = Some(value.as_slice()).filter(|bytes| bytes.len() <= MOST_HOST + 64)?;
@@ -112,26 +177,29 @@ impl Announcement {
 }
 
 impl FencedValue<'_> {
-    /// Returns the name that the newest leader has written.
+    /// Returns what the newest leader has written.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn read(&self, deadline: Instant) -> Result<Option<String>, Error> {
+    pub(crate) async fn read(&self, deadline: Instant) -> Result<Option<Announcement>, Error> {
         let entry = self.store.get(self.key, deadline).await?;
-        Ok(entry.and_then(|entry| Announcement::read(&entry.value)).map(|stored| stored.host))
+        Ok(entry.and_then(|entry| Announcement::read(&entry.value)))
     }
 
-    /// Writes the name of a host, and returns whether its token was accepted: false if one with a larger token has written before.
+    /// Writes the name of a host, and returns whether its token was accepted: false if one with a larger token has written before,
+    /// or another host with the same one.
     ///
     /// # Errors
     /// Those of the store. The name may have been written.
-    pub(crate) async fn write(&self, token: Token, host: &str, deadline: Instant) -> Result<bool, Error> {
-        let stored = Announcement { token: token.number(), host: host.to_owned() };
-        let value = Value::new(serde_json::to_vec(&stored).unwrap_or_default())?;
+    pub(crate) async fn write(&self, stored: &Announcement, deadline: Instant) -> Result<bool, Error> {
+        let value = Value::new(serde_json::to_vec(stored).unwrap_or_default())?;
         let mut entry = self.store.get(self.key, deadline).await?;
         for _ in 0..ATTEMPTS {
             let before = entry.as_ref().and_then(|entry| Announcement::read(&entry.value));
-            if before.is_some_and(|before| before.token > stored.token) {
+            let is_newer = |before: Announcement| {
+                before.token > stored.token || before.token == stored.token && before.host != stored.host
+            };
+            if before.is_some_and(is_newer) {
                 return Ok(false);
             }
             let condition = entry.map_or(Condition::Absent, |entry| Condition::Version(entry.version));

@@ -11,10 +11,14 @@ use lodge_state::Version;
 use tokio::time::Instant;
 
 use super::record::HostRecord;
-use super::roster::Roster;
+use super::roster::{MOST_HOSTS, Roster};
 
 /// The most names in a line of the log.
 const MOST_NAMES: usize = 8;
+
+/// The time after which a record that was not renewed is no record of a host, though the store still has it: more than the longest
+/// `cluster.ttl`, which another host may have.
+const STALE: Duration = Duration::from_secs(15 * 60);
 
 /// Another host.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct KnownHost {
     pub(crate) since: Instant,
     /// When this host saw the present revision for the first time.
     pub(crate) renewed: Instant,
+    /// Whether the record lasts without being renewed.
+    stale: bool,
 }
 
 /// All other hosts.
@@ -49,23 +55,39 @@ pub(crate) struct Changes {
 }
 
 impl KnownHosts {
-    /// Takes the records of a reading in place of those before.
-    pub(crate) fn update(&mut self, reading: Roster, now: Instant) -> Changes {
+    /// Takes the records of a reading in place of those before. With `keeps`, hosts that are not in it stay known.
+    pub(crate) fn update(&mut self, reading: Roster, keeps: bool, now: Instant) -> Changes {
         let mut before = std::mem::take(&mut self.all);
         let mut changes = Changes::default();
         for (name, (version, record)) in reading.records {
             let member = match before.remove(&name) {
                 Some(known) if known.version == version => known,
-                Some(known) => KnownHost { record: Arc::new(record), version, renewed: now, ..known },
-                None => {
+                Some(known) if !known.stale => KnownHost { record: Arc::new(record), version, renewed: now, ..known },
+                _ => {
                     changes.joined.push(name.clone());
-                    KnownHost { record: Arc::new(record), version, since: now, renewed: now }
+                    KnownHost { record: Arc::new(record), version, since: now, renewed: now, stale: false }
                 }
             };
             self.all.insert(name, member);
         }
-        changes.left = before.into_keys().collect();
-        (self.ignored, self.truncated, self.read) = (reading.ignored, reading.truncated, Some(now));
+        for (name, member) in before {
+            if (keeps || reading.unread.contains(&name)) && self.all.len() < MOST_HOSTS {
+                self.all.insert(name, member);
+            } else if !member.stale {
+                changes.left.push(name);
+            }
+        }
+        let mut stale = 0;
+        for (name, member) in &mut self.all {
+            let was_stale = member.stale;
+            member.stale = now.saturating_duration_since(member.renewed) > STALE;
+            stale += usize::from(member.stale && !reading.unread.contains(name));
+            if member.stale && !was_stale {
+                changes.left.push(name.clone());
+            }
+        }
+        self.ignored = reading.ignored.saturating_add(stale);
+        (self.truncated, self.read) = (reading.truncated, Some(now));
         changes
     }
 
@@ -77,17 +99,18 @@ impl KnownHosts {
 
     /// The hosts in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &KnownHost)> {
-        self.all.iter().map(|(name, member)| (name.as_str(), member))
+        let members = self.all.iter().filter(|(_, member)| !member.stale);
+        members.map(|(name, member)| (name.as_str(), member))
     }
 
     /// Whether a host with this name is known.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.all.contains_key(name)
+        self.all.get(name).is_some_and(|member| !member.stale)
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.all.len()
+        self.iter().count()
     }
 }
 
@@ -114,24 +137,42 @@ mod tests {
     #[test]
     fn ages_begin_with_a_revision() {
         let (mut members, start, second) = (KnownHosts::default(), Instant::now(), Duration::from_secs(1));
-        let changes = members.update(reading(&[("a", 1), ("b", 1)]), start);
+        let changes = members.update(reading(&[("a", 1), ("b", 1)]), false, start);
         assert_eq!(changes, Changes { joined: vec!["a".into(), "b".into()], left: vec![] });
-        let changes = members.update(reading(&[("a", 2), ("b", 1)]), start + second);
+        let changes = members.update(reading(&[("a", 2), ("b", 1)]), false, start + second);
         assert_eq!(changes, Changes::default());
         let ages = |members: &KnownHosts, now: Instant| -> Vec<_> {
             members.iter().map(|(_, member)| (now - member.since, now - member.renewed)).collect()
         };
         assert_eq!(ages(&members, start + second), [(second, Duration::ZERO), (second, second)]);
         // One that has left and comes back is new.
-        assert_eq!(members.update(reading(&[("b", 1)]), start + 2 * second).left, ["a"]);
-        assert_eq!(members.update(reading(&[("a", 3), ("b", 1)]), start + 3 * second).joined, ["a"]);
+        assert_eq!(members.update(reading(&[("b", 1)]), false, start + 2 * second).left, ["a"]);
+        assert_eq!(members.update(reading(&[("a", 3), ("b", 1)]), false, start + 3 * second).joined, ["a"]);
         assert_eq!(ages(&members, start + 3 * second)[0], (Duration::ZERO, Duration::ZERO));
+    }
+
+    /// A host of which nothing is known stays, and any host does while `keeps`; a record that lasts without renewals does not.
+    #[test]
+    fn hosts_stay_known_without_their_records() {
+        let (mut members, start, second) = (KnownHosts::default(), Instant::now(), Duration::from_secs(1));
+        members.update(reading(&[("a", 1), ("b", 1), ("c", 1)]), false, start);
+        let unread = Roster { unread: ["a".into()].into(), ..reading(&[("c", 1)]) };
+        assert_eq!(members.update(unread, false, start + second).left, ["b"]);
+        assert_eq!(members.update(reading(&[]), true, start + second), Changes::default());
+        assert_eq!(members.len(), 2);
+        assert_eq!(members.update(reading(&[("c", 1)]), false, start + second).left, ["a"]);
+        let changes = members.update(reading(&[("c", 1)]), false, start + STALE + second);
+        assert_eq!((changes.left, members.len(), members.ignored), (vec!["c".to_owned()], 0, 1));
+        assert!(!members.contains("c"));
+        assert_eq!(members.update(reading(&[("c", 1)]), false, start + 2 * STALE), Changes::default());
+        assert_eq!(members.update(reading(&[("c", 2)]), false, start + 2 * STALE).joined, ["c"]);
+        assert_eq!((members.len(), members.ignored), (1, 0));
     }
 
     #[test]
     fn hosts_are_kept_for_a_time() {
         let (mut members, start, keep) = (KnownHosts::default(), Instant::now(), Duration::from_secs(60));
-        members.update(reading(&[("a", 1)]), start);
+        members.update(reading(&[("a", 1)]), false, start);
         assert!(!members.expire(keep, start + keep) && members.contains("a"));
         assert!(members.expire(keep, start + keep + Duration::from_millis(1)) && members.len() == 0);
         assert!(!members.expire(keep, start + 2 * keep), "there is nothing left to forget");

@@ -74,11 +74,13 @@ impl HostRecord {
         if bytes.len() > MOST_BYTES {
             return None;
         }
-        let record: Self = serde_json::from_slice(bytes).ok()?;
+        let mut record: Self = serde_json::from_slice(bytes).ok()?;
+        if let Some(url) = record.address {
+            record.address = Some(address(&url).ok()?.to_string());
+        }
         let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let sound = record.id.len() == ID_DIGITS
             && is_hex(&record.id)
-            && record.address.as_deref().is_none_or(|url| address(url).is_ok())
             && record.zone.as_deref().is_none_or(|zone| is_plain(zone, MOST_NAME))
             && is_version(&record.version)
             && record.services.len() <= MOST_SERVICES
@@ -124,7 +126,7 @@ mod tests {
     fn full() -> HostRecord {
         HostRecord {
             id: "0123456789abcdef0123456789abcdef".into(),
-            address: Some("https://10.0.0.3:8443".into()),
+            address: Some("https://10.0.0.3:8443/".into()),
             zone: Some("eu-1a".into()),
             version: "1.0.0".into(),
             in_flight: 3,

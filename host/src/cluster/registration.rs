@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lodge_state::{Change, Condition, Error, Expiry, Key, Store, Swap, Ttl, Value, Version, Write};
+use lodge_state::{Change, Condition, Entry, Error, Expiry, Key, Store, Swap, Ttl, Value, Version, Write};
 use tokio::time::Instant;
 
 use super::record::HostRecord;
@@ -15,7 +15,10 @@ const ATTEMPTS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
     /// The record is that of this host.
-    Done,
+    Done {
+        /// Whether the record that this host had written was gone: it has expired, or the store has lost its data.
+        missing: bool,
+    },
     /// Another process has the name.
     Taken {
         /// Where it is, if its record says so.
@@ -57,14 +60,14 @@ impl Registration {
     ) -> Result<Renewal, Error> {
         let put = Change::Put(Value::new(bytes)?, Expiry::After(self.ttl));
         let mut condition = self.own.map_or(Condition::Absent, Condition::Version);
+        let mut missing = false;
         for _ in 0..ATTEMPTS {
             match store.compare_and_swap(key, condition, put.clone(), deadline).await? {
                 Swap::Done(version) => {
                     (self.own, self.other) = (version, None);
-                    return Ok(Renewal::Done);
+                    return Ok(Renewal::Done { missing });
                 }
-                // It has expired while this host was suspended, or cut off from the store.
-                Swap::Stale(None) => condition = Condition::Absent,
+                Swap::Stale(None) => (condition, missing) = (Condition::Absent, self.own.is_some()),
                 Swap::Stale(Some(entry)) => {
                     let record = HostRecord::read(entry.value.as_slice());
                     // The result of an earlier write was lost.
@@ -86,9 +89,33 @@ impl Registration {
     /// # Errors
     /// Those of the store. The record expires then.
     pub(crate) async fn leave(&mut self, store: &dyn Store, key: Key<'_>, deadline: Instant) -> Result<(), Error> {
-        let Some(own) = self.own.take() else { return Ok(()) };
-        let write = Write { key, condition: Condition::Version(own), change: Change::Remove };
-        store.write(write, deadline).await.map(|_| ())
+        let mut own = self.own.take();
+        if own.is_none() {
+            own = self.revision(store.get(key, deadline).await?);
+        }
+        for _ in 0..ATTEMPTS {
+            let Some(version) = own else { return Ok(()) };
+            let write = Write { key, condition: Condition::Version(version), change: Change::Remove };
+            let outcome = store.write(write, deadline).await?;
+            // The result of the last renewal was lost.
+            own = if outcome.applied { None } else { self.revision(outcome.after) };
+        }
+        Err(Error::Conflict)
+    }
+
+    /// Whether the store has the record of this host.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn is_stored(&self, store: &dyn Store, key: Key<'_>, deadline: Instant) -> Result<bool, Error> {
+        Ok(self.revision(store.get(key, deadline).await?).is_some())
+    }
+
+    /// Returns the revision of a record, if it is that of this host.
+    fn revision(&self, entry: Option<Entry>) -> Option<Version> {
+        let entry = entry?;
+        HostRecord::read(entry.value.as_slice()).filter(|record| record.id == self.id)?;
+        Some(entry.version)
     }
 }
 
@@ -140,21 +167,21 @@ mod tests {
     }
 
     fn taken(by: &str, alive: bool) -> Renewal {
-        Renewal::Taken { by: Some(format!("http://{by}.example")), alive }
+        Renewal::Taken { by: Some(format!("http://{by}.example/")), alive }
     }
 
     /// The second host of a name never replaces the first; it says whether the first still lives, and takes over when it does not.
     #[tokio::test]
     async fn one_host_has_a_name() {
         let (all, mut a, mut b) = (Fixture::new().await, Fixture::host('a'), Fixture::host('b'));
-        assert_eq!(all.renew(&mut a).await, Renewal::Done);
+        assert_eq!(all.renew(&mut a).await, Renewal::Done { missing: false });
         assert_eq!(all.renew(&mut b).await, taken("a", false));
         assert_eq!(all.renew(&mut b).await, taken("a", false), "it may have ended");
-        assert_eq!(all.renew(&mut a).await, Renewal::Done);
+        assert_eq!(all.renew(&mut a).await, Renewal::Done { missing: false });
         assert_eq!(all.renew(&mut b).await, taken("a", true));
         assert_eq!(all.renew(&mut b).await, taken("a", true), "it stays known that it lives");
         all.clock.advance(TTL);
-        assert_eq!(all.renew(&mut b).await, Renewal::Done);
+        assert_eq!(all.renew(&mut b).await, Renewal::Done { missing: false });
         // The first was suspended.
         assert_eq!(all.renew(&mut a).await, taken("b", false));
         assert_eq!(all.id().await, Some("b".repeat(32)));
@@ -163,12 +190,17 @@ mod tests {
     #[tokio::test]
     async fn a_lost_result_and_an_expired_record_are_no_conflict() {
         let (all, mut a) = (Fixture::new().await, Fixture::host('a'));
-        assert_eq!(all.renew(&mut a).await, Renewal::Done);
+        assert_eq!(all.renew(&mut a).await, Renewal::Done { missing: false });
         a.own = None;
-        assert_eq!(all.renew(&mut a).await, Renewal::Done, "the write was done, and its result lost");
+        assert_eq!(
+            all.renew(&mut a).await,
+            Renewal::Done { missing: false },
+            "the write was done, and its result lost"
+        );
         all.clock.advance(TTL);
         assert_eq!(all.id().await, None);
-        assert_eq!(all.renew(&mut a).await, Renewal::Done);
+        assert_eq!(all.renew(&mut a).await, Renewal::Done { missing: true });
+        assert!(a.is_stored(&*all.store, all.key(), Instant::now()).await.unwrap());
     }
 
     /// A host that leaves removes its record, and not that of the host which has the name now.
@@ -178,9 +210,17 @@ mod tests {
         all.renew(&mut a).await;
         a.leave(&*all.store, all.key(), Instant::now()).await.unwrap();
         assert_eq!(all.id().await, None);
+        // The result of the last renewal was lost, or that of the first one.
+        for lost in [Some(Version::new(1)), None] {
+            all.renew(&mut a).await;
+            a.own = lost;
+            a.leave(&*all.store, all.key(), Instant::now()).await.unwrap();
+            assert_eq!(all.id().await, None);
+        }
         all.renew(&mut a).await;
         all.clock.advance(TTL);
         all.renew(&mut b).await;
+        assert!(!a.is_stored(&*all.store, all.key(), Instant::now()).await.unwrap());
         a.leave(&*all.store, all.key(), Instant::now()).await.unwrap();
         assert_eq!(all.id().await, Some("b".repeat(32)));
     }

@@ -17,7 +17,7 @@ pub struct ClusterStatus {
     /// The name of the host in it.
     pub host: String,
     /// `member`; `joining` before the first renewal; `name-taken` while another process has the name; `away` while the server
-    /// of `state.url` is; `left` while the host stops; `none` without a cluster.
+    /// of `state.url` cannot be used; `left` while the host stops; `none` without a cluster.
     pub state: Cow<'static, str>,
     /// What is wrong, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct ClusterStatus {
     pub renewed_seconds: Option<f64>,
     /// Seconds since it has read the records of the others.
     pub read_seconds: Option<f64>,
-    /// All hosts, this one included, in the order of their names.
+    /// All hosts, this one included unless another process has its name, in the order of their names.
     pub members: Vec<ClusterMember>,
     /// Records of other hosts that could not be read.
     pub ignored: usize,
@@ -56,8 +56,8 @@ pub struct ClusterMember {
     pub slots: u64,
     /// Seconds for which the responding host has known it.
     pub known_seconds: f64,
-    /// Seconds since the responding host has seen a renewal of its record.
-    pub renewed_seconds: f64,
+    /// Seconds since the responding host has seen a renewal of its record; `None` if it has seen none.
+    pub renewed_seconds: Option<f64>,
     /// The services and versions that it serves, with the first digits of their digests.
     pub services: BTreeMap<String, String>,
     /// How many services it serves beyond these.
@@ -73,8 +73,10 @@ fn is_zero(number: &u64) -> bool {
 /// The numbers of a cluster for `/metrics`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterNumbers {
-    /// Known hosts, this one included.
+    /// Known hosts, this one included unless another process has its name.
     pub members: u64,
+    /// The state of this host, as its place in [`STATES`].
+    pub state: u64,
     /// Whether this host leads.
     pub leads: bool,
     /// When the record of this host was last renewed, in seconds since 1970.

@@ -1,19 +1,29 @@
 //! What a host knows of its cluster, and how that is shown.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use super::members::{KnownHost, KnownHosts};
 use super::record::HostRecord;
-use super::status::{ClusterMember, ClusterStatus};
+use super::status::{ClusterMember, ClusterStatus, STATES};
+
+/// The most services that are shown of all hosts together. Further ones are counted.
+const MOST_SERVICES: usize = 20_000;
+
+/// What can fail, and its places in lists of failures.
+pub(super) const OPERATIONS: [&str; 3] = ["renew", "read", "elect"];
+pub(super) const RENEW: usize = 0;
+pub(super) const READ: usize = 1;
+pub(super) const ELECT: usize = 2;
 
 /// What a host knows of its cluster.
 #[derive(Default)]
 pub(super) struct ClusterView {
     pub(super) members: KnownHosts,
     /// What this host says of itself.
-    pub(super) own: HostRecord,
+    pub(super) own: Arc<HostRecord>,
     /// The name that the newest leader has written.
     pub(super) leader: Option<String>,
     /// When this host has first tried to register.
@@ -22,63 +32,126 @@ pub(super) struct ClusterView {
     pub(super) renewed: Option<(Instant, SystemTime)>,
     /// Why another process has the name of this host.
     pub(super) taken: Option<String>,
-    /// Why the store cannot be used, and since when.
-    pub(super) away: Option<(String, Instant)>,
+    /// Why each operation fails, and since when.
+    pub(super) failing: [Option<(String, Instant)>; OPERATIONS.len()],
+    /// Until when hosts stay known without their records.
+    pub(super) unsettled: Option<Instant>,
+    /// Until when this host does not lead, since the store has lost its record, and may have lost the lease of another host.
+    pub(super) missed: Option<Instant>,
     /// Whether this host has left.
     pub(super) left: bool,
 }
 
 impl ClusterView {
-    /// Returns the name of the leader, if that is a known host.
-    fn leader(&self, own: &str) -> Option<String> {
-        self.leader.clone().filter(|name| name == own && !self.left || self.members.contains(name))
+    /// Whether hosts stay known without their records.
+    pub(super) fn is_unsettled(&self, now: Instant) -> bool {
+        self.unsettled.is_some_and(|until| now < until)
     }
 
-    /// Returns what operators see.
-    pub(super) fn status(&self, cluster: &str, own: &str, now: Instant) -> ClusterStatus {
-        let state = match self {
+    /// Whether the record of this host was renewed within `ttl`, and no other process has its name.
+    pub(super) fn is_member(&self, ttl: Duration, now: Instant) -> bool {
+        self.taken.is_none() && self.renewed.is_some_and(|(at, _)| now.saturating_duration_since(at) < ttl)
+    }
+
+    /// Known hosts, and this one unless another process has its name.
+    pub(super) fn count(&self) -> u64 {
+        self.members.len() as u64 + u64::from(self.taken.is_none())
+    }
+
+    /// Returns the state of this host, one of [`STATES`].
+    pub(super) fn state(&self) -> &'static str {
+        match self {
             _ if self.left => "left",
-            _ if self.away.is_some() => "away",
+            _ if self.failing.iter().any(Option::is_some) => "away",
             _ if self.taken.is_some() => "name-taken",
             _ if self.renewed.is_none() => "joining",
             _ => "member",
-        };
+        }
+    }
+
+    /// Returns the place of the state in [`STATES`].
+    pub(super) fn state_number(&self) -> u64 {
+        STATES.iter().position(|state| *state == self.state()).unwrap_or_default() as u64
+    }
+
+    /// Returns the name of the leader, if that is a known host. `leads` says whether this host leads.
+    fn leader(&self, own: &str, leads: bool) -> Option<String> {
+        self.leader.clone().filter(|name| match name == own && self.taken.is_none() {
+            true => leads,
+            false => self.members.contains(name),
+        })
+    }
+
+    /// Returns what operators see, without copying what hosts serve.
+    pub(super) fn shown(&self, cluster: &str, own: &str, leads: bool, now: Instant) -> ShownCluster {
         let ago = |then: Instant| rounded(now.saturating_duration_since(then));
         let renewed = self.renewed.map(|(at, _)| at);
         let this = ClusterMember {
             this: true,
             known_seconds: self.started.map_or(0.0, ago),
-            renewed_seconds: renewed.map_or(0.0, ago),
+            renewed_seconds: renewed.map(ago),
             ..described(own, &self.own)
         };
-        let other = |(name, member): (&str, &KnownHost)| ClusterMember {
-            known_seconds: ago(member.since),
-            renewed_seconds: ago(member.renewed),
-            ..described(name, &member.record)
+        let this = self.taken.is_none().then(|| (this, Arc::clone(&self.own)));
+        let other = |(name, member): (&str, &KnownHost)| {
+            let shown = ClusterMember {
+                known_seconds: ago(member.since),
+                renewed_seconds: Some(ago(member.renewed)),
+                ..described(name, &member.record)
+            };
+            (shown, Arc::clone(&member.record))
         };
-        let mut members: Vec<_> = self.members.iter().map(other).chain([this]).collect();
-        members.sort_by(|a, b| a.name.cmp(&b.name).then(b.this.cmp(&a.this)));
-        let away = self.away.as_ref().map(|(why, since)| {
-            format!("the cluster cannot be reached for {}s, and what is shown may be out of date: {why}", ago(*since))
-        });
-        ClusterStatus {
+        // The record under the name of this host is that of the process which has the name.
+        let others = self.members.iter().filter(|(name, _)| this.is_none() || *name != own).map(other);
+        let mut members: Vec<_> = others.chain(this.clone()).collect();
+        members.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let (members, records) = members.into_iter().unzip();
+        let failing = self
+            .failing
+            .iter()
+            .flatten()
+            .min_by_key(|(_, since)| *since)
+            .map(|(why, since)| format!("for {}s, {why}; what is shown may be out of date", ago(*since)));
+        let status = ClusterStatus {
             cluster: Some(cluster.to_owned()),
             host: own.to_owned(),
-            state: state.into(),
-            problem: away.or_else(|| self.taken.clone()),
-            leader: self.leader(own),
+            state: self.state().into(),
+            problem: failing.or_else(|| self.taken.clone()),
+            leader: self.leader(own, leads),
             renewed_seconds: renewed.map(ago),
             read_seconds: self.members.read.map(ago),
             members,
             ignored: self.members.ignored,
             truncated: self.members.truncated,
-        }
+        };
+        ShownCluster { status, records }
     }
 
     /// When the record of this host was last renewed, in seconds since 1970; 0 if it never was.
     pub(super) fn renewed_at(&self) -> f64 {
         let since = self.renewed.and_then(|(_, at)| at.duration_since(UNIX_EPOCH).ok());
         since.unwrap_or_default().as_secs_f64()
+    }
+}
+
+/// What operators see of a cluster. What hosts serve is shared with the records until [`status`](Self::status) copies it.
+pub(super) struct ShownCluster {
+    status: ClusterStatus,
+    /// The records of the members.
+    records: Vec<Arc<HostRecord>>,
+}
+
+impl ShownCluster {
+    /// Returns all of it. Services beyond the bound for all hosts are counted.
+    pub(super) fn status(mut self) -> ClusterStatus {
+        let mut room = MOST_SERVICES;
+        for (member, record) in self.status.members.iter_mut().zip(&self.records) {
+            member.services = record.services.iter().take(room).map(|(name, id)| (name.clone(), id.clone())).collect();
+            room -= member.services.len();
+            let left_out = record.services.len() - member.services.len();
+            member.more = record.more.saturating_add(left_out as u64);
+        }
+        self.status
     }
 }
 
@@ -90,8 +163,6 @@ fn described(name: &str, record: &HostRecord) -> ClusterMember {
         version: record.version.clone(),
         in_flight: record.in_flight,
         slots: record.slots,
-        services: record.services.clone(),
-        more: record.more,
         ..ClusterMember::default()
     }
 }

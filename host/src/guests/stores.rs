@@ -249,7 +249,7 @@ impl Stores {
             let store = backend.open(&namespace, quota, deadline).await?;
             Ok((store, backend.locks(&namespace, deadline).await?))
         };
-        opened.await.map_err(|error: lodge_state::Error| error.to_string())
+        opened.await.map_err(|error: lodge_state::Error| error.for_operators())
     }
 
     /// Returns the messages of all services, if any service has needed the backend yet.

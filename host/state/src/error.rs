@@ -69,6 +69,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns why, in words for an operator, who has made no call.
+    pub fn for_operators(&self) -> String {
+        match self {
+            Error::Timeout => "the server of the state did not respond in time".to_owned(),
+            Error::Conflict => "others write the same entry again and again".to_owned(),
+            Error::Unavailable { reason } => reason.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// [`Error::Unavailable`] for `reason`.
     pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Error {
         Error::Unavailable { reason: reason.into() }

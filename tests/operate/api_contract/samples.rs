@@ -142,7 +142,7 @@ pub(super) fn cluster() -> ClusterStatus {
         in_flight: 1,
         slots: 2,
         known_seconds: 1.5,
-        renewed_seconds: 0.5,
+        renewed_seconds: Some(0.5),
         services: [(text("users"), text("0123456789ab"))].into(),
         more: 1,
     };

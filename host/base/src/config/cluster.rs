@@ -121,7 +121,7 @@ pub fn is_plain(text: &str, most: usize) -> bool {
     begins && text.len() <= most && text.bytes().all(inner)
 }
 
-/// Parses the address of a host.
+/// Parses the address of a host, and returns its canonical form.
 ///
 /// # Errors
 /// What was expected.
@@ -129,12 +129,17 @@ pub fn address(text: &str) -> Result<Uri, String> {
     let form = || format!("`{text}` is not the URL of a host; write it like https://10.0.0.3:8443");
     let url = text.parse::<Uri>().ok().filter(|_| text.len() <= MOST_ADDRESS).ok_or_else(form)?;
     let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else { return Err(form()) };
-    let is_host = canonical::authority(authority.as_str().as_bytes(), scheme).is_some();
     let is_http = ["http", "https"].contains(&scheme.as_str());
-    if !is_http || !is_host || authority.as_str().contains('@') || url.query().is_some() || url.path() != "/" {
+    if !is_http || authority.as_str().contains('@') || url.query().is_some() || url.path() != "/" {
         return Err(form());
     }
-    Ok(url)
+    let canonical = canonical::authority(authority.as_str().as_bytes(), scheme).ok_or_else(form)?;
+    if canonical.port_u16() == Some(0) {
+        return Err(format!(
+            "`{text}` has the port 0, at which nothing can be reached; write the port of the listener"
+        ));
+    }
+    Uri::builder().scheme(scheme.clone()).authority(canonical).path_and_query("/").build().map_err(|_| form())
 }
 
 fn plain(text: &str, most: usize, example: &str) -> Result<String, String> {
@@ -167,6 +172,14 @@ mod tests {
         for good in ["https://10.0.0.3:8443", "http://[fd00::1]:8080", "https://a.example/"] {
             assert!(address(good).is_ok(), "{good}");
         }
+        for (text, canonical) in [
+            ("HTTPS://A.Example:443", "https://a.example/"),
+            ("http://a.example:080/", "http://a.example/"),
+            ("http://[FD00:0::1]:8080", "http://[fd00::1]:8080/"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), canonical);
+        }
+        assert!(address("http://a.example:0").is_err_and(|why| why.contains("port 0")));
         let long = format!("https://{}.example", "a".repeat(MOST_ADDRESS));
         for wrong in
             ["", "a", "10.0.0.3:8443", "ftp://a", "https://a/b", "https://a?b", "https://u@a", "https://", &long]

@@ -4,7 +4,7 @@ use lodge_conformance::soon;
 use lodge_redis::{Redis, RedisSettings};
 use lodge_remote::Tls;
 use lodge_remote::testing::TestServer;
-use lodge_state::{Backend, Error, Key, Namespace, Quota, Set, Store, Usage, Value};
+use lodge_state::{Backend, Error, Key, Listing, Namespace, Quota, Set, Store, Usage, Value};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -138,4 +138,39 @@ async fn deleted_values_are_not_sent() {
     assert_eq!(store.delete_many(&keys, soon()).await, Ok(20));
     let bytes = sent().await - before;
     assert!(bytes < 100_000, "{bytes} bytes");
+}
+
+/// A listing leaves out names that are not UTF-8, which only other programs write, and goes on after them.
+#[tokio::test]
+async fn names_of_others_are_left_out() {
+    let Some(server) = server::start(&[]) else { return };
+    let store = open(&format!("redis://127.0.0.1:{}", server.port())).await;
+    let names = ["a", "b\u{e4}", "c\u{20ac}\u{d7ff}", "d\u{1f600}\u{10ffff}", "e"];
+    for name in names {
+        store.set(key(name), Value::new("v").unwrap(), Set::default(), soon()).await.unwrap();
+    }
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port())).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*i:b").query_async(&mut connection).await.unwrap();
+    let [index] = &keys[..] else { panic!("{keys:?}") };
+    let entries = index.strip_suffix("i:b").unwrap();
+    for foreign in [&b"a\xff"[..], b"b\xc3", b"c\xed\xa0\x80", b"d\xf4\x90\x80\x80", b"d\xc0\xaf", b"e\xe2\x82"] {
+        let entry = [entries.as_bytes(), b"e:1:b", foreign].concat();
+        let _: () = redis::cmd("SET").arg(entry).arg("1 0 v").query_async(&mut connection).await.unwrap();
+        let _: () = redis::cmd("ZADD").arg(index).arg(0).arg(foreign).query_async(&mut connection).await.unwrap();
+    }
+    for limit in [1, 1000] {
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let listing = Listing::new("b", "", limit).unwrap();
+            let listing = cursor.as_ref().map_or(listing, |cursor| listing.at(cursor));
+            let page = store.list(listing, soon()).await.unwrap();
+            found.extend(page.keys);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, names, "{limit}");
+    }
 }
