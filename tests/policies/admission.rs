@@ -17,7 +17,10 @@ async fn get_from(client: &str, address: SocketAddr, path: &str) -> Response {
 /// Replaces the manifest, and waits until it is in force.
 pub(crate) async fn edit(host: &TestHost, name: &str, manifest: &str) {
     let generation = host.current.snapshot().generation;
-    std::fs::write(host.directory().join(format!("{name}.toml")), manifest).unwrap();
+    // Renamed into place: while a file is written, the host may publish a snapshot with the manifest of before.
+    let partial = host.directory().join(".new");
+    std::fs::write(&partial, manifest).unwrap();
+    std::fs::rename(partial, host.directory().join(format!("{name}.toml"))).unwrap();
     until("the manifest is served", || host.current.snapshot().generation > generation).await;
     assert_eq!(host.refusals(), Vec::<String>::new());
 }

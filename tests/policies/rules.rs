@@ -3,10 +3,10 @@
 
 use http::Method;
 
-use super::admission::{metric, refused};
+use super::admission::{edit, metric, refused};
 use super::auth::create;
 use crate::calls::local::ask as call;
-use crate::harness::{Connection, TestHost, host, lodge, output, until, wasm};
+use crate::harness::{Connection, TestHost, host, lodge, output, wasm};
 
 const MANIFEST: &str = r#"
 routes = ["/echo", { path = "/echo/open", rules = [{ when = 'request.query.pass == "1"', allow = true }] }]
@@ -83,11 +83,7 @@ async fn conditions_decide() {
         tokio::task::spawn_blocking(move || output(&mut lodge(&["inspect", "echo", "--admin", &admin]))).await.unwrap();
     assert!(code == Some(0) && shown.contains("deny 403 when request.method == \"DELETE\""), "{shown}{stderr}");
     assert!(!shown.contains("gold"), "{shown}");
-    // Renamed into place: a text with fewer rules that is written there takes effect later.
-    let (generation, partial) = (host.current.snapshot().generation, host.directory().join(".new"));
-    std::fs::write(&partial, "rules = []").unwrap();
-    std::fs::rename(partial, host.directory().join("echo.toml")).unwrap();
-    until("the manifest is served", || host.current.snapshot().generation > generation).await;
+    edit(&host, "echo", "rules = []").await;
     assert_eq!(ask(&host, Method::DELETE, "/echo/head", &[]).await.status, 200);
 }
 
