@@ -5,7 +5,7 @@ use regex::Regex;
 
 use super::time::TimePart;
 
-/// An expression. Its depth is at most [`DEPTH`](super::check::DEPTH), and so is that of its evaluation.
+/// An expression. Its depth is at most `DEPTH` of `check`, and so is that of its evaluation.
 #[derive(Debug)]
 pub enum CelNode {
     /// A constant.

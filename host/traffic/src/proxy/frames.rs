@@ -2,7 +2,7 @@
 //!
 //! hyper returns slices of the buffers that it reads into, and reads into another buffer while a slice of the last one is alive. So
 //! a frame of two bytes keeps 8 KiB or more, and the bounds of what waits to be sent count bytes. Frames are
-//! [detached](detached) where they enter the host, and of frames of a few bytes only a few are [handed out](FrameWindow).
+//! [detached] where they enter the host, and of frames of a few bytes only a few are [handed out](FrameWindow).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
