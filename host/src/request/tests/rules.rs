@@ -16,7 +16,7 @@ when = 'request.path.startsWith(\"/users/admin\") && identity.kind != \"call\"'
 deny = 418
 message = 'not for you'
 [[rules]]
-when = '\"x-tier\" in request.headers || \"x-beta\" in request.headers'
+when = '\"x-tier\" in request.headers || \"x-beta\" in request.headers || \"x-gold\" in request.headers'
 set = { x-tier = 'gold' }
 [[rules]]
 when = '\"x-beta\" in request.headers'
@@ -55,7 +55,9 @@ async fn rules_come_before_the_cache() {
         request
     };
     assert_eq!(host.send(with("x-tier")).await.text, "stored");
-    assert_eq!(host.send(with("x-beta")).await.text, "queue-full", "a response that is stored is not for this request");
+    for name in ["x-beta", "x-gold"] {
+        assert_eq!(host.send(with(name)).await.text, "queue-full", "{name}: what is stored is not for this request");
+    }
     drop(held);
     assert_eq!(host.send(with("x-beta")).await.text, "no-replica");
     assert_eq!(host.refused("users@beta"), [("no-replica", 1), ("queue-full", 1)]);
