@@ -161,6 +161,7 @@ mod observe {
 
 /// Commands and their output: docs/operate.md and docs/configuration.md.
 mod cli {
+    mod check;
     mod elsewhere;
     mod local;
     mod remote;

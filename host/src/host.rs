@@ -110,20 +110,12 @@ impl Host {
     /// # Errors
     /// One line: which address or size is not available, and which key to change.
     pub async fn bind(mut config: Config, logs: Arc<Logs>) -> Result<Self, String> {
-        let directory = &config.guests;
-        if !directory.is_dir() {
-            let shown = directory.display();
-            return Err(if directory.exists() {
-                format!("guests: `{shown}` is a file; serve the directory that it is in: `lodge serve DIR`")
-            } else {
-                format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`")
-            });
-        }
+        check_directory(&config.guests)?;
         let problem = code_cache::misplaced(&config).or_else(|| trust::misconfigured(&config));
         if let Some(problem) = problem.or_else(|| admin::misplaced(&config)) {
             return Err(problem);
         }
-        let directory = path_and_identity(directory);
+        let directory = path_and_identity(&config.guests);
         raise_file_limit(config.listener.connections);
         let Sockets { plain, secure, admin, mut doubts } = Sockets::open(&config).await?;
         // The port may have been chosen by the system.
@@ -167,13 +159,7 @@ impl Host {
         let stores = Arc::new(Stores::new(&config));
         let mut deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
         handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
-        let operator_keys = match &config.admin_keys {
-            Some(file) => {
-                doubts.extend(admin::questionable(file, SystemTime::now()));
-                Some(deployer.api_keys(file).await.map_err(|why| format!("admin_keys: {}: {why}", file.display()))?)
-            }
-            None => None,
-        };
+        let operator_keys = operator_keys(&config, &deployer, &mut doubts).await?;
         let config = Arc::new(config);
         Ok(Self {
             cluster: Cluster::new(&config)?,
@@ -296,6 +282,31 @@ fn tls_server(
     let certificates = Arc::new(Certificates::new(settings.certificates.clone(), issued)?);
     let proofs = acme.filter(|acme| acme.challenge() == AcmeChallenge::TlsAlpn01).map(AcmeClient::proofs);
     TlsServer::new(settings, certificates, proofs, metrics).map(Arc::new)
+}
+
+/// Checks that there is a directory to serve.
+fn check_directory(path: &std::path::Path) -> Result<(), String> {
+    let shown = path.display();
+    match (path.is_dir(), path.exists()) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            Err(format!("guests: `{shown}` is a file; serve the directory that it is in: `lodge serve DIR`"))
+        }
+        (false, false) => {
+            Err(format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`"))
+        }
+    }
+}
+
+/// Reads the file of keys for the admin API, if there is one, and adds to `doubts` which keys have no effect.
+async fn operator_keys(
+    config: &Config,
+    deployer: &Deployer,
+    doubts: &mut Vec<String>,
+) -> Result<Option<Arc<LiveValue<KeyRing>>>, String> {
+    let Some(file) = &config.admin_keys else { return Ok(None) };
+    doubts.extend(admin::questionable(file, SystemTime::now()));
+    deployer.api_keys(file).await.map(Some).map_err(|why| format!("admin_keys: {}: {why}", file.display()))
 }
 
 /// Returns the path of a directory without symbolic links, and its device and inode.

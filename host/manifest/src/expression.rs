@@ -32,7 +32,7 @@ pub struct Expression {
     uses: Uses,
 }
 
-/// What an expression needs and not every request has at hand.
+/// What an expression needs that takes work to find out for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// The path of the request.
@@ -69,7 +69,7 @@ impl Expression {
         Self::read_counted(text, purpose, &mut 0)
     }
 
-    /// Reads an expression of a manifest with so many patterns before it, and counts those that it compiles.
+    /// Reads an expression of a manifest whose earlier expressions have `patterns` patterns, and adds its own.
     ///
     /// # Errors
     /// As [`Self::read`], and if there are too many patterns.

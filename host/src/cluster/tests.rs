@@ -51,7 +51,7 @@ fn names(status: &ClusterStatus) -> Vec<&str> {
     status.members.iter().map(|member| member.name.as_str()).collect()
 }
 
-/// Hosts see each other and one leader; who leaves is gone at once, and another one leads.
+/// Hosts see each other and one leader; a host that leaves is gone at once, and another one leads.
 #[tokio::test]
 async fn hosts_see_each_other() {
     let hosts = Hosts::new();

@@ -32,7 +32,7 @@ pub struct Membership {
     pub zone: Option<String>,
     /// The time between two renewals of the record of this host, and two readings of those of the others.
     pub interval: Duration,
-    /// How long the record of a host lasts that does not renew it, and its lease as leader.
+    /// How long the record of a host lasts without a renewal, and its lease as leader.
     pub ttl: Duration,
     /// How long the others stay known while the server is away.
     pub keep: Duration,

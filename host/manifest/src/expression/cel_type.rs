@@ -1,4 +1,4 @@
-//! The types of expressions, as far as they are known before a request is.
+//! The types of expressions, as far as they are known before a request arrives.
 
 use std::fmt;
 

@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use super::failure::RuleFailure;
 use super::input::RuleInput;
-use super::operations::{any, calculate, call, compare, timestamp};
+use super::operations::{any, calculate, call, compare, negated, timestamp};
 use super::value::{Evaluated, Value};
 use lodge_base::canonical;
 use lodge_manifest::expression::Expression;
@@ -94,12 +94,7 @@ impl<'a> Evaluation<'a> {
             }
             CelNode::HasSize => Ok(Value::Bool(self.input.size.is_some())),
             CelNode::Not(of) => self.truth(of).map(|value| Value::Bool(!value)),
-            CelNode::Negate(of) => match self.eval(of)? {
-                Value::Int(number) => number.checked_neg().map(Value::Int).ok_or(RuleFailure::Overflow),
-                Value::Duration(span) => span.checked_neg().map(Value::Duration).ok_or(RuleFailure::Overflow),
-                Value::Double(number) => Ok(Value::Double(-number)),
-                _ => Err(RuleFailure::Type),
-            },
+            CelNode::Negate(of) => self.eval(of).and_then(negated),
             CelNode::And(left, right) => self.either(false, left, right),
             CelNode::Or(left, right) => self.either(true, left, right),
             CelNode::If(parts) => {
@@ -145,17 +140,19 @@ impl<'a> Evaluation<'a> {
                 self.charge(value.weight())?;
                 call(*function, value)
             }
-            CelNode::Search(search, text, part) => {
-                let (text, part) = (self.text(text)?, self.text(part)?);
-                self.charge(text.len().saturating_add(part.len()))?;
-                Ok(Value::Bool(match search {
-                    Search::Contains => text.contains(&*part),
-                    Search::StartsWith => text.starts_with(&*part),
-                    Search::EndsWith => text.ends_with(&*part),
-                }))
-            }
+            CelNode::Search(search, text, part) => self.search(*search, text, part).map(Value::Bool),
             CelNode::Loop(kind, range, body) => self.repeat(*kind, range, body),
         }
+    }
+
+    fn search(&mut self, search: Search, text: &'a CelNode, part: &'a CelNode) -> Result<bool, RuleFailure> {
+        let (text, part) = (self.text(text)?, self.text(part)?);
+        self.charge(text.len().saturating_add(part.len()))?;
+        Ok(match search {
+            Search::Contains => text.contains(&*part),
+            Search::StartsWith => text.starts_with(&*part),
+            Search::EndsWith => text.ends_with(&*part),
+        })
     }
 
     fn truth(&mut self, node: &'a CelNode) -> Result<bool, RuleFailure> {

@@ -83,6 +83,16 @@ pub(super) fn calculate<'a>(by: Arithmetic, left: Value<'a>, right: Value<'a>) -
     value.ok_or(RuleFailure::Overflow)
 }
 
+/// Computes `-value`.
+pub(super) fn negated(value: Value<'_>) -> Evaluated<'_> {
+    match value {
+        Value::Int(number) => number.checked_neg().map(Value::Int).ok_or(RuleFailure::Overflow),
+        Value::Duration(span) => span.checked_neg().map(Value::Duration).ok_or(RuleFailure::Overflow),
+        Value::Double(number) => Ok(Value::Double(-number)),
+        _ => Err(RuleFailure::Type),
+    }
+}
+
 /// Calls a function of one value.
 pub(super) fn call(function: Function, value: Value<'_>) -> Evaluated<'_> {
     let text = |text: String| Ok(Value::Text(text.into()));

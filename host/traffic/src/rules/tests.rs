@@ -219,7 +219,7 @@ fn the_cost_is_bounded() {
     assert_eq!(decide(&many, |_| {}).unwrap_err().cause, RefusalCause::Failed(RuleFailure::Cost));
 }
 
-/// The rules of the route come first; `allow` and `deny` end, and the first rule decides about a header or the version.
+/// The rules of the route come first; `allow` and `deny` end the list, and the first rule decides about a header or the version.
 #[test]
 fn the_first_rule_decides() {
     let sets = |when: &str, text: &str| rule(when, &[("x-tier", text)], None, None);
