@@ -4,12 +4,15 @@
 //! ignore fields that they do not know, and a field that is missing has its default, since a host may be of another version.
 //! The status of replicas, policies, failed requests and log lines is defined where it is taken, and part of the contract.
 
+mod rollout;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::rollout::{ActionResult, Judgement, ManifestComparison, RollbackMargins, VersionShare, VersionStatus};
 pub use crate::cluster::{ClusterMember, ClusterStatus};
 pub use crate::data::{
     DeletedKey, EntryPage, ImportCount, KeyList, StoreDetails, StoreStatus, StoredEntry, WrittenKey,
@@ -91,34 +94,6 @@ pub struct ServiceInfo {
     pub absent_imports: Vec<String>,
 }
 
-/// The share of its service's requests that a version gets.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct VersionShare {
-    /// Percent of the requests that match no rule.
-    pub percent: f64,
-    /// The rules for requests that it gets in any case, as in the manifest.
-    #[serde(rename = "match")]
-    pub rules: Vec<String>,
-    /// Percent of the other requests of which it gets a copy.
-    pub mirror: f64,
-    /// The margins beyond which the host withdraws it. Without margins, the host never does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<RollbackMargins>,
-}
-
-/// How much worse than its service a version may do before it is withdrawn.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct RollbackMargins {
-    /// Percentage points by which its error rate may exceed that of the service.
-    pub errors: f64,
-    /// The factor by which its 99th percentile may exceed that of the service.
-    pub p99: f64,
-    /// The requests in the last minute that both need before they are compared.
-    pub minimum: u64,
-}
-
 /// The state of a service and its traffic. Counters go on when the files of the service change.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
@@ -175,16 +150,6 @@ pub struct ServiceActivity {
     pub replicas: Option<Vec<ReplicaStatus>>,
 }
 
-/// By how much a version was judged since its files changed.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct Judgement {
-    /// Its requests that count.
-    pub requests: u64,
-    /// How often it was compared with its service: once a second while both have enough requests in the last minute.
-    pub comparisons: u64,
-}
-
 /// The stored responses of a service.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
@@ -221,18 +186,6 @@ pub struct LastRefusal {
     pub at: String,
     /// The reason, as in the response.
     pub reason: Cow<'static, str>,
-}
-
-/// A version of a service.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct VersionStatus {
-    /// Its name: `users@2`.
-    pub name: String,
-    /// Percent of the requests that match no rule.
-    pub percent: f64,
-    /// Its state. In any other than `serving`, `failing` and `unloaded`, the service gets its share.
-    pub state: Cow<'static, str>,
 }
 
 /// A service and its traffic.
@@ -316,33 +269,6 @@ pub struct CertificateStatus {
     /// Why the last attempt to get or renew it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-}
-
-/// The state of a service after an action of an operator.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct ActionResult {
-    /// The service.
-    pub service: String,
-    /// Its state.
-    pub state: Cow<'static, str>,
-    /// The SHA-256 of the component that was placed, in hexadecimal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    /// Whether the same files were there before.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub unchanged: bool,
-    /// By how much a version that was promoted had been judged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub judged: Option<Judgement>,
-}
-
-/// How a manifest differs from that of a service.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct ManifestComparison {
-    /// The keys with other values, those of a section as `limits.cpu`; at most 1,000.
-    pub keys: Vec<String>,
 }
 
 /// The stored responses that a purge has removed.
