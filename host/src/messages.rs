@@ -80,14 +80,14 @@ struct Triggers {
     stores: Arc<Stores>,
     active: Arc<ActiveTriggers>,
     consumers: HashMap<Arc<str>, Trigger<Consume>>,
-    schedules: HashMap<Arc<str>, Trigger<Schedule>>,
+    schedules: HashMap<Arc<str>, Trigger<Vec<Schedule>>>,
     /// Services whose subscription was ended because their manifest has none.
     without: HashSet<Arc<str>>,
     tasks: JoinSet<()>,
 }
 
-/// Keeps a consumer for each service with `[consume]` and a schedule for each with `[schedule]`, until the host stops. Then lets
-/// them finish.
+/// Keeps a consumer for each service with `[consume]` and the schedules of each with `[schedule]`, until the host stops. Then
+/// lets them finish.
 pub async fn follow(handler: Arc<Handler>, stores: Arc<Stores>, active: Arc<ActiveTriggers>, stop: StopSignal) {
     let current = handler.current.clone();
     let (consumers, schedules, without, tasks) = Default::default();
@@ -133,16 +133,19 @@ impl Triggers {
     /// Starts and stops consumers and schedules, so that they are those of `targets`.
     async fn reconcile(&mut self, targets: &[Arc<Target>]) {
         retain(&mut self.consumers, targets, |manifest| manifest.consume.as_ref());
-        retain(&mut self.schedules, targets, |manifest| manifest.schedule.as_ref());
+        retain(&mut self.schedules, targets, |manifest| Some(&manifest.schedules));
         for target in targets.iter().filter(|target| target.of.is_none()) {
             let deployment = target.deployment();
             let (name, manifest, limits) = (&deployment.name, &deployment.spec.manifest, deployment.limits());
             let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.stores));
             let parts = || (Arc::clone(&handler), Arc::clone(&stores), Arc::clone(&deployment.service));
-            if let Some(schedule) = manifest.schedule.as_ref().filter(|_| !self.schedules.contains_key(name)) {
-                let (handler, stores, service) = parts();
-                let scheduler = Scheduler::new(handler, stores, service, (schedule.clone(), limits));
-                let trigger = self.begin(schedule, limits, |stop| scheduler.run(stop));
+            if !manifest.schedules.is_empty() && !self.schedules.contains_key(name) {
+                let scheduler = |schedule: &Schedule| {
+                    let (handler, stores, service) = parts();
+                    Scheduler::new(handler, stores, service, (schedule.clone(), limits))
+                };
+                let schedulers: Vec<_> = manifest.schedules.iter().map(scheduler).collect();
+                let trigger = self.begin(&manifest.schedules, limits, |stop| schedule::run(schedulers, stop));
                 self.schedules.insert(Arc::clone(name), trigger);
             }
             match &manifest.consume {

@@ -46,6 +46,30 @@ async fn calls_do_not_overlap_and_failures_are_counted() {
     counted(&host, "failed").await;
 }
 
+/// A schedule whose call takes long keeps another one of the same service from nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_of_a_service_do_not_wait_for_each_other() {
+    let worker = Worker::start(|call| {
+        let slow = call.head.starts_with("POST /slow ");
+        (200, if slow { Duration::from_secs(20) } else { Duration::ZERO })
+    })
+    .await;
+    let schedule = |path: &str| format!("[[schedule]]\ncron = '* * * * * *'\npath = '{path}'\n");
+    let manifest = schedule("/slow") + &schedule("/tick?x") + &schedule("/tick") + &worker.upstream();
+    let host = host(&[]).manifest("worker", &manifest).start().await;
+    let times = |path: &str| {
+        let calls = worker.delivered();
+        let of_path = calls.iter().filter(|call| call.head.starts_with(&format!("POST {path} ")));
+        of_path.map(|call| call.header("schedule-time").unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    counted(&host, "overlapped").await;
+    until("both are called", || times("/tick?x").len() >= 3 && times("/tick").len() >= 3).await;
+    assert_eq!(times("/slow").len(), 1);
+    for path in ["/tick?x", "/tick"] {
+        assert!(times(path).is_sorted_by(|one, next| one < next), "each time once: {:?}", times(path));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn missed_calls_are_told() {
     let worker = Worker::with(200).await;

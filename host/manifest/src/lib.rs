@@ -145,8 +145,8 @@ pub struct Manifest {
     pub publish: Vec<String>,
     /// The messages that it receives, if it does.
     pub consume: Option<Consume>,
-    /// When it is called by the host, if it is.
-    pub schedule: Option<Schedule>,
+    /// When it is called by the host, each with another path.
+    pub schedules: Vec<Schedule>,
     /// The upstream, if replicas handle its requests instead of a component.
     pub upstream: Option<Arc<Spec>>,
     /// The directory, if the service consists of static files.
@@ -203,7 +203,7 @@ impl Manifest {
             volumes: BTreeMap::new(),
             publish: Vec::new(),
             consume: None,
-            schedule: None,
+            schedules: Vec::new(),
             upstream: None,
             files: None,
             personal: Vec::new(),

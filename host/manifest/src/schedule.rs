@@ -1,11 +1,13 @@
-//! `[schedule]`: when a service is called by the host itself.
+//! `[schedule]`, or several as `[[schedule]]`: when a service is called by the host itself.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use croner::Cron;
+use serde_json::{Value, json};
 
+use crate::Manifest;
 use crate::schema;
 use crate::section::{Owner, Section, Subject, View, words};
 use crate::written::{Problems, Written, with_defaults};
@@ -13,6 +15,12 @@ use lodge_base::config::key::Key;
 
 /// The most bytes of an expression.
 const MOST_BYTES: usize = 256;
+
+/// The most bytes of a path. With the name of the service, it is the name of a lock.
+const MOST_PATH_BYTES: usize = 128;
+
+/// The most schedules of a service.
+const MOST: usize = 16;
 
 /// The keys of `[schedule]`.
 const KEYS: &[Key<Schedule>] = &[
@@ -37,6 +45,9 @@ const KEYS: &[Key<Schedule>] = &[
         set: |schedule, text| {
             let path = http::uri::PathAndQuery::try_from(text).ok().filter(|_| text.starts_with('/'));
             let path = path.ok_or_else(|| format!("`{}` is not a path; write it like /clean", text.escape_debug()))?;
+            if text.len() > MOST_PATH_BYTES {
+                return Err(format!("the path is longer than {MOST_PATH_BYTES} bytes"));
+            }
             schedule.path = path.as_str().to_owned();
             Ok(())
         },
@@ -47,14 +58,14 @@ const KEYS: &[Key<Schedule>] = &[
 pub(crate) const SECTION: Section = Section {
     name: "schedule",
     page: "messages",
-    schema: || schema::settings(KEYS, &Schedule::default(), &["cron"]),
-    owner: Owner::Service(|manifest, written, problems| manifest.schedule = read(written, problems)),
+    schema: || {
+        let one = schema::settings(KEYS, &Schedule::default(), &["cron"]);
+        let several = json!({ "type": "array", "maxItems": MOST, "items": one.clone() });
+        json!({ "anyOf": [one, several] })
+    },
+    owner: Owner::Service(|manifest, written, problems| manifest.schedules = read(written, problems)),
     subject: Subject::Service,
-    view: Some(View {
-        label: "schedule",
-        value: |manifest| Some(manifest.schedule.as_ref()?.expression().into()),
-        text: words,
-    }),
+    view: Some(View { label: "schedule", value: view, text: words }),
     capability: None,
 };
 
@@ -81,7 +92,38 @@ impl Schedule {
     }
 }
 
-fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Schedule> {
+/// Returns the expression, and of several schedules each with its path.
+fn view(manifest: &Manifest) -> Option<Value> {
+    match manifest.schedules.as_slice() {
+        [] => None,
+        [one] => Some(one.expression().into()),
+        several => Some(several.iter().map(|it| format!("{} {}", it.expression(), it.path)).collect()),
+    }
+}
+
+fn read(written: &Written<'_>, problems: &mut Problems) -> Vec<Schedule> {
+    let Some(list) = written.list() else { return Vec::from_iter(schedule(written, problems)) };
+    if list.len() > MOST {
+        problems.push(written.error(format!("{} schedules are more than {MOST}", list.len())));
+        return Vec::new();
+    }
+    let items = problems.take(written.items("[[schedule]]")).unwrap_or_default();
+    let mut schedules: Vec<Schedule> = Vec::new();
+    for item in &items {
+        let Some(schedule) = schedule(item, problems) else { continue };
+        // The path tells them apart in the state that hosts share, whatever their order in the file is.
+        if schedules.iter().any(|known| known.path == schedule.path) {
+            let path = &schedule.path;
+            problems.push(item.at(format!(
+                "two schedules call {path}; write one with a list in `cron`, or give each a path, like {path}?1"
+            )));
+        }
+        schedules.push(schedule);
+    }
+    schedules
+}
+
+fn schedule(written: &Written<'_>, problems: &mut Problems) -> Option<Schedule> {
     let mut schedule = with_defaults(KEYS, Schedule::default());
     let complete = problems.take(written.require("cron", KEYS)).is_some();
     let sound = written.settings(KEYS, &mut schedule, problems);
@@ -99,20 +141,37 @@ mod tests {
 
     #[test]
     fn occurrences_are_in_utc() {
-        let schedule = manifest("[schedule]\ncron = '30 3 * * 1'\npath = '/clean'").unwrap().schedule.unwrap();
+        let read = |text: &str| manifest(text).unwrap().schedules.remove(0);
+        let schedule = read("[schedule]\ncron = '30 3 * * 1'\npath = '/clean'");
         assert_eq!((schedule.expression(), schedule.path.as_str()), ("30 3 * * 1", "/clean"));
         // Monday, 1970-01-05.
         let first = 4 * 86_400 + 3 * 3600 + 1800;
         assert_eq!(schedule.next(at(0)), Some(at(first)));
         assert_eq!(schedule.next(at(first - 1)), Some(at(first)));
         assert_eq!(schedule.next(at(first)), Some(at(first + 7 * 86_400)));
-        let seconds = manifest("schedule.cron = '*/2 * * * * *'").unwrap().schedule.unwrap();
+        let seconds = read("schedule.cron = '*/2 * * * * *'");
         assert_eq!((seconds.next(at(1)), seconds.next(at(2))), (Some(at(2)), Some(at(4))));
         assert_eq!(seconds.path, "/schedule");
-        assert_eq!(manifest("").unwrap().schedule, None);
+        assert_eq!(manifest("").unwrap().schedules, []);
         // It never comes.
-        let never = manifest("schedule.cron = '0 0 30 2 *'").unwrap().schedule.unwrap();
+        let never = read("schedule.cron = '0 0 30 2 *'");
         assert_eq!(never.next(at(0)), None);
+    }
+
+    #[test]
+    fn several_have_paths_of_their_own() {
+        let text = "[[schedule]]\ncron = '0 3 * * *'\npath = '/clean'\n[[schedule]]\ncron = '* * * * *'\n";
+        let read = manifest(text).unwrap();
+        let paths: Vec<_> = read.schedules.iter().map(|schedule| schedule.path.as_str()).collect();
+        assert_eq!(paths, ["/clean", "/schedule"]);
+        assert_eq!(view(&read), Some(json!(["0 3 * * * /clean", "* * * * * /schedule"])));
+        let problem = |text: &str| manifest(text).unwrap_err();
+        let twice = problem(&text.replace("/clean", "/schedule"));
+        assert!(twice.contains("line 4: two schedules call /schedule; "), "{twice}");
+        assert!(problem("[[schedule]]\npath = '/x'").contains("schedule.cron is missing"));
+        assert!(problem("schedule = ['* * * * *']").contains("write a section [schedule]"));
+        let many = "[[schedule]]\ncron = '* * * * *'\n".repeat(MOST + 1);
+        assert!(problem(&many).contains("17 schedules are more than 16"), "{}", problem(&many));
     }
 
     #[test]
@@ -123,6 +182,8 @@ mod tests {
             let problem = problem(&format!("[schedule]\ncron = '{text}'"));
             assert!(problem.starts_with("line 2: schedule.cron: `"), "{problem}");
         }
+        let long = problem(&format!("[schedule]\ncron = '* * * * *'\npath = '/{}'", "x".repeat(128)));
+        assert!(long.contains("schedule.path: the path is longer than 128 bytes"), "{long}");
         assert!(
             problem("[schedule]\ncron = '* * * * *'\npath = 'x'").contains("line 3: schedule.path: `x` is not a path")
         );

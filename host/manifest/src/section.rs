@@ -148,9 +148,13 @@ impl Section {
         keys
     }
 
-    /// Whether it is written as `[name]`.
+    /// Whether it is written as `[name]`, if not as several `[[name]]` as well.
     fn is_table(&self) -> bool {
-        (self.schema)().get("type").is_some_and(|kind| kind == "object")
+        let schema = (self.schema)();
+        let is = |schema: &Value, kind: &str| schema.get("type").is_some_and(|it| it == kind);
+        let several = |schema: &Value| is(schema, "array") && schema.get("items").is_some_and(|it| is(it, "object"));
+        let forms = schema.get("anyOf").and_then(Value::as_array);
+        is(&schema, "object") || forms.is_some_and(|forms| forms.iter().all(|form| is(form, "object") || several(form)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The schedule of one service: calls it when it is due, once among all hosts that share their state.
+//! The schedules of services: each calls its service when it is due, once among all hosts that share their state.
 //!
 //! Each occurrence is claimed in the store by compare-and-swap before it is run, so no other host runs it. While it runs, a lock
 //! with a lease keeps later ones away.
@@ -28,7 +28,7 @@ use lodge_traffic::service::Service;
 /// The header with the time at which the call was due.
 const TIME: &str = "schedule-time";
 
-/// The bucket with the last occurrence of each service.
+/// The bucket with the last occurrence of each schedule.
 const BUCKET: &str = "schedule";
 
 /// How late a call may be. After that it is missed.
@@ -47,7 +47,7 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// Missed calls that are counted one by one.
 const MOST_MISSED: u64 = 1000;
 
-/// The schedule of one service.
+/// One schedule of a service.
 pub(super) struct Scheduler {
     shared: Arc<Shared>,
     stores: Arc<Stores>,
@@ -60,6 +60,8 @@ struct Shared {
     host: String,
     peer: Peer,
     schedule: Schedule,
+    /// Identifies the schedule in the state that hosts share.
+    id: String,
     lease: Duration,
 }
 
@@ -70,8 +72,14 @@ struct ClusterState {
     locks: Arc<dyn Locks>,
 }
 
+/// Runs all schedules of a service until the sender of `stop` is dropped, and then waits for their last calls.
+pub(super) async fn run(schedulers: Vec<Scheduler>, stop: watch::Receiver<()>) {
+    let mut all: JoinSet<_> = schedulers.into_iter().map(|scheduler| scheduler.run(stop.clone())).collect();
+    while all.join_next().await.is_some() {}
+}
+
 impl Scheduler {
-    /// Creates the schedule of a service with these limits.
+    /// Creates a schedule of a service with these limits.
     pub(super) fn new(
         handler: Arc<Handler>,
         stores: Arc<Stores>,
@@ -80,12 +88,13 @@ impl Scheduler {
     ) -> Self {
         let time = limits.wall.saturating_add(limits.queue_wait.saturating_mul(2)).saturating_add(MARGIN);
         let (host, peer) = (host_of(&service.name), Peer::service("@schedule"));
-        let shared = Shared { handler, service, host, peer, schedule, lease: time.min(MAX_LEASE) };
+        let id = format!("{}{}", service.name, schedule.path);
+        let shared = Shared { handler, service, host, peer, schedule, id, lease: time.min(MAX_LEASE) };
         Self { shared: Arc::new(shared), stores }
     }
 
     /// Calls the service when it is due, until the sender of `stop` is dropped, and then waits for the last call.
-    pub(super) async fn run(self, mut stop: watch::Receiver<()>) {
+    async fn run(self, mut stop: watch::Receiver<()>) {
         let mut runs = JoinSet::new();
         tokio::select! {
             _ = stop.changed() => {}
@@ -136,7 +145,7 @@ impl Scheduler {
 
     /// Counts the calls that were due while no host was there to make them.
     async fn report_missed(&self, state: &ClusterState, now: SystemTime) {
-        let Ok(Some(last)) = state.last(&self.shared.service.name).await else { return };
+        let Ok(Some(last)) = state.last(&self.shared.id).await else { return };
         let (mut missed, mut latest) = (0, last);
         while let Some(due) = self.shared.schedule.next(latest).filter(|due| *due <= now) {
             (missed, latest) = (missed + 1, due);
@@ -145,38 +154,38 @@ impl Scheduler {
             }
         }
         // Of several hosts that start, one counts.
-        if missed > 0 && state.claim(&self.shared.service.name, latest).await.unwrap_or(false) {
+        if missed > 0 && state.claim(&self.shared.id, latest).await.unwrap_or(false) {
             self.shared.missed(missed, "no host was running");
         }
     }
 }
 
 impl ClusterState {
-    /// Acquires the lock for a call of `service`, and returns its holder; `None` while another call runs.
-    async fn lock(&self, service: &str, lease: Duration) -> Result<Option<Holder>, Error> {
-        let (name, holder) = (LockName::new(service)?, Holder::random()?);
+    /// Acquires the lock for a call of the schedule `id`, and returns its holder; `None` while another call runs.
+    async fn lock(&self, id: &str, lease: Duration) -> Result<Option<Holder>, Error> {
+        let (name, holder) = (LockName::new(id)?, Holder::random()?);
         let attempt = self.locks.attempt(name, holder, Lease::new(lease)?, Instant::now() + OPERATION).await?;
         Ok(matches!(attempt, Attempt::Acquired(_)).then_some(holder))
     }
 
     /// Releases the lock.
-    async fn unlock(&self, service: &str, holder: Holder) {
-        if let Ok(name) = LockName::new(service) {
+    async fn unlock(&self, id: &str, holder: Holder) {
+        if let Ok(name) = LockName::new(id) {
             // If that fails, the lease ends.
             let _ = self.locks.release(name, holder, Instant::now() + OPERATION).await;
         }
     }
 
     /// The last occurrence that was claimed.
-    async fn last(&self, service: &str) -> Result<Option<SystemTime>, Error> {
-        let entry = self.store.get(Key::new(BUCKET, service)?, Instant::now() + OPERATION).await?;
+    async fn last(&self, id: &str) -> Result<Option<SystemTime>, Error> {
+        let entry = self.store.get(Key::new(BUCKET, id)?, Instant::now() + OPERATION).await?;
         let seconds = entry.map(|entry| entry.value.to_number()).transpose()?;
         Ok(seconds.and_then(|seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))))
     }
 
     /// Claims an occurrence for this host. Returns whether nobody had claimed it, or a later one.
-    async fn claim(&self, service: &str, due: SystemTime) -> Result<bool, Error> {
-        let key = Key::new(BUCKET, service)?;
+    async fn claim(&self, id: &str, due: SystemTime) -> Result<bool, Error> {
+        let key = Key::new(BUCKET, id)?;
         let since = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let number = i64::try_from(since).map_err(|_| Error::Overflow)?;
         let mut current = self.store.get(key, Instant::now() + OPERATION).await?;
@@ -200,7 +209,7 @@ impl Shared {
     async fn run(&self, state: &ClusterState, due: SystemTime) {
         let name = &*self.service.name;
         let claimed = loop {
-            match state.claim(name, due).await {
+            match state.claim(&self.id, due).await {
                 Ok(claimed) => break claimed,
                 Err(error) if due.elapsed().is_ok_and(|late| late > LATE) => {
                     return self.missed(1, &error.to_string());
@@ -211,14 +220,18 @@ impl Shared {
         if !claimed {
             return;
         }
-        match state.lock(name, self.lease).await {
+        match state.lock(&self.id, self.lease).await {
             Ok(Some(holder)) => {
                 self.call(due).await;
-                state.unlock(name, holder).await;
+                state.unlock(&self.id, holder).await;
             }
             Ok(None) => {
                 self.service.metrics.messages.scheduled.count("overlapped");
-                tracing::warn!(service = name, "{name} is not called by its schedule: the last call has not ended");
+                let path = &self.schedule.path;
+                tracing::warn!(
+                    service = name,
+                    "{name} is not called at {path} by its schedule: the last call has not ended"
+                );
             }
             Err(error) => self.missed(1, &error.to_string()),
         }
@@ -244,8 +257,11 @@ impl Shared {
             self.service.metrics.messages.scheduled.count("ok");
         } else {
             self.service.metrics.messages.scheduled.count("failed");
-            let status = handled.status.as_u16();
-            tracing::warn!(service = name, "the call of {name} by its schedule has failed with status {status}");
+            let (path, status) = (&self.schedule.path, handled.status.as_u16());
+            tracing::warn!(
+                service = name,
+                "the call of {name} at {path} by its schedule has failed with status {status}"
+            );
         }
     }
 
@@ -254,8 +270,8 @@ impl Shared {
         for _ in 0..calls {
             self.service.metrics.messages.scheduled.count("missed");
         }
-        let name = &*self.service.name;
-        tracing::warn!(service = name, calls, "{calls} calls of {name} by its schedule were missed: {why}");
+        let (name, path) = (&*self.service.name, &self.schedule.path);
+        tracing::warn!(service = name, calls, "{calls} calls of {name} at {path} by its schedule were missed: {why}");
     }
 }
 
