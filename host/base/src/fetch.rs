@@ -1,19 +1,16 @@
 //! Fetches a small document from a server: bounded in time and size, without redirects, and on a connection of its own.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::Empty;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use rustls::RootCertStore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::http1::{self, Http1Settings};
 use crate::tls;
 
 /// The most bytes of the head of the response.
@@ -36,26 +33,19 @@ pub async fn document(url: &Uri, most: usize, time: Duration) -> Result<Bytes, S
 
 /// Like [`document`], with these authorities and without a bound on time.
 async fn trusting(url: &Uri, most: usize, roots: RootCertStore) -> Result<Bytes, String> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls::client(roots)?).https_or_http().enable_http1();
-    let client = Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_max_idle_per_host(0)
-        .http1_max_buf_size(HEAD)
-        .build::<_, Empty<Bytes>>(connector.wrap_connector(http));
+    let resolver = GaiResolver::new();
+    let settings =
+        Http1Settings { resolver, roots, https_only: false, connect: None, head: HEAD, idle: (0, Duration::ZERO) };
+    let client = settings.client::<Empty<Bytes>>()?;
     let request = Request::get(url.clone()).header(header::ACCEPT, "application/json").body(Empty::new());
     let request = request.map_err(|error| error.to_string())?;
-    let response = client.request(request).await.map_err(|error| {
-        let source = error.source().map_or(String::new(), |source| format!(": {source}"));
-        format!("no response: {error}{source}")
-    })?;
+    let failed = |error| format!("no response: {}", http1::with_cause(&error));
+    let response = client.request(request).await.map_err(failed)?;
     if response.status() != StatusCode::OK {
         return Err(format!("it responded with {}", response.status()));
     }
-    let body = Limited::new(response.into_body(), most).collect().await;
     let broken = |error| format!("its response broke off, or has more than {most} bytes: {error}");
-    Ok(body.map_err(broken)?.to_bytes())
+    http1::read(response.into_body(), most).await.map_err(broken)
 }
 
 #[cfg(test)]

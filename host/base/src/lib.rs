@@ -1,6 +1,6 @@
 //! What every layer of the host uses. This crate names no other crate of the host.
 //!
-//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], [`fetch`], [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
+//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], HTTP clients ([`http1`], [`fetch`]), [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
 //!   changes of files of keys ([`key_changes`]), tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
 //! * [`config`]: `lodge.toml`, flags and environment variables.
 //! * [`telemetry`]: logs, metrics and traces.
@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod http1;
 pub mod ids;
 pub mod key_changes;
 pub mod lasting;

@@ -6,12 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,6 +17,7 @@ use tokio::time::timeout;
 use super::RegistryError;
 use super::destination::{self, AddressResolver};
 use lodge_base::config::pull::Pull;
+use lodge_base::http1::{self, Http1Client, Http1Settings};
 use lodge_base::telemetry::logs::foreign_line;
 use lodge_base::{files, tls};
 
@@ -45,7 +42,7 @@ const MOST_WORDS: usize = 200;
 /// The most bytes of a file of certificates.
 const MOST_CERTIFICATES: u64 = 1 << 20;
 
-type Connections = Client<HttpsConnector<HttpConnector<AddressResolver>>, Full<Bytes>>;
+type Connections = Http1Client<Full<Bytes>, AddressResolver>;
 
 /// The connections to registries, and to the hosts that they name.
 pub(super) struct RegistryHttp {
@@ -115,18 +112,8 @@ impl IsEmpty for Full<Bytes> {
 }
 
 fn connections(roots: RootCertStore, public: bool) -> Result<Connections, String> {
-    let mut http = HttpConnector::new_with_resolver(AddressResolver { public });
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(CONNECT));
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls::client(roots)?).https_or_http().enable_http1();
-    let client = Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(STALL)
-        .pool_max_idle_per_host(4)
-        .http1_max_buf_size(HEAD)
-        .build(connector.wrap_connector(http));
-    Ok(client)
+    let resolver = AddressResolver { public };
+    Http1Settings { resolver, roots, https_only: false, connect: Some(CONNECT), head: HEAD, idle: (4, STALL) }.client()
 }
 
 fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
@@ -156,10 +143,10 @@ fn innermost(error: &hyper_util::client::legacy::Error) -> String {
 /// # Errors
 /// If it breaks off, is larger or stalls.
 pub(super) async fn body(response: Response<Incoming>, most: usize) -> Result<Bytes, RegistryError> {
-    let body = timeout(STALL, Limited::new(response.into_body(), most).collect()).await;
+    let body = timeout(STALL, http1::read(response.into_body(), most)).await;
     let body = body.map_err(|_| RegistryError::new("a response did not arrive in time"))?;
     let broken = |_| RegistryError::new(format!("a response broke off, or has more than {most} bytes"));
-    Ok(body.map_err(broken)?.to_bytes())
+    body.map_err(broken)
 }
 
 /// The error that a response stands for. `what` was requested.

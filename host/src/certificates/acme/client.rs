@@ -1,6 +1,5 @@
 //! The HTTP client for an authority: HTTPS only, without redirects, and bounded in time and size.
 
-use std::error::Error as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -8,15 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::Full;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::RootCertStore;
 use tokio::time::timeout;
 
+use lodge_base::http1::{self, Http1Client, Http1Settings};
 use lodge_base::lock::lock;
 use lodge_base::tls::{self, pem};
 
@@ -35,7 +31,7 @@ const MOST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A client for an authority.
 #[derive(Clone)]
 pub(super) struct AuthorityClient {
-    http: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+    http: Http1Client<BodyWrapper<Bytes>>,
     /// The latest time at which the authority wants to be asked again, by `Retry-After` of any response.
     wait: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -50,25 +46,14 @@ impl AuthorityClient {
             None => tls::system_roots()?,
             Some(path) => {
                 let unusable = |why: String| format!("tls.acme.ca: {why}");
-                let of_file = |why: &dyn std::fmt::Display| unusable(format!("{}: {why}", path.display()));
-                let mut roots = RootCertStore::empty();
-                for certificate in pem::chain(&pem::read(path).map_err(unusable)?).map_err(|why| of_file(&why))? {
-                    roots.add(certificate).map_err(|error| of_file(&error))?;
-                }
-                roots
+                let pem = pem::read(path).map_err(unusable)?;
+                pem::authorities(&pem).map_err(|why| unusable(format!("{}: {why}", path.display())))?
             }
         };
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls::client(roots)?).https_only().enable_http1();
-        let http = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .http1_max_buf_size(HEAD)
-            .build(connector.wrap_connector(http));
-        Ok(Self { http, wait: Arc::default() })
+        let resolver = GaiResolver::new();
+        let settings =
+            Http1Settings { resolver, roots, https_only: true, connect: None, head: HEAD, idle: (1, TIMEOUT) };
+        Ok(Self { http: settings.client()?, wait: Arc::default() })
     }
 
     /// Returns the latest time at which the authority wants to be asked again, if a response said that.
@@ -87,13 +72,10 @@ impl HttpClient for AuthorityClient {
             let other = |why: String| Error::Other(why.into());
             let to = request.uri().authority().map_or_else(String::new, ToString::to_string);
             let exchange = async {
-                let response = http.request(request).await.map_err(|error| {
-                    let source = error.source().map_or(String::new(), |source| format!(": {source}"));
-                    other(format!("no response of {to}: {error}{source}"))
-                })?;
-                let (head, body) = response.into_parts();
+                let failed = |error| other(format!("no response of {to}: {}", http1::with_cause(&error)));
+                let (head, body) = http.request(request).await.map_err(failed)?.into_parts();
                 let broken = |error| other(format!("the response of {to} broke off, or is too large: {error}"));
-                let body = Limited::new(body, MOST_BYTES).collect().await.map_err(broken)?.to_bytes();
+                let body = http1::read(body, MOST_BYTES).await.map_err(broken)?;
                 Ok::<_, Error>(Response::from_parts(head, Full::new(body)))
             };
             let late =
