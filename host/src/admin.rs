@@ -16,12 +16,12 @@ pub mod data;
 pub mod deploy;
 mod doubts;
 mod page;
-pub mod places;
 mod record;
 pub(crate) mod report;
 pub(crate) mod rollout;
 mod routes;
 pub mod scrape;
+pub mod slots;
 mod upload;
 pub(crate) mod verdict;
 
@@ -42,8 +42,8 @@ pub(crate) use self::access::{OPERATOR_SCOPES, is_operator_scope};
 use self::body::{Body, problem, text};
 use self::contract::{CertificateStatus, ClusterStatus, HostStatus};
 pub use self::doubts::questionable;
-use self::places::AdminPlaces;
 use self::record::OperatorRecord;
+use self::slots::OperatorSlots;
 pub(crate) use self::upload::SIGNATURE;
 use crate::admin::scrape::{Format, Scrape};
 use crate::audit::AuditTrail;
@@ -126,8 +126,8 @@ pub struct Admin {
     pub attempts: Option<FailedAttempts>,
     /// Lines of the log about refused operators.
     pub refusals: Mutex<LogThrottle>,
-    /// Places for requests that take long.
-    pub places: AdminPlaces,
+    /// Slots for requests that take long.
+    pub slots: OperatorSlots,
 }
 
 /// A connection to the listener.
@@ -145,19 +145,19 @@ struct Operator {
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let directory = admin.config.guests.clone();
     tokio::task::spawn_blocking(move || remove_abandoned(&directory));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = accept::accepted(&listener).await;
         let Ok(peer) = stream.peer_addr() else { continue };
-        let place = Arc::clone(&places).try_acquire_owned().ok();
-        let probe = place.is_none();
+        let permit = Arc::clone(&permits).try_acquire_owned().ok();
+        let probe = permit.is_none();
         let (admin, buffers, unsent) = (Arc::clone(&admin), Arc::clone(&buffers), Arc::clone(&unsent));
         let operator = Operator { admin, peer: peer.ip(), buffers, unsent, probe };
         let task = tokio::spawn(async move {
             operator.serve(stream).await;
-            drop(place);
+            drop(permit);
         });
         if probe {
             probes.retain(|probe| !probe.is_finished());

@@ -217,11 +217,11 @@ fn following<F: Future<Output = ()> + Send + 'static>(
     write: impl FnOnce(Events) -> F + Send + 'static,
 ) -> Response<Body> {
     match Arc::clone(&admin.followers).try_acquire_owned() {
-        Ok(place) => events(move |events| {
+        Ok(permit) => events(move |events| {
             let written = write(events);
             async move {
                 written.await;
-                drop(place);
+                drop(permit);
             }
         }),
         Err(_) => problem(

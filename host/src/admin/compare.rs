@@ -13,7 +13,7 @@ use super::Admin;
 use super::access::Requester;
 use super::body::{Body, json, problem};
 use super::contract::ManifestComparison;
-use super::places::NoPlace;
+use super::slots::NoSlot;
 use crate::guests::scan::MANIFEST;
 use crate::listener::intake::Upload;
 use lodge_base::files;
@@ -39,12 +39,12 @@ pub(super) async fn respond(
         return problem(StatusCode::BAD_REQUEST, "bad-name", "no service can have this name");
     }
     let bad = |why: &str| problem(StatusCode::BAD_REQUEST, "bad-body", why);
-    let _place = match admin.places.comparisons.take(sender) {
-        Ok(place) => place,
-        Err(NoPlace::Taken) => {
+    let _slot = match admin.slots.comparisons.take(sender) {
+        Ok(slot) => slot,
+        Err(NoSlot::Taken) => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "other comparisons are in progress; try again");
         }
-        Err(NoPlace::Rate(wait)) => {
+        Err(NoSlot::Rate(wait)) => {
             let why = "this key has compared as many manifests as it may in a minute; try again later";
             let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "rate", why);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));

@@ -11,10 +11,10 @@ use tokio::task::spawn_blocking;
 use super::access::Requester;
 use super::body::{Body, json, problem};
 use super::contract::ActionResult;
-use super::places::HeldPlace;
 use super::record::OperatorRecord;
 use super::rollout::{Done, Promotion, Rollout};
 use super::routes::ApiRoute;
+use super::slots::OperatorSlot;
 use super::upload::{self, NotDeployed, StagedFile, UploadBounds};
 use super::verdict::Verdict;
 use super::{Admin, report};
@@ -28,7 +28,7 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::spec::{GuestSpec, split};
 
-/// The longest wait of a component that has arrived for a place, and then for another command on the same service.
+/// The longest wait of a component that has arrived for a slot, and then for another command on the same service.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The interval between attempts to get the lock.
@@ -84,18 +84,18 @@ async fn place(
     let own_only = sender.is_key();
     // Where it has no place, it need not arrive, and no lock is left of it.
     Placement { config: &admin.config, files: &files, canary, new, own_only }.find()?;
-    let _arrival = admin.places.uploads.take(sender).map_err(|_| busy())?;
+    let _arrival = admin.slots.uploads.take(sender).map_err(|_| busy())?;
     let staged =
         upload::receive(&files, UploadBounds::new(admin.config.engine.max_file as u64), &head.headers, body).await?;
     record.set_digest(staged.digest);
-    let place = admin.places.deployments.wait(sender, LOCK_TIMEOUT).await.map_err(|_| busy())?;
+    let slot = admin.slots.deployments.wait(sender, LOCK_TIMEOUT).await.map_err(|_| busy())?;
     // Minutes may have passed since the first look at the key.
     if !admin.still_grants(sender, &head.headers, ApiRoute::Component(name).needs()) {
         let why = "the key was revoked or changed, or has expired, while the component arrived; nothing was changed";
         return Err(NotDeployed(StatusCode::UNAUTHORIZED, "unauthorized", why.into()));
     }
     let to = subject.clone();
-    change(admin, subject, (place, LOCK_TIMEOUT, sender), "deployed", move |rollout| {
+    change(admin, subject, (slot, LOCK_TIMEOUT, sender), "deployed", move |rollout| {
         let canary = percent.zip(to.label.as_deref());
         deploy(rollout, &staged, signature, (canary, new))
     })
@@ -235,8 +235,8 @@ pub(super) async fn rollback(admin: &Arc<Admin>, sender: &Requester, name: &str)
 }
 
 /// Returns what a promotion or a rollback needs, which waits for nothing.
-fn reversal<'a>(admin: &Admin, sender: &'a Requester) -> Result<(HeldPlace, Duration, &'a Requester), NotDeployed> {
-    admin.places.reversals.take(sender).map(|place| (place, Duration::ZERO, sender)).map_err(|_| busy())
+fn reversal<'a>(admin: &Admin, sender: &'a Requester) -> Result<(OperatorSlot, Duration, &'a Requester), NotDeployed> {
+    admin.slots.reversals.take(sender).map(|slot| (slot, Duration::ZERO, sender)).map_err(|_| busy())
 }
 
 fn busy() -> NotDeployed {
@@ -249,13 +249,13 @@ fn busy() -> NotDeployed {
 async fn change(
     admin: &Arc<Admin>,
     subject: Subject,
-    (place, most, sender): (HeldPlace, Duration, &Requester),
+    (slot, most, sender): (OperatorSlot, Duration, &Requester),
     what: &'static str,
     act: impl FnOnce(&Rollout<'_>) -> Result<Done, NotDeployed> + Send + 'static,
 ) -> Result<Done, NotDeployed> {
     let (admin, own_only, who) = (Arc::clone(admin), sender.is_key(), sender.shown());
     let work = spawn_blocking(move || {
-        let _place = place;
+        let _slot = slot;
         let (config, files) = (&admin.config, subject.files(&admin.config)?);
         let start = Instant::now();
         let _lock = loop {

@@ -128,7 +128,7 @@ impl Host {
             keys: self.operator_keys.clone(),
             refusals: Mutex::default(),
             attempts: FailedAttempts::new(self.config.auth_failures, Instant::now()),
-            places: admin::places::AdminPlaces::default(),
+            slots: admin::slots::OperatorSlots::default(),
         }
     }
 }
