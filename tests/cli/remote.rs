@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use self::mock::{Mock, SERVICES};
-use crate::harness::{Leashed, lodge, output, wasm};
+use crate::harness::{Leashed, free_port, lodge, output, wasm};
 
 /// Runs a command against the mock. Returns its exit code, stdout and stderr.
 fn ask(mock: &Mock, args: &[&str]) -> (Option<i32>, String, String) {
@@ -249,7 +249,7 @@ fn linked_imports_are_recognised() {
 
 #[test]
 fn an_unreachable_host_is_reported_with_a_remedy() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = format!("127.0.0.1:{}", free_port());
     for command in ["ps", "logs", "stats", "top", "events", "drain", "log-level", "health"] {
         let (code, stdout, stderr) = output(&mut lodge(&[command, "--admin", &free]));
         assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");

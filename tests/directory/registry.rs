@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{PATIENCE, Process, get, lodge, output};
+use crate::harness::{PATIENCE, Process, free_port, get, lodge, output};
 use crate::versions::traffic_split::version;
 
 /// A registry of this test, which is Debian's.
@@ -30,7 +30,7 @@ impl Drop for Registry {
 impl Registry {
     /// Starts one, or returns `None` where it is not installed, which CI does not accept.
     fn start() -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let directory = tempfile::tempdir().unwrap();
         let Some(child) = serve(port, directory.path()) else {
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "docker-registry is not installed");

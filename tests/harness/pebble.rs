@@ -1,6 +1,6 @@
 //! A test authority for ACME: Debian's `pebble`, with a server of names that all lead to this machine.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 
 use super::authority::Authority;
-use super::{Leashed, PATIENCE};
+use super::{Leashed, PATIENCE, free_port};
 
 /// An authority. It starts anew, without accounts and with other roots, whenever it is started.
 pub(crate) struct Pebble {
@@ -32,10 +32,6 @@ struct Ports {
     tls: u16,
 }
 
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Pebble {
     /// Prepares one, which is not running; `None` where it is not installed, which CI does not accept.
     pub(crate) fn new() -> Option<Self> {
@@ -52,7 +48,7 @@ impl Pebble {
         let authority = Authority::new();
         authority.issue(&["localhost"]).write(directory.path(), "server");
         std::fs::write(directory.path().join("ca.pem"), authority.pem()).unwrap();
-        let [directory_port, management, names, challenges, http, tls] = std::array::from_fn(|_| port());
+        let [directory_port, management, names, challenges, http, tls] = std::array::from_fn(|_| free_port());
         let ports = Ports { directory: directory_port, management, names, challenges, http, tls };
         Some(Self { directory, ports, running: None })
     }

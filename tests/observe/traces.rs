@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::calls::outgoing::World;
 use crate::harness::far::before;
-use crate::harness::{Connection, Habit, Replica, get, host, until, within};
+use crate::harness::{Connection, Habit, Replica, free_port, get, host, until, within};
 
 pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -150,10 +150,10 @@ async fn callers_decide_about_sampling() {
 /// Spans are dropped and counted; responses are not delayed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_down_loses_spans_only() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = free_port();
     let host = host(&["hello"])
         .set("traces.exporter", "otlp")
-        .set("traces.endpoint", &format!("http://{nobody}"))
+        .set("traces.endpoint", &format!("http://127.0.0.1:{nobody}"))
         .set("traces.delay", "1ms")
         .set("traces.timeout", "50ms")
         .start()

@@ -16,7 +16,7 @@ pub(crate) mod with_redis {
 
     use super::guests;
     use crate::harness::authority::Authority;
-    use crate::harness::{Process, get};
+    use crate::harness::{Process, free_port, get};
 
     /// A Redis of this test.
     pub(crate) struct Redis {
@@ -52,7 +52,7 @@ pub(crate) mod with_redis {
 
         /// The same with TLS, as these options say.
         fn start_with(options: &[&str]) -> Option<Self> {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let directory = tempfile::tempdir().unwrap();
             let Some(child) = redis(port, directory.path(), options) else {
                 assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is not installed");
