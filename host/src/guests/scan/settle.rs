@@ -5,6 +5,7 @@
 //! manifest stays in force until its file has not changed for [`SETTLE`] or, if it was renamed into place and so was
 //! complete from the start, for [`PLACED`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 /// or if it was changed since.
 pub const PLACED: Duration = Duration::from_millis(50);
 
-/// The same for a text that says less about who may send requests, as the first part of one that is written slowly.
+/// The same for a text without a part of the last one that said who may send requests, as the first part of one that is written
+/// slowly.
 pub(super) const OPENS: Duration = Duration::from_secs(5);
 
 /// The content of a manifest.
@@ -34,6 +36,9 @@ pub(super) enum Content {
     Withdrawn,
 }
 
+/// What a text has that says who may send requests.
+type Guards = BTreeSet<String>;
+
 /// The keys of a manifest, and of its routes, that say who may send requests.
 const GUARDS: [&str; 4] = ["auth", "allow", "deny", "rules"];
 
@@ -47,21 +52,28 @@ impl Content {
         }
     }
 
-    /// Returns how many items it has that say who may send requests.
-    fn guards(&self) -> usize {
-        let Self::Text(text) = self else { return 0 };
-        let Ok(keys) = text.parse::<toml::Table>() else { return 0 };
-        let items = |name: &&str, value: &toml::Value| match value {
-            toml::Value::Boolean(false) => 0,
-            // Each is a table of its own, between which a text may end.
-            toml::Value::Array(rules) if *name == "rules" => rules.len().saturating_add(1),
-            _ => 1,
+    /// Returns what it has that says who may send requests: the keys, those of routes with their route, and each rule.
+    fn guards(&self) -> Guards {
+        let mut guards = Guards::new();
+        let Self::Text(text) = self else { return guards };
+        let Ok(keys) = text.parse::<toml::Table>() else { return guards };
+        let mut add = |place: &str, keys: &toml::Table| {
+            for (name, value) in GUARDS.iter().filter_map(|name| Some((name, keys.get(*name)?))) {
+                if *value != toml::Value::Boolean(false) {
+                    guards.insert(format!("{place} {name}"));
+                }
+                // Each is a table of its own, between which a text may end.
+                if let ("rules", Some(rules)) = (*name, value.as_array()) {
+                    guards.extend(rules.iter().map(|rule| format!("{place} {name} {rule}")));
+                }
+            }
         };
-        let count = |keys: &toml::Table| {
-            GUARDS.iter().filter_map(|name| keys.get(*name).map(|value| items(name, value))).sum::<usize>()
-        };
+        add("", &keys);
         let routes = keys.get("routes").and_then(toml::Value::as_array).into_iter().flatten();
-        count(&keys) + routes.filter_map(toml::Value::as_table).map(count).sum::<usize>()
+        for route in routes.filter_map(toml::Value::as_table) {
+            add(&route.get("path").map(ToString::to_string).unwrap_or_default(), route);
+        }
+        guards
     }
 
     /// Whether it is the first part of another text.
@@ -89,7 +101,7 @@ pub(super) struct Settling {
     /// The content on disk that was put in force; another one than `known` if that is withdrawn.
     taken: Content,
     /// What the last text in force had about who may send requests.
-    guards: usize,
+    guards: Guards,
     /// The device and inode of the file that was in force last.
     file: Option<(u64, u64)>,
     /// The state at the last scan, and the first scan with that state.
@@ -131,7 +143,7 @@ impl Settling {
     /// for a moment longer than an editor takes, as in a slow copy: only by another text, or with its component.
     fn take(&mut self) {
         self.taken = self.seen.content.clone();
-        let withdrawn = self.guards > 0 && self.taken.is_blank() && self.seen.beside.is_some();
+        let withdrawn = !self.guards.is_empty() && self.taken.is_blank() && self.seen.beside.is_some();
         self.known = if withdrawn { Content::Withdrawn } else { self.taken.clone() };
         if !withdrawn && !matches!(self.known, Content::Unreadable(_)) {
             self.guards = self.known.guards();
@@ -164,8 +176,8 @@ impl Settling {
         let blank = self.seen.content.is_blank();
         let wait = match () {
             () if self.seen.placed && other && !blank => PLACED,
-            () if !blank && self.seen.content.guards() < self.guards => OPENS,
-            () if !blank && self.guards > 0 && self.seen.content.begins(&self.known) => OPENS,
+            () if !blank && !self.guards.is_subset(&self.seen.content.guards()) => OPENS,
+            () if !blank && !self.guards.is_empty() && self.seen.content.begins(&self.known) => OPENS,
             () => SETTLE,
         };
         Some(wait.saturating_sub(now.saturating_duration_since(self.since)))

@@ -89,8 +89,11 @@ impl<'a> Evaluation<'a> {
                 self.index(&of, &key)
             }
             CelNode::Has(of, key) => {
-                let of = self.eval(of)?;
-                self.find(&of, key).map(|found| Value::Bool(found.is_some()))
+                let found = match self.eval(of)? {
+                    Value::Headers(headers) => headers.contains_key(&**key) && is_small(key),
+                    of => self.find(&of, key)?.is_some(),
+                };
+                Ok(Value::Bool(found))
             }
             CelNode::HasSize => Ok(Value::Bool(self.input.size.is_some())),
             CelNode::Not(of) => self.truth(of).map(|value| Value::Bool(!value)),
@@ -102,14 +105,11 @@ impl<'a> Evaluation<'a> {
                 if self.truth(condition)? { self.eval(then) } else { self.eval(otherwise) }
             }
             CelNode::Compare(by, left, right) => {
-                self.check_lines(left)?;
-                self.check_lines(right)?;
                 let (left, right) = (self.eval(left)?, self.eval(right)?);
                 self.charge(left.weight().min(right.weight()))?;
                 compare(*by, &left, &right).map(Value::Bool)
             }
             CelNode::In(item, of) => {
-                self.check_lines(item)?;
                 let (item, of) = (self.eval(item)?, self.eval(of)?);
                 self.contains(&item, &of).map(Value::Bool)
             }
@@ -119,7 +119,7 @@ impl<'a> Evaluation<'a> {
                 calculate(*by, left, right)
             }
             CelNode::Matches(of, pattern) => {
-                let text = self.text(of)?;
+                let text = self.searched(of)?;
                 self.charge(text.len().saturating_mul(pattern.size) / MATCH * BYTES)?;
                 Ok(Value::Bool(pattern.regex.is_match(&text)))
             }
@@ -146,7 +146,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn search(&mut self, search: Search, text: &'a CelNode, part: &'a CelNode) -> Result<bool, RuleFailure> {
-        let (text, part) = (self.text(text)?, self.text(part)?);
+        let (text, part) = (self.searched(text)?, self.text(part)?);
         self.charge(text.len().saturating_add(part.len()))?;
         Ok(match search {
             Search::Contains => text.contains(&*part),
@@ -218,9 +218,18 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Returns the value of a header. Several lines are one, with commas (RFC 9110 5.3).
+    /// Returns the value of a header that has one line. Which one of several a service reads is not known here.
     fn header(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
-        let mut lines = headers.get_all(name).iter();
+        match headers.get_all(name).iter().nth(1) {
+            Some(_) if is_small(name) => Err(RuleFailure::Several),
+            _ => self.joined(headers, name),
+        }
+    }
+
+    /// Returns all lines of a header as one, with commas (RFC 9110 5.3), or as cookies are joined (RFC 6265 4.2.1).
+    fn joined(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
+        // A map has no key in other letters.
+        let mut lines = headers.get_all(name).iter().filter(|_| is_small(name));
         let Some(first) = lines.next() else { return Ok(None) };
         self.charge(first.len())?;
         let first = first.to_str().map_err(|_| RuleFailure::Encoding)?;
@@ -229,20 +238,23 @@ impl<'a> Evaluation<'a> {
             self.charge(line.len())?;
             let line = line.to_str().map_err(|_| RuleFailure::Encoding)?;
             let text = joined.to_mut();
-            text.push_str(", ");
+            text.push_str(if name == "cookie" { "; " } else { ", " });
             text.push_str(line);
         }
         Ok(Some(Value::Text(joined)))
     }
 
-    /// Refuses to compare a header that has several lines: which of them a service reads is not known here.
-    fn check_lines(&self, node: &CelNode) -> Result<(), RuleFailure> {
+    /// Evaluates the text in which another one is sought: of a header, all its lines.
+    fn searched(&mut self, node: &'a CelNode) -> Result<Cow<'a, str>, RuleFailure> {
+        let headers = self.input.headers;
         match node {
             CelNode::Field(of, name) if matches!(**of, CelNode::Variable(Variable::Headers)) => {
-                let several = self.input.headers.get_all(name).iter().nth(1).is_some();
-                if several { Err(RuleFailure::Several) } else { Ok(()) }
+                match self.joined(headers, name)? {
+                    Some(Value::Text(text)) => Ok(text),
+                    _ => Err(RuleFailure::MissingKey),
+                }
             }
-            _ => Ok(()),
+            node => self.text(node),
         }
     }
 
@@ -276,7 +288,7 @@ impl<'a> Evaluation<'a> {
             (of, Value::Text(key)) => match of {
                 // That there are several is no reason to say that there is none.
                 Value::Query(query) => Ok(form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == *key)),
-                Value::Headers(headers) => Ok(headers.contains_key(&**key)),
+                Value::Headers(headers) => Ok(is_small(key) && headers.contains_key(&**key)),
                 of => self.find(of, key).map(|found| found.is_some()),
             },
             _ => Err(RuleFailure::Type),
@@ -320,6 +332,7 @@ impl<'a> Evaluation<'a> {
                 (_, Ok(Value::Bool(holds))) => held += usize::from(holds),
                 // As in CEL, an item that decides does so also if another one has no value.
                 (Loop::All | Loop::Exists, Err(failure)) => failed = Some(failure),
+                (Loop::All | Loop::Exists, Ok(_)) => failed = Some(RuleFailure::Type),
                 (_, Err(failure)) => return Err(failure),
                 (_, Ok(_)) => return Err(RuleFailure::Type),
             }
@@ -332,4 +345,9 @@ impl<'a> Evaluation<'a> {
             Loop::Filter | Loop::Map => Value::List(made.into()),
         })
     }
+}
+
+/// Whether the name of a header is written as those of requests are.
+fn is_small(name: &str) -> bool {
+    !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }

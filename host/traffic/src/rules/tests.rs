@@ -34,7 +34,7 @@ fn of(service: Vec<RequestRule>, route: Vec<RequestRule>) -> RuleSet {
 
 fn identity() -> Identity {
     let all = serde_json::json!({
-        "tenant": "acme", "roles": ["dev", "ops", 7, ["x"]], "level": 3, "part": 2.5, "staff": true, "none": null,
+        "tenant": "acme", "roles": ["dev", "ops", 7, ["x"]], "mixed": ["x", true, false], "level": 3, "part": 2.5, "staff": true, "none": null,
         "deep": { "a": { "b": "c" } }, "name": "Zo\u{eb} 1\r\n", "big": 18_446_744_073_709_551_615_u64,
         "other_big": 18_446_744_073_709_551_614_u64,
     });
@@ -51,6 +51,8 @@ fn decide(rules: &RuleSet, change: impl FnOnce(&mut RuleInput<'_>)) -> Result<De
     let mut headers = HeaderMap::new();
     headers.append("x-a", HeaderValue::from_static("1"));
     headers.append("x-a", HeaderValue::from_static("2"));
+    headers.append("cookie", HeaderValue::from_static("a=1"));
+    headers.append("cookie", HeaderValue::from_static("b=2"));
     headers.append("x-one", HeaderValue::from_static("1"));
     headers.append("x-raw", HeaderValue::from_bytes(b"\xff").unwrap());
     headers.append("x-long", HeaderValue::from_str(&"ab".repeat(8_000)).unwrap());
@@ -134,6 +136,9 @@ fn conditions() {
         ("true || identity.claims.missing == 1", true),
         ("identity.claims.missing == 1 && false", false),
         ("identity.claims.roles.exists(r, r.startsWith('o'))", true),
+        ("[true, true].all(b, b) && identity.claims.mixed.exists(m, m) && !identity.claims.mixed.all(m, m)", true),
+        ("has(request.headers.cookie) && request.headers['cookie'].matches('(^|; )b=2(;|$)')", true),
+        ("('X-' + 'ONE') in request.headers || has(request.headers.none)", false),
     ] {
         assert_eq!(holds(when), Ok(expected), "{when}");
     }
@@ -148,6 +153,12 @@ fn a_condition_without_a_value_denies() {
         ("request.query.z == ''", RuleFailure::MissingKey),
         ("request.query.twice == '1'", RuleFailure::Several),
         ("request.headers['x-a'] == '1, 2'", RuleFailure::Several),
+        ("request.headers['x-a'].lowerAscii() == '1'", RuleFailure::Several),
+        ("(true ? request.headers['x-a'] : '') == '1' || '1' in [request.headers['x-a']]", RuleFailure::Several),
+        ("request.headers.exists(n, n == 'x-a' && request.headers[n] == '1')", RuleFailure::Several),
+        ("request.headers['x-a'] + '' != '1' || request.headers['x-a'] < '1'", RuleFailure::Several),
+        ("request.headers['X-' + 'A'] == '1'", RuleFailure::MissingKey),
+        ("identity.claims.roles.all(r, r)", RuleFailure::Type),
         ("'1' != request.headers['x-a'] || request.headers['x-a'] in ['1']", RuleFailure::Several),
         ("double('nan') > 100.0", RuleFailure::Form),
         ("double('inf') > 100.0 || double('1e999') > 1.0", RuleFailure::Form),

@@ -254,7 +254,8 @@ pub(super) fn merge(
     let slices = &slices.slices;
     let mut known = BTreeMap::<SocketAddr, (Readiness, Hint)>::new();
     for slice in slices.values() {
-        for (_, number) in slice.ports.iter().filter(|(name, number)| port.is(name, *number)) {
+        // The API server accepts each name once: of a slice with more, endpoints are not multiplied by ports.
+        if let Some((_, number)) = slice.ports.iter().find(|(name, number)| port.is(name, *number)) {
             for endpoint in &slice.endpoints {
                 let address = SocketAddr::new(endpoint.address, *number);
                 // An endpoint is in two slices while it moves from one to the other.

@@ -120,6 +120,19 @@ fn too_many_endpoints() {
     assert!((400..=700).contains(&both) && all > 1_200, "{both} {all}");
 }
 
+/// API servers refuse such a slice. Its ports do not multiply its endpoints.
+#[test]
+fn of_ports_with_one_name_one_is_used() {
+    let ports: Vec<_> = (1..=100).map(|port| json!({ "name": "http", "port": port })).collect();
+    let mut map = SliceMap::default();
+    let slice = json!({ "endpoints": [{ "addresses": ["10.0.0.1"] }, { "addresses": ["10.0.0.2"] }], "ports": ports });
+    map.insert("a".into(), read(slice, None)).unwrap();
+    let port = EndpointPort::Name("http".into());
+    let merged = merge(&map, "shop/users", (Scheme::Http, &port), &"users".into(), 1);
+    let addresses: Vec<_> = merged.endpoints.iter().map(|endpoint| endpoint.target.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1:1", "10.0.0.2:1"]);
+}
+
 #[test]
 fn objects_have_names() {
     let name =
