@@ -347,7 +347,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// Whether the name of a header is written as those of requests are.
+/// Whether the name of a header is in small letters, as in all requests.
 fn is_small(name: &str) -> bool {
     !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
