@@ -11,7 +11,7 @@ use lodge_state::Version;
 use tokio::time::Instant;
 
 use super::record::HostRecord;
-use super::roster::{MOST_HOSTS, Roster};
+use super::roster::{MOST_HOSTS, NamesBefore, Roster};
 
 /// The most names in a line of the log.
 const MOST_NAMES: usize = 8;
@@ -33,6 +33,8 @@ pub(crate) struct KnownHost {
     pub(crate) renewed: Instant,
     /// Whether the record lasts without being renewed.
     stale: bool,
+    /// Whether its record was none when it was last read.
+    broken: bool,
 }
 
 /// All other hosts.
@@ -41,7 +43,7 @@ pub(crate) struct KnownHosts {
     all: BTreeMap<String, KnownHost>,
     /// Records of the last reading that could not be read.
     pub(crate) ignored: usize,
-    /// Whether the last reading found more than the bounds allow.
+    /// Whether there may be more hosts: the last reading did not reach them, or there is no room for them.
     pub(crate) truncated: bool,
     /// When the store was last read.
     pub(crate) read: Option<Instant>,
@@ -55,40 +57,74 @@ pub(crate) struct Changes {
 }
 
 impl KnownHosts {
-    /// Takes the records of a reading in place of those before. With `keeps`, hosts that are not in it stay known.
+    /// Takes over what a reading has found. Hosts of which it says nothing stay known and, with `keeps`, also those that are gone.
     pub(crate) fn update(&mut self, reading: Roster, keeps: bool, now: Instant) -> Changes {
-        let mut before = std::mem::take(&mut self.all);
         let mut changes = Changes::default();
-        for (name, (version, record)) in reading.records {
-            let member = match before.remove(&name) {
-                Some(known) if known.version == version => known,
-                Some(known) if !known.stale => KnownHost { record: Arc::new(record), version, renewed: now, ..known },
-                _ => {
-                    changes.joined.push(name.clone());
-                    KnownHost { record: Arc::new(record), version, since: now, renewed: now, stale: false }
-                }
-            };
-            self.all.insert(name, member);
-        }
-        for (name, member) in before {
-            if (keeps || reading.unread.contains(&name)) && self.all.len() < MOST_HOSTS {
-                self.all.insert(name, member);
-            } else if !member.stale {
-                changes.left.push(name);
-            }
-        }
-        let mut stale = 0;
-        for (name, member) in &mut self.all {
-            let was_stale = member.stale;
-            member.stale = now.saturating_duration_since(member.renewed) > STALE;
-            stale += usize::from(member.stale && !reading.unread.contains(name));
-            if member.stale && !was_stale {
+        for name in reading.gone.iter().filter(|_| !keeps) {
+            if self.all.remove(name).is_some_and(|member| !member.stale) {
                 changes.left.push(name.clone());
             }
         }
+        for name in &reading.nonsense {
+            if let Some(member) = self.all.get_mut(name) {
+                member.broken = true;
+            }
+        }
+        let read: Vec<_> = reading.records.keys().chain(&reading.nonsense).cloned().collect();
+        let mut full = false;
+        for (name, (version, record)) in reading.records {
+            if !self.all.contains_key(&name) && !self.has_room() {
+                full = true;
+                continue;
+            }
+            match self.all.get_mut(&name) {
+                Some(known) if known.version == version => known.broken = false,
+                Some(known) if !known.stale => {
+                    (known.record, known.version, known.renewed, known.broken) =
+                        (Arc::new(record), version, now, false);
+                }
+                _ => {
+                    let record = Arc::new(record);
+                    let member = KnownHost { record, version, since: now, renewed: now, stale: false, broken: false };
+                    changes.joined.push(name.clone());
+                    self.all.insert(name, member);
+                }
+            }
+        }
+        let mut stale = 0;
+        // What was not read may have been renewed.
+        for name in read {
+            let Some(member) = self.all.get_mut(&name) else { continue };
+            let was_stale = member.stale;
+            member.stale = now.saturating_duration_since(member.renewed) > STALE;
+            stale += usize::from(member.stale && !member.broken);
+            if member.stale && !was_stale {
+                changes.left.push(name);
+            }
+        }
         self.ignored = reading.ignored.saturating_add(stale);
-        (self.truncated, self.read) = (reading.truncated, Some(now));
+        (self.truncated, self.read) = (reading.truncated || full, Some(now));
         changes
+    }
+
+    /// Whether there is room for another host, for which one with a stale record makes room.
+    fn has_room(&mut self) -> bool {
+        if self.all.len() >= MOST_HOSTS
+            && let Some(name) = self.all.iter().find(|(_, member)| member.stale).map(|(name, _)| name.clone())
+        {
+            self.all.remove(&name);
+        }
+        self.all.len() < MOST_HOSTS
+    }
+
+    /// The names by which the next reading reads.
+    pub(crate) fn names(&self) -> NamesBefore {
+        let mut names = NamesBefore::default();
+        for (name, member) in &self.all {
+            let set = if member.stale || member.broken { &mut names.doubtful } else { &mut names.sound };
+            set.insert(name.clone());
+        }
+        names
     }
 
     /// Forgets all hosts if the last reading is more than `keep` ago. Returns whether there were any.
@@ -133,6 +169,11 @@ mod tests {
         Roster { records: records.collect(), ..Roster::default() }
     }
 
+    /// One that has found these hosts, and that others have left.
+    fn without(gone: &[&str], of: &[(&str, u64)]) -> Roster {
+        Roster { gone: gone.iter().map(|name| (*name).into()).collect(), ..reading(of) }
+    }
+
     /// An age is the time since the revision changed, by the clock of this host.
     #[test]
     fn ages_begin_with_a_revision() {
@@ -146,7 +187,7 @@ mod tests {
         };
         assert_eq!(ages(&members, start + second), [(second, Duration::ZERO), (second, second)]);
         // One that has left and comes back is new.
-        assert_eq!(members.update(reading(&[("b", 1)]), false, start + 2 * second).left, ["a"]);
+        assert_eq!(members.update(without(&["a"], &[("b", 1)]), false, start + 2 * second).left, ["a"]);
         assert_eq!(members.update(reading(&[("a", 3), ("b", 1)]), false, start + 3 * second).joined, ["a"]);
         assert_eq!(ages(&members, start + 3 * second)[0], (Duration::ZERO, Duration::ZERO));
     }
@@ -156,17 +197,38 @@ mod tests {
     fn hosts_stay_known_without_their_records() {
         let (mut members, start, second) = (KnownHosts::default(), Instant::now(), Duration::from_secs(1));
         members.update(reading(&[("a", 1), ("b", 1), ("c", 1)]), false, start);
-        let unread = Roster { unread: ["a".into()].into(), ..reading(&[("c", 1)]) };
-        assert_eq!(members.update(unread, false, start + second).left, ["b"]);
-        assert_eq!(members.update(reading(&[]), true, start + second), Changes::default());
+        assert_eq!(members.update(without(&["b"], &[("c", 1)]), false, start + second).left, ["b"]);
+        assert_eq!(members.update(without(&["a"], &[]), true, start + second), Changes::default());
         assert_eq!(members.len(), 2);
-        assert_eq!(members.update(reading(&[("c", 1)]), false, start + second).left, ["a"]);
+        assert_eq!(members.update(reading(&[]), false, start + STALE + second), Changes::default(), "it was not read");
+        // One whose record was replaced by nonsense stays as long as one that is not renewed.
+        let nonsense = || Roster { nonsense: ["a".into()].into(), ignored: 1, ..reading(&[]) };
+        assert_eq!(members.update(nonsense(), false, start + second), Changes::default());
+        assert!(members.names().doubtful.iter().eq(["a"]) && members.names().sound.iter().eq(["c"]));
+        assert_eq!(members.update(nonsense(), false, start + STALE + second).left, ["a"]);
+        assert_eq!(members.ignored, 1);
+        assert_eq!(members.update(without(&["a"], &[]), false, start + STALE + second), Changes::default());
         let changes = members.update(reading(&[("c", 1)]), false, start + STALE + second);
         assert_eq!((changes.left, members.len(), members.ignored), (vec!["c".to_owned()], 0, 1));
         assert!(!members.contains("c"));
         assert_eq!(members.update(reading(&[("c", 1)]), false, start + 2 * STALE), Changes::default());
         assert_eq!(members.update(reading(&[("c", 2)]), false, start + 2 * STALE).joined, ["c"]);
         assert_eq!((members.len(), members.ignored), (1, 0));
+    }
+
+    /// There is room for so many hosts: one that is not renewed makes room for a new one, others do not.
+    #[test]
+    fn hosts_are_bounded() {
+        let (mut members, start) = (KnownHosts::default(), Instant::now());
+        let names: Vec<_> = (0..=MOST_HOSTS).map(|n| format!("h{n:04}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        members.update(reading(&all), false, start);
+        assert!(members.len() == MOST_HOSTS && members.truncated && !members.contains("h1000"));
+        let renewed: Vec<_> = names.iter().map(|name| (name.as_str(), if name == "h0000" { 1 } else { 2 })).collect();
+        members.update(reading(&renewed[..MOST_HOSTS]), false, start + STALE + Duration::from_secs(1));
+        assert!(members.len() == MOST_HOSTS - 1 && !members.truncated);
+        members.update(reading(&renewed[MOST_HOSTS..]), false, start + STALE + Duration::from_secs(1));
+        assert!(members.len() == MOST_HOSTS && members.contains("h1000") && !members.truncated);
     }
 
     #[test]

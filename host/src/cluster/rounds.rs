@@ -11,7 +11,7 @@ use super::leader::{Announcement, Election, FencedValue};
 use super::members::{Changes, named};
 use super::record::HostRecord;
 use super::registration::{Registration, Renewal};
-use super::roster::{Patience, Roster};
+use super::roster::{OwnName, Patience, ReadingBounds, RosterReader};
 use super::view::ClusterView;
 use super::{Cluster, ELECT, LocalServices, NAMESPACE, Names, QUOTA, READ, RENEW};
 use crate::guests::stores::Stores;
@@ -151,18 +151,26 @@ impl Cluster {
 
     async fn read_records(&self, store: &dyn Store) -> Result<(), Error> {
         let Names { cluster, host, members, .. } = &self.names;
-        let registered = lock(&self.view).is_member(self.ttl, Instant::now());
+        let (registered, before, mut place) = {
+            let mut view = lock(&self.view);
+            let registered = view.is_member(self.ttl, Instant::now());
+            (registered, view.members.names(), std::mem::take(&mut view.reading))
+        };
         let patience = Patience { operation: self.step, end: Instant::now() + self.ttl };
-        let reading = Roster::new(store, members, &self.id, patience).await?;
-        let (ignored, truncated, now) = (reading.ignored, reading.truncated, Instant::now());
+        let (own, bounds) = (OwnName { host, id: &self.id }, ReadingBounds::default());
+        let reader = RosterReader { store, bucket: members, own, bounds, patience };
+        let read = reader.read(&before, &mut place).await;
+        let now = Instant::now();
         let mut view = lock(&self.view);
-        let has_name = reading.own || reading.records.contains_key(host) || reading.unread.contains(host);
-        if registered && view.taken.is_none() && !has_name && !truncated {
+        view.reading = place;
+        let reading = read?;
+        if registered && view.taken.is_none() && !reading.own && reading.gone.contains(host) {
             self.miss(&mut view, now);
         }
-        let before = (view.members.ignored > 0, view.members.truncated);
+        let (before, ignored) = ((view.members.ignored > 0, view.members.truncated), reading.ignored);
         let keeps = view.is_unsettled(now);
         let Changes { joined, left } = view.members.update(reading, keeps, now);
+        let truncated = view.members.truncated;
         drop(view);
         if !joined.is_empty() {
             tracing::info!("hosts in the cluster {cluster}: {}", named(&joined));
@@ -177,7 +185,10 @@ impl Cluster {
             );
         }
         if truncated && !before.1 {
-            tracing::warn!("the cluster {cluster} has more hosts than this one can know; some are left out");
+            tracing::warn!(
+                "the cluster {cluster} has more records than are read at once, or more hosts than one can know; those that are not \
+                 known yet have their turn later"
+            );
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub struct ClusterStatus {
     pub members: Vec<ClusterMember>,
     /// Records of other hosts that could not be read.
     pub ignored: usize,
-    /// Whether there are more hosts than are shown.
+    /// Whether there may be more hosts than are shown: some records were not read yet, or there is no room for them.
     pub truncated: bool,
 }
 

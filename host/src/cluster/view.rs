@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::members::{KnownHost, KnownHosts};
 use super::record::HostRecord;
+use super::roster::ReadingPlace;
 use super::status::{ClusterMember, ClusterStatus, STATES};
 
 /// The most services that are shown of all hosts together. Further ones are counted.
@@ -22,6 +23,8 @@ pub(super) const ELECT: usize = 2;
 #[derive(Default)]
 pub(super) struct ClusterView {
     pub(super) members: KnownHosts,
+    /// How far the readings have got.
+    pub(super) reading: ReadingPlace,
     /// What this host says of itself.
     pub(super) own: Arc<HostRecord>,
     /// The name that the newest leader has written.
