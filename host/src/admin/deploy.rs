@@ -16,7 +16,7 @@ use super::rollout::{Done, Promotion, Rollout};
 use super::routes::ApiRoute;
 use super::slots::OperatorSlot;
 use super::upload::{self, NotDeployed, StagedFile, UploadBounds};
-use super::verdict::Verdict;
+use super::verdict::{self, Verdict};
 use super::{Admin, report};
 use crate::guests::deployer::Deployer;
 use crate::guests::placement::{CANARY, NewComponent, Placement, check_label};
@@ -270,7 +270,14 @@ async fn change(
         };
         let reports = || Ok(report::statuses(&admin.current.snapshot()));
         let try_out = |spec: GuestSpec| try_out(&admin, spec);
-        let done = act(&Rollout { config, files: &files, reports: &reports, try_out: &try_out, own_only })?;
+        let done = act(&Rollout {
+            config,
+            files: &files,
+            reports: &reports,
+            timeout: verdict::TIMEOUT,
+            try_out: &try_out,
+            own_only,
+        })?;
         log(&subject, what, &done, &who);
         Ok(done)
     });
@@ -302,7 +309,7 @@ fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
     let (service, digest, unchanged, verdict, judged) = match done {
         Err(NotDeployed(status, kind, why)) => return problem(status, kind, &why),
         Ok(Done::Removed(trial)) => (split(&trial).0.to_owned(), None, false, Verdict::Serving, None),
-        Ok(Done::Placed { service, digest, unchanged, verdict, judged }) => {
+        Ok(Done::Placed { service, digest, unchanged, verdict, judged, .. }) => {
             (service, Some(digest), unchanged, verdict, judged)
         }
     };

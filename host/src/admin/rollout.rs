@@ -4,6 +4,7 @@
 //! The files are locked from start to end ([`ServiceFiles::try_lock`]).
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::contract::{Judgement, RefusedFile};
 use super::verdict::{self, Reports, Verdict};
@@ -21,6 +22,8 @@ pub(crate) struct Rollout<'a> {
     /// The files of the service, which are locked.
     pub(crate) files: &'a ServiceFiles<'a>,
     pub(crate) reports: Reports<'a>,
+    /// How long the host may take to serve a component: [`verdict::TIMEOUT`].
+    pub(crate) timeout: Duration,
     /// Deploys what is promoted or restored on trial, before it is placed.
     pub(crate) try_out: TryOut<'a>,
     /// Whether manifests that an operator wrote stay as they are.
@@ -44,6 +47,8 @@ pub(crate) enum Done {
         verdict: Verdict,
         /// By how much a version that was promoted had been judged.
         judged: Option<Judgement>,
+        /// The version that was to be promoted and stays, because the host does not serve its component in the place of the service yet.
+        stays: Option<String>,
     },
 }
 
@@ -85,11 +90,11 @@ impl Rollout<'_> {
             verdict::wait_for_rescan();
         }
         let (service, digest) = (place.served.clone(), checked.digest);
-        let verdict = Verdict::wait(self.reports, &service, digest, known.as_ref());
+        let verdict = Verdict::wait((self.reports, self.timeout), &service, digest, known.as_ref());
         if matches!(verdict, Verdict::Refused(_)) {
             place.restore(replaced)?;
         }
-        Ok(Done::Placed { service, digest, unchanged, verdict, judged: None })
+        Ok(Done::Placed { service, digest, unchanged, verdict, judged: None, stays: None })
     }
 
     /// Puts a file of the service, with its signature, in the place of the component of the service: only the component that is
@@ -109,7 +114,8 @@ impl Rollout<'_> {
         self.put(&place, &NewComponent { file, shown: &shown, signature: &signature, try_out: &try_out }, false)
     }
 
-    /// Gives a version all requests of its service.
+    /// Gives a version all requests of its service. Its files are removed once the host serves its component in the place of the service:
+    /// until then they are the only other copy of what the host is known to serve.
     ///
     /// # Errors
     /// Why nothing was changed, or that the host still serves the version.
@@ -145,12 +151,16 @@ impl Rollout<'_> {
         self.check_written(label)?;
         let own = verdict::judgement(self.reports, &trial);
         let mut done = self.replace(&version, promotion.wanted)?;
-        if let Done::Placed { verdict, judged, .. } = &mut done
-            && !matches!(verdict, Verdict::Refused(_))
-        {
-            *judged = own;
-            files.remove_version(label)?;
-            self.wait_until_gone(&trial)?;
+        if let Done::Placed { verdict, judged, stays, .. } = &mut done {
+            match verdict {
+                Verdict::Serving => {
+                    *judged = own;
+                    files.remove_version(label)?;
+                    self.wait_until_gone(&trial)?;
+                }
+                Verdict::TimedOut | Verdict::Unreachable(_) => (*judged, *stays) = (own, Some(trial)),
+                Verdict::Refused(_) => {}
+            }
         }
         Ok(done)
     }
@@ -161,8 +171,8 @@ impl Rollout<'_> {
         let content = self.files.content_of(&self.files.component(None))?;
         let is_there = content.is_some_and(|content| Digest::of(&content) == wanted);
         Ok(is_there.then(|| match self.placed(wanted) {
-            Done::Placed { service, digest, verdict, judged, .. } => {
-                Done::Placed { service, digest, unchanged: true, verdict, judged }
+            Done::Placed { service, digest, verdict, judged, stays, .. } => {
+                Done::Placed { service, digest, unchanged: true, verdict, judged, stays }
             }
             done @ Done::Removed(_) => done,
         }))
@@ -214,8 +224,8 @@ impl Rollout<'_> {
     /// Waits until the host serves the component of the service.
     fn placed(&self, digest: Digest) -> Done {
         let service = self.files.name.to_owned();
-        let verdict = Verdict::wait(self.reports, &service, digest, None);
-        Done::Placed { service, digest, unchanged: false, verdict, judged: None }
+        let verdict = Verdict::wait((self.reports, self.timeout), &service, digest, None);
+        Done::Placed { service, digest, unchanged: false, verdict, judged: None, stays: None }
     }
 
     fn wait_until_gone(&self, trial: &str) -> Result<(), FileError> {

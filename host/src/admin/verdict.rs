@@ -6,7 +6,7 @@ use super::contract::{FileReport, Judgement, RefusedFile, ServiceStatus};
 use lodge_manifest::digest::Digest;
 
 /// The timeout for serving a new component: a large one may take a minute to compile.
-const TIMEOUT: Duration = Duration::from_secs(90);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The timeout for noticing a disabled version, before its files are removed anyway.
 const DISABLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,15 +34,20 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// Waits for the host to serve or refuse the component, for as long as a compilation may take. `known` is what the host
-    /// refused before the files were changed: it does so until it has compiled what replaces them.
-    pub(crate) fn wait(reports: Reports<'_>, name: &str, digest: Digest, known: Option<&RefusedFile>) -> Self {
+    /// Waits for the host to serve or refuse the component, at most `timeout`. `known` is what the host refused before the files were
+    /// changed: it does so until it has compiled what replaces them.
+    pub(crate) fn wait(
+        (reports, timeout): (Reports<'_>, Duration),
+        name: &str,
+        digest: Digest,
+        known: Option<&RefusedFile>,
+    ) -> Self {
         let (start, digest) = (Instant::now(), digest.to_string());
         let is_its = |why: &&RefusedFile| match &why.digest {
             Some(its) => *its == digest,
             None => known != Some(*why),
         };
-        while start.elapsed() < TIMEOUT {
+        while start.elapsed() < timeout {
             let entries = match reports() {
                 Ok(entries) => entries,
                 Err(why) => return Self::Unreachable(why),

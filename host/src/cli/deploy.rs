@@ -20,7 +20,7 @@ use super::out::{self, CliError, notice};
 use super::{flag, sign, text};
 use crate::admin::contract::FileReport;
 use crate::admin::rollout::{Done, Promotion, Rollout};
-use crate::admin::verdict::Verdict;
+use crate::admin::verdict::{self, Verdict};
 use crate::guests::deployer::Deployer;
 use crate::guests::placement::{CANARY, NewComponent, check_label};
 use crate::guests::service_files::{FileError, FilesLock, ServiceFiles, failed};
@@ -176,7 +176,8 @@ impl DeployCommand<'_> {
     ) -> Result<Option<String>, CliError> {
         let reports = || self.reports();
         let try_out = |spec: GuestSpec| self.try_out(spec);
-        let done = act(Rollout { config: self.config, files, reports: &reports, try_out: &try_out, own_only: false })?;
+        let (config, reports, try_out, timeout) = (self.config, &reports, &try_out, verdict::TIMEOUT);
+        let done = act(Rollout { config, files, reports, timeout, try_out, own_only: false })?;
         let digest = match &done {
             Done::Placed { digest, .. } => Some(digest.to_string()),
             Done::Removed(_) => None,
@@ -257,21 +258,29 @@ fn invalid(name: &str) -> CliError {
 
 /// Prints what was done, or returns the reason why it serves nothing as an error.
 fn print(done: Done) -> Result<(), CliError> {
-    let (service, digest, unchanged, verdict, judged) = match done {
+    let (service, digest, unchanged, verdict, judged, stays) = match done {
         Done::Removed(trial) => return out::line(&format!("removed {trial}")),
-        Done::Placed { service, digest, unchanged, verdict, judged } => (service, digest, unchanged, verdict, judged),
+        Done::Placed { service, digest, unchanged, verdict, judged, stays } => {
+            (service, digest, unchanged, verdict, judged, stays)
+        }
     };
     watch::notice_unjudged(&service, judged.as_ref());
     let short = digest.short();
+    let stays = stays.as_deref().map_or(String::new(), stays_too);
     match verdict {
         Verdict::Serving if unchanged => out::line(&format!("{service} serves {short}, which was there already")),
         Verdict::Serving => out::line(&format!("{service} serves {short}")),
-        Verdict::Unreachable(why) => out::line(&format!("{service} is {short} on disk; {why}")),
+        Verdict::Unreachable(why) => out::line(&format!("{service} is {short} on disk; {why}{stays}")),
         Verdict::Refused(why) => Err(CliError::new(format!("the host refuses {service}: {why}"))),
         Verdict::TimedOut => Err(CliError::Problem(format!(
-            "{service} is {short} on disk, but the host does not serve it yet; see `lodge ps`"
+            "{service} is {short} on disk, but the host does not serve it yet; see `lodge ps`{stays}"
         ))),
     }
+}
+
+/// Says what becomes of a version that was promoted, and whose component the host does not serve in the place of the service yet.
+fn stays_too(version: &str) -> String {
+    format!("; {version} stays until then; `lodge promote` again removes it")
 }
 
 /// The text may come from the directory.

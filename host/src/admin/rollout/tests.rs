@@ -23,6 +23,8 @@ struct Place {
     key: SigningKey,
     /// Whether the host refuses everything, and whether a trial does.
     refuses: Cell<(bool, bool)>,
+    /// Whether the host has not looked at the files yet, and whether it cannot be reached.
+    lags: Cell<(bool, bool)>,
     own_only: bool,
 }
 
@@ -31,7 +33,7 @@ impl Place {
         let config = config::resolve(&[]).unwrap().config;
         let key = SigningKey::new().unwrap().0;
         let (directory, refuses) = (tempfile::tempdir().unwrap(), Cell::new((false, false)));
-        Self { directory, config, key, refuses, own_only: false }
+        Self { directory, config, key, refuses, lags: Cell::default(), own_only: false }
     }
 
     /// Components must be signed from now on.
@@ -78,10 +80,15 @@ impl Place {
 
     fn act<T>(&self, act: impl FnOnce(Rollout<'_>) -> T) -> T {
         let files = ServiceFiles::new(self.directory.path(), "users", 1 << 20).unwrap();
-        let reports = || Ok(vec![self.report()]);
+        let reports = || match self.lags.get() {
+            (_, true) => Err("no host".to_owned()),
+            (true, false) => Ok(vec![]),
+            _ => Ok(vec![self.report()]),
+        };
         let try_out = |_| if self.refuses.get().1 { Err("it does not start".into()) } else { Ok(()) };
         let (config, own_only) = (&self.config, self.own_only);
-        act(Rollout { config, files: &files, reports: &reports, try_out: &try_out, own_only })
+        let timeout = if self.lags.get().0 { Duration::from_millis(300) } else { verdict::TIMEOUT };
+        act(Rollout { config, files: &files, reports: &reports, timeout, try_out: &try_out, own_only })
     }
 
     fn promote(&self, wanted: Option<Digest>) -> Result<Done, FileError> {
@@ -128,6 +135,31 @@ fn what_is_refused_changes_nothing() {
     assert!(place.promote(None).unwrap_err().to_string().contains("it is HTML or XML, not WebAssembly"));
     assert!(place.roll_back().unwrap_err().to_string().contains("it is empty"));
     assert_eq!(place.everything(), before);
+}
+
+/// A version keeps its files until the host serves its component in the place of the service. Once more then ends the promotion.
+#[test]
+fn a_version_stays_until_the_service_is_its_component() {
+    for lags in [(true, false), (false, true)] {
+        let place = Place::new();
+        place.put("users.wasm", "good", true);
+        place.put("users@canary.wasm", "canary", true);
+        fs::write(place.at("users@canary.toml"), "percent = 10\n").unwrap();
+        place.lags.set(lags);
+        let Done::Placed { verdict, stays, .. } = place.promote(None).unwrap() else { panic!() };
+        assert!(matches!(verdict, Verdict::TimedOut | Verdict::Unreachable(_)), "{verdict:?}");
+        assert_eq!(stays.as_deref(), Some("users@canary"));
+        let names: Vec<_> = place.everything().into_iter().map(|(name, _)| name).collect();
+        for name in ["users@canary.wasm", "users@canary.wasm.sig", "users@canary.toml", "users.wasm.previous"] {
+            assert!(names.iter().any(|there| there == name), "{name} in {names:?}");
+        }
+        assert_eq!(fs::read(place.at("users.wasm")).unwrap(), component("canary"));
+        place.lags.set((false, false));
+        let Done::Placed { verdict, unchanged, stays, .. } = place.promote(None).unwrap() else { panic!() };
+        assert!(matches!(verdict, Verdict::Serving) && unchanged && stays.is_none(), "{verdict:?}");
+        let names: Vec<_> = place.everything().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["users.wasm", "users.wasm.previous", "users.wasm.previous.sig", "users.wasm.sig"]);
+    }
 }
 
 /// A rollback swaps, so that another one undoes it; a promotion keeps what it replaces.
@@ -226,11 +258,12 @@ fn refusals_of_other_components_are_not_believed() {
         let begin = Instant::now();
         let has_compiled = || begin.elapsed() > Duration::from_millis(1500);
         let reports = || Ok(vec![if has_compiled() { place.report() } else { report(&old) }]);
-        let verdict = Verdict::wait(&reports, "users", new, is_known.then_some(&old));
+        let verdict = Verdict::wait((&reports, verdict::TIMEOUT), "users", new, is_known.then_some(&old));
         assert!(matches!(verdict, Verdict::Serving), "{verdict:?}");
     }
     for its in [refused(Some(&component("new"))), refused(None)] {
-        let verdict = Verdict::wait(&|| Ok(vec![report(&its)]), "users", new, Some(&refused(Some(b"old"))));
+        let verdict =
+            Verdict::wait((&|| Ok(vec![report(&its)]), verdict::TIMEOUT), "users", new, Some(&refused(Some(b"old"))));
         assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
     }
 }

@@ -105,7 +105,8 @@ impl RemoteHost<'_> {
         };
         let short = clean(short);
         if response.status == 202 {
-            let why = format!("{service} is {short} there, but the host does not serve it yet; see `lodge ps`");
+            let stays = if path.contains("/promote") { super::stays_too(target) } else { String::new() };
+            let why = format!("{service} is {short} there, but the host does not serve it yet; see `lodge ps`{stays}");
             return Err(CliError::Problem(why));
         }
         watch::notice_unjudged(&service, done.judged.as_ref());
