@@ -65,6 +65,7 @@ mod policies {
     mod certificates;
     mod concurrency;
     mod jwt;
+    mod login;
     mod passwords;
     mod rules;
 }

@@ -3,6 +3,7 @@
 //! * [`exchange`] wraps every request, from a connection or from a guest of this host ([`call`]).
 //! * [`handle`] is the path: it normalizes the head, and finds the service.
 //! * [`identify`] finds out whose request it is, where that matters.
+//! * `login` has the paths of a login, and the cookies of the host.
 //! * `rules` evaluates the conditions of the manifest.
 //! * `front` changes heads as the manifest says, and finds redirects.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
@@ -29,6 +30,7 @@ mod front;
 pub mod handle;
 pub mod handler;
 pub mod identify;
+mod login;
 pub mod message;
 pub mod mirror;
 pub mod record;

@@ -20,14 +20,14 @@ use super::auth::create;
 use crate::harness::{Connection, PATIENCE, Response, TestHost, host};
 
 /// A key of an issuer.
-struct Key {
+pub(super) struct Key {
     kid: &'static str,
     pair: EcdsaKeyPair,
     random: SystemRandom,
 }
 
 impl Key {
-    fn new(kid: &'static str) -> Self {
+    pub(super) fn new(kid: &'static str) -> Self {
         let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
         Self { kid, pair: EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap(), random }
@@ -40,14 +40,19 @@ impl Key {
     }
 
     /// A token of `sub` with these claims besides, valid for `seconds` from now.
-    fn token(&self, sub: &str, seconds: i64, more: &Value) -> String {
+    pub(super) fn token(&self, sub: &str, seconds: i64, more: &Value) -> String {
+        self.typed("at+jwt", sub, seconds, more)
+    }
+
+    /// The same of this type.
+    pub(super) fn typed(&self, kind: &str, sub: &str, seconds: i64, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let mut claims = json!({ "iss": "https://i.test", "aud": ["users"], "sub": sub });
         claims["exp"] = (i64::try_from(now).unwrap() + seconds).into();
         for (name, value) in more.as_object().unwrap() {
             claims[name] = value.clone();
         }
-        let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "at+jwt" }).to_string();
+        let header = json!({ "alg": "ES256", "kid": self.kid, "typ": kind }).to_string();
         let [header, claims] = [header, claims.to_string()].map(|part| URL_SAFE_NO_PAD.encode(part));
         let signed = format!("{header}.{claims}");
         let signature = self.pair.sign(&self.random, signed.as_bytes()).unwrap();
@@ -59,7 +64,7 @@ impl Key {
     }
 }
 
-fn set(keys: &[&Key]) -> String {
+pub(super) fn set(keys: &[&Key]) -> String {
     json!({ "keys": keys.iter().map(|key| key.public()).collect::<Vec<_>>() }).to_string()
 }
 

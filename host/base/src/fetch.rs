@@ -1,10 +1,11 @@
-//! Fetches a small document from a server: bounded in time and size, without redirects, and on a connection of its own.
+//! Small exchanges with a server: bounded in time and size, without redirects, and on a connection of their own.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::Empty;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use rustls::RootCertStore;
 use tokio::task::spawn_blocking;
@@ -22,28 +23,71 @@ const HEAD: usize = 16 << 10;
 /// # Errors
 /// One line.
 pub async fn document(url: &Uri, most: usize, time: Duration) -> Result<Bytes, String> {
-    let roots = match url.scheme_str() {
+    let roots = roots(url).await?;
+    within(time, trusting(url, most, roots)).await
+}
+
+/// Sends a form to this URL, with these credentials, as [`document`] fetches one. Returns status and body of the response, whatever
+/// the status is.
+///
+/// # Errors
+/// One line, without the form and the credentials.
+pub async fn form(
+    url: &Uri,
+    form: String,
+    credentials: Option<HeaderValue>,
+    most: usize,
+    time: Duration,
+) -> Result<(StatusCode, Bytes), String> {
+    const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
+    let roots = roots(url).await?;
+    let request = Request::post(url.clone()).header(header::CONTENT_TYPE, FORM).body(Full::from(form));
+    let mut request = request.map_err(|error| error.to_string())?;
+    if let Some(mut credentials) = credentials {
+        credentials.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, credentials);
+    }
+    within(time, async {
+        let response = exchange(request, roots).await?;
+        Ok((response.status(), body(response, most).await?))
+    })
+    .await
+}
+
+/// Returns the authorities of the certificate of a server.
+async fn roots(url: &Uri) -> Result<RootCertStore, String> {
+    match url.scheme_str() {
         // The certificates are read from disk.
-        Some("https") => spawn_blocking(tls::system_roots).await.map_err(|error| error.to_string())??,
-        _ => RootCertStore::empty(),
-    };
+        Some("https") => spawn_blocking(tls::system_roots).await.map_err(|error| error.to_string())?,
+        _ => Ok(RootCertStore::empty()),
+    }
+}
+
+async fn within<T>(time: Duration, exchange: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let late = |_| format!("no complete response within {}", humantime::format_duration(time));
-    timeout(time, trusting(url, most, roots)).await.map_err(late)?
+    timeout(time, exchange).await.map_err(late)?
 }
 
 /// Like [`document`], with these authorities and without a bound on time.
 async fn trusting(url: &Uri, most: usize, roots: RootCertStore) -> Result<Bytes, String> {
-    let resolver = GaiResolver::new();
-    let settings =
-        Http1Settings { resolver, roots, https_only: false, connect: None, head: HEAD, idle: (0, Duration::ZERO) };
-    let client = settings.client::<Empty<Bytes>>()?;
-    let request = Request::get(url.clone()).header(header::ACCEPT, "application/json").body(Empty::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let failed = |error| format!("no response: {}", http1::with_cause(&error));
-    let response = client.request(request).await.map_err(failed)?;
+    let request = Request::get(url.clone()).body(Full::default()).map_err(|error| error.to_string())?;
+    let response = exchange(request, roots).await?;
     if response.status() != StatusCode::OK {
         return Err(format!("it responded with {}", response.status()));
     }
+    body(response, most).await
+}
+
+async fn exchange(mut request: Request<Full<Bytes>>, roots: RootCertStore) -> Result<Response<Incoming>, String> {
+    let resolver = GaiResolver::new();
+    let settings =
+        Http1Settings { resolver, roots, https_only: false, connect: None, head: HEAD, idle: (0, Duration::ZERO) };
+    let client = settings.client::<Full<Bytes>>()?;
+    request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    client.request(request).await.map_err(|error| format!("no response: {}", http1::with_cause(&error)))
+}
+
+async fn body(response: Response<Incoming>, most: usize) -> Result<Bytes, String> {
     let broken = |error| format!("its response broke off, or has more than {most} bytes: {error}");
     http1::read(response.into_body(), most).await.map_err(broken)
 }

@@ -6,6 +6,7 @@
 //! * [`telemetry`]: logs, metrics and traces.
 //! * [`cpu`]: how much CPU time a thread has used, and which guest computes next.
 
+pub mod accept;
 pub mod budget;
 pub mod canonical;
 pub mod clock;

@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod jwt;
+pub mod login;
 mod requirements;
 mod settle;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use self::certificate::CertificatePattern;
 use self::jwt::{JwkSource, Jwt};
+use self::login::Login;
 pub use self::requirements::is_scope;
 use self::requirements::{claims, texts};
 pub(crate) use self::settle::settle;
@@ -86,6 +88,7 @@ pub(crate) const SECTION: Section = Section {
         let claims = json!({ "type": "object", "additionalProperties": values, "description": CLAIMS });
         schema::add(&mut table, "claims", claims);
         schema::add(&mut table, "jwt", jwt::schema());
+        schema::add(&mut table, "login", login::schema());
         json!({ "anyOf": [{ "type": "boolean", "enum": [false] }, table] })
     },
     owner: Owner::Route(|settings, written, problems| settings.policies.auth = read(written, problems)),
@@ -113,6 +116,8 @@ pub struct Settings {
     pub passwords: Option<PathBuf>,
     /// The tokens of an issuer.
     pub jwt: Option<Jwt>,
+    /// The logins of people at a provider.
+    pub login: Option<Box<Login>>,
     /// The names of which a client certificate must have one; empty if certificates are no credentials.
     pub client_certificates: Vec<CertificatePattern>,
     /// The scopes that credentials must have.
@@ -177,7 +182,7 @@ impl Settings {
 
     /// Whether any credentials are accepted that a client sends in a header.
     fn accepts_secrets(&self) -> bool {
-        self.api_keys.is_some() || self.passwords.is_some() || self.jwt.is_some()
+        self.api_keys.is_some() || self.passwords.is_some() || self.jwt.is_some() || self.login.is_some()
     }
 
     /// Whether nothing meets the settings: a client certificate has neither scopes nor claims.
@@ -199,6 +204,7 @@ impl Settings {
             (self.api_keys, self.header) = (service.api_keys.clone(), service.header.clone());
             (self.passwords, self.jwt) = (service.passwords.clone(), service.jwt.clone());
             self.client_certificates.clone_from(&service.client_certificates);
+            self.login.clone_from(&service.login);
         }
         self.scopes.extend(service.scopes.iter().cloned());
         self.claims.extend(service.claims.iter().cloned());
@@ -236,12 +242,16 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Auth> {
                 auth.jwt = jwt::read(&key, problems);
                 sound &= auth.jwt.is_some();
             }
+            "login" => {
+                auth.login = login::read(&key, problems).map(Box::new);
+                sound &= auth.login.is_some();
+            }
             name if KEYS.iter().any(|known| known.name == name) => {
                 sound &= problems.take(key.set("auth", KEYS, &mut auth)).is_some();
             }
             _ => {
-                let known: Vec<_> =
-                    KEYS.iter().map(|key| key.name).chain(["client_certificates", "scopes", "claims", "jwt"]).collect();
+                let others = ["client_certificates", "scopes", "claims", "jwt", "login"];
+                let known: Vec<_> = KEYS.iter().map(|key| key.name).chain(others).collect();
                 problems.push(key.unknown(&written.name, &known));
                 sound = false;
             }
@@ -289,6 +299,9 @@ fn shown(auth: &Settings) -> serde_json::Map<String, Value> {
             JwkSource::Url(url) => url.to_string().split('?').next().unwrap_or_default().to_owned(),
         };
         shown.insert("jwt".into(), json!({ "issuer": jwt.issuer, "keys": keys, "audience": jwt.audience }));
+    }
+    if let Some(login) = &auth.login {
+        shown.insert("login".into(), json!({ "issuer": login.issuer, "client_id": login.client_id }));
     }
     if !auth.client_certificates.is_empty() {
         let names: Vec<_> = auth.client_certificates.iter().map(CertificatePattern::text).collect();

@@ -139,6 +139,7 @@ impl Collector for Scrape {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         self.key_fetches(&mut encoder)?;
+        self.logins(&mut encoder)?;
         self.password_hashes(&mut encoder)?;
         self.pulls(&mut encoder)?;
         self.proxy_headers(&mut encoder)?;
@@ -167,6 +168,16 @@ impl Scrape {
         let mut fetches = encoder.encode_descriptor("lodge_auth_key_fetches", help, None, MetricType::Counter)?;
         for (result, count) in self.metrics.key_fetches.read() {
             fetches.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metrics of logins.
+    fn logins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Logins that came back from a provider, by result";
+        let mut logins = encoder.encode_descriptor("lodge_auth_logins", help, None, MetricType::Counter)?;
+        for (result, count) in self.metrics.logins.read() {
+            logins.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::{Permit, Refusal, RequestView};
 use lodge_traffic::auth::identity::Identity;
+use lodge_traffic::auth::login::browser::BrowserRequest;
 use lodge_traffic::cache::CacheFill;
 use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::via::TooManyHops;
@@ -37,6 +38,8 @@ pub(super) struct Routed<'a> {
     pub(super) depth: usize,
     /// Whose request it is, if its route needs credentials.
     pub(super) identity: Option<Arc<Identity>>,
+    /// What a login needs of the request, if browsers can log in at its service.
+    pub(super) browser: Option<Box<BrowserRequest>>,
     /// What the rules of its service need, until they are applied; `None` if it has none.
     pub(super) ruled: Option<Box<Ruled>>,
 }

@@ -53,8 +53,15 @@ pub(super) async fn handle<B: RequestBody>(
         }
     };
     let (target, unconditional) = (Arc::clone(&routed.target), fill.unconditional(&request));
-    let again =
-        Routed { target, mirror: None, judged: false, identity: routed.identity.clone(), ruled: None, ..routed };
+    let again = Routed {
+        target,
+        mirror: None,
+        judged: false,
+        identity: routed.identity.clone(),
+        browser: None,
+        ruled: None,
+        ..routed
+    };
     let result = admit_and_dispatch(routed, request, Some(&mut fill), record).await;
     let deadline = fill.deadline();
     let response = match (fill.settle(result), unconditional) {

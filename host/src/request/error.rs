@@ -11,6 +11,7 @@ use lodge_runtime::error::RunError;
 use lodge_traffic::admission::rate::RateStatus;
 use lodge_traffic::admission::{Refusal, Verdict};
 use lodge_traffic::auth::denial::{AuthDenial, DenialKind};
+use lodge_traffic::auth::redirect::LoginRedirect;
 use lodge_traffic::cache::{FetchError, UnexpectedNotModified};
 use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::compression::encoder::EncoderError;
@@ -112,6 +113,7 @@ impl RequestError {
                 BodyError::Late => (StatusCode::REQUEST_TIMEOUT, "body-late", Before),
                 BodyError::Broken => (StatusCode::BAD_REQUEST, "body-broken", Before),
             },
+            Self::Denied(denial) if denial.login.is_some() => (StatusCode::FOUND, "auth-missing", Before),
             Self::Denied(denial) => match denial.cause.kind() {
                 DenialKind::Missing => (StatusCode::UNAUTHORIZED, "auth-missing", Before),
                 DenialKind::Invalid => (StatusCode::UNAUTHORIZED, "auth-invalid", Before),
@@ -218,6 +220,7 @@ impl RequestError {
     pub fn explanation(&self) -> Option<&str> {
         match self {
             Self::Refused(why, true) => Some(why),
+            Self::Denied(denial) => denial.cause.advice(),
             Self::Rule(refusal) => refusal.message(),
             _ => None,
         }
@@ -246,6 +249,11 @@ impl RequestError {
     /// Returns the values of the `WWW-Authenticate` field: the credentials that are accepted.
     pub fn challenges(&self) -> &[HeaderValue] {
         if let Self::Denied(denial) = self { &denial.challenges } else { &[] }
+    }
+
+    /// Returns where a browser can log in, in place of the refusal.
+    pub fn login(&self) -> Option<&LoginRedirect> {
+        if let Self::Denied(denial) = self { denial.login.as_deref() } else { None }
     }
 
     /// Returns the value of `Retry-After` in seconds; `None` if a retry is not expected to help.

@@ -11,6 +11,7 @@ use http_body::Body as _;
 use super::compress::compress;
 use super::handle::handle;
 use super::handler::{Call, Caller, Handler};
+use super::login::add_session;
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
 use crate::request::error::RequestError;
@@ -65,6 +66,9 @@ impl Handler {
                 front.change_response(secure, &mut response);
                 let service = record.service().unwrap_or(&self.unmatched);
                 response = compress(front, response, (&self.compression, caller.client), service);
+            }
+            if let Some(cookie) = record.renewed.take() {
+                add_session(response.headers_mut(), *cookie);
             }
             response.map(|body| body.with(record))
         }

@@ -10,8 +10,9 @@ use super::admit::{Routed, Ruled, admit_and_dispatch, check_limits};
 use super::cached::{self, CacheUse};
 use super::front::{self, ClientFront};
 use super::identify::{self, Unidentified};
+use super::login::{self, LoginRequest};
 use super::record::Record;
-use super::respond::Body;
+use super::respond::{Body, moved};
 use super::rules;
 use crate::certificates::acme::proofs;
 use crate::guests::absent::AbsenceReason;
@@ -45,6 +46,8 @@ enum Arrived<'a, B> {
     Cached(Routed<'a>, Request<B>, CacheUse<'a>),
     /// For a service, as soon as it is known whose it is.
     Unidentified(Box<Unidentified<'a, B>>),
+    /// For the login of a service.
+    Login(Box<LoginRequest<'a>>),
 }
 
 /// What the routes say of a request.
@@ -78,6 +81,7 @@ pub fn handle<'a, B: RequestBody>(
                 Box::pin(cached::handle(routed, request, cache, record)).await
             }
             Ok(Arrived::Unidentified(request)) => Box::pin(request.handle(record)).await,
+            Ok(Arrived::Login(request)) => Box::pin(request.handle(record)).await,
             Err(error) => Err(error),
         }
     }
@@ -120,6 +124,9 @@ fn arrive<'a, B: RequestBody>(
         RouteOutcome::Service(routed, rules) => (routed, rules),
     };
     check_limits(&routed, &head.headers, &body)?;
+    if let Some(path) = login::path(&routed, &head.method)? {
+        return Ok(Arrived::Login(Box::new(LoginRequest::new(path, routed, head.headers))));
+    }
     let mut request = Request::from_parts(head, body);
     // A call gets no stored response, but it may invalidate some.
     let responses = handler.responses.as_ref().filter(|_| rules.is_some() || caller.call.is_some());
@@ -175,6 +182,7 @@ fn route<'a>(
             {
                 record.set_audit(audit, caller.client, head, found.route);
             }
+            let browser = login::browser(&target, caller, head);
             // After the record has the path that the client sent.
             if found.prefix > 0 {
                 // What is found relative to this path depends on it.
@@ -197,7 +205,7 @@ fn route<'a>(
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
             let identity = None;
-            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity, ruled };
+            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity, browser, ruled };
             Ok(RouteOutcome::Service(routed, rules))
         }
         // Before the first scan of the directory.
@@ -306,11 +314,4 @@ fn redirect(handler: &Handler, location: &str, record: &mut Record) -> Response<
     record.set_host_response(&handler.unmatched);
     // The parts of a URI are valid in a header.
     moved(StatusCode::PERMANENT_REDIRECT, HeaderValue::try_from(location).unwrap_or(HeaderValue::from_static("/")))
-}
-
-fn moved(status: StatusCode, location: HeaderValue) -> Response<Body> {
-    let mut response = Response::new(Body::text(None));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::LOCATION, location);
-    response
 }

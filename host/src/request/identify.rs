@@ -54,7 +54,9 @@ pub(super) fn identify(
 /// Verifies the credentials of a request whose client may try.
 fn verify(routed: &mut Routed<'_>, headers: &mut HeaderMap, record: &mut Record) -> Result<(), RequestError> {
     let Some(checks) = routed.target.auth() else { return Ok(()) };
-    let identity = checks.check(routed.route, headers, routed.caller.sender(), SystemTime::now())?;
+    let sender = (routed.caller.sender(), routed.browser.as_deref_mut());
+    let identity = checks.check(routed.route, headers, sender, SystemTime::now())?;
+    record.renewed = routed.browser.as_mut().and_then(|browser| browser.renewed.take()).map(Box::new);
     if let Some(identity) = &identity {
         record.set_identity(identity);
     }
@@ -63,19 +65,19 @@ fn verify(routed: &mut Routed<'_>, headers: &mut HeaderMap, record: &mut Record)
 }
 
 /// Returns the failed attempts that count for a request. Those of services of this host do not count.
-fn attempts<'a>(routed: &Routed<'a>) -> Option<&'a FailedAttempts> {
+pub(super) fn attempts<'a>(routed: &Routed<'a>) -> Option<&'a FailedAttempts> {
     routed.handler.failed_attempts.as_ref().filter(|_| routed.caller.call.is_none())
 }
 
 /// Returns the error of a client that has to wait, and tells the log of it.
-fn limited(attempts: &FailedAttempts, client: Attempter, now: Instant, wait: u32) -> RequestError {
+pub(super) fn limited(attempts: &FailedAttempts, client: Attempter, now: Instant, wait: u32) -> RequestError {
     if let Some(line) = attempts.tell(client, now) {
         tracing::warn!("{line}");
     }
     RequestError::AuthLimited(wait)
 }
 
-fn attempter(routed: &Routed<'_>) -> Attempter {
+pub(super) fn attempter(routed: &Routed<'_>) -> Attempter {
     Attempter::new(routed.caller.client, routed.caller.peer.claimed())
 }
 

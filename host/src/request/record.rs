@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, request};
 
@@ -43,6 +43,8 @@ pub struct Record {
     reason: Option<&'static str>,
     /// What the manifest says of the heads of the request and its response.
     pub(super) front: Option<Box<ClientFront>>,
+    /// The cookie of the client's session, which the response renews.
+    pub(super) renewed: Option<Box<HeaderValue>>,
     /// Present only on routes with `audit = true`.
     audited: Option<Box<Audited>>,
     /// Present only if request lines are logged.
@@ -126,6 +128,7 @@ impl Record {
             stalled: false,
             reason: None,
             front: None,
+            renewed: None,
             audited: None,
             details: None,
             trace,

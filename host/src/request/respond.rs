@@ -13,6 +13,7 @@ mod compressed;
 mod file;
 mod problem;
 mod recorded;
+mod redirect;
 mod streamed;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use http_body::{Frame, SizeHint};
 use self::compressed::Compressed;
 pub use self::file::sending;
 pub use self::problem::problem;
+pub use self::redirect::{login, moved};
 pub use self::streamed::Aborted;
 use self::streamed::{Live, Streamed};
 use super::forward::Forwarded;

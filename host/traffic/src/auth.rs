@@ -5,10 +5,13 @@
 //! * [`certificate`]: certificates of clients, which the handshake has verified.
 //! * [`identity`]: what a request with verified credentials may say of its sender, and the headers that say it.
 //! * [`denial`]: why a request is not taken.
+//! * [`login`]: sessions of browsers, which begin at an OpenID provider.
 //! * [`passwords`]: passwords of users, whose hashes take long.
+//! * [`redirect`]: where browsers are sent during a login.
 //! * [`sources`]: the files that credentials are verified with, which are read again while the host runs.
+//! * `taken`: what clients send as credentials, which no guest sees.
 //!
-//! A request has one credential; the certificate of its connection counts if there is no other. Several, or one header twice, are refused: what the host verifies must be what the
+//! A request has one credential; the session of its browser, or the certificate of its connection, counts if there is no other. Several, or one header twice, are refused: what the host verifies must be what the
 //! service would see.
 
 pub mod api_keys;
@@ -17,14 +20,18 @@ pub mod denial;
 pub mod identity;
 pub mod jwt;
 pub mod live;
+pub mod login;
 mod password_hash;
 pub mod passwords;
+pub mod redirect;
 pub mod remote;
 pub mod sources;
+mod taken;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use self::api_keys::KeyRing;
@@ -33,8 +40,11 @@ use self::denial::{AuthDenial, Cause};
 use self::identity::{AuthMethod, Identity};
 use self::jwt::Verifier;
 use self::live::LiveValue;
+use self::login::browser::BrowserRequest;
+use self::login::{LoginPath, Logins};
 use self::passwords::{HashPayer, PasswordAttempt, Passwords, is_basic};
 use self::remote::Remote;
+use self::taken::TakenCredentials;
 use lodge_manifest::auth::{Auth, CallCredentials, KeyHeader, Settings};
 use lodge_manifest::policies::Policies;
 
@@ -49,16 +59,6 @@ pub struct Authentication {
     routes: Vec<Option<RouteCheck>>,
     /// What clients send as credentials to any of them.
     taken: TakenCredentials,
-}
-
-/// The headers with credentials that some check of a service takes, and that its guest must not see unverified.
-#[derive(Default)]
-struct TakenCredentials {
-    /// The headers with API keys, with `_` in place of `-` as well.
-    keys: Vec<HeaderName>,
-    /// Whether `Authorization` has passwords, or tokens and keys of the scheme `Bearer`.
-    passwords: bool,
-    bearer: bool,
 }
 
 /// The sender of a request.
@@ -88,6 +88,7 @@ struct CredentialCheck {
     tokens: Option<Verifier>,
     /// The server with the keys of the issuer.
     remote: Option<Arc<Remote>>,
+    logins: Option<Arc<Logins>>,
 }
 
 impl Authentication {
@@ -102,6 +103,7 @@ impl Authentication {
             passwords: None,
             tokens: None,
             remote: None,
+            logins: None,
         };
         let service = match &policies.service.auth {
             Some(Auth::Identified(settings)) => Some(check(settings)),
@@ -142,18 +144,20 @@ impl Authentication {
         &self,
         route: usize,
         headers: &mut HeaderMap,
-        sender: RequestSender<'_>,
+        (sender, mut browser): (RequestSender<'_>, Option<&mut BrowserRequest>),
         now: SystemTime,
     ) -> Result<Option<Arc<Identity>>, AuthDenial> {
         let Some(check) = self.of_route(route) else {
             self.taken.remove(headers, None);
             return Ok(None);
         };
-        let identify = |headers: &mut HeaderMap, certificate: Option<&ClientCertificate>| -> Result<_, AuthDenial> {
-            let identity = check.identify(headers, certificate, now).map_err(|cause| check.denial(cause))?;
-            self.taken.remove(headers, Some(&check.settings).filter(|settings| settings.forwards()));
-            Ok(identity)
-        };
+        let mut identify =
+            |headers: &mut HeaderMap, certificate: Option<&ClientCertificate>| -> Result<_, AuthDenial> {
+                let identity = check.identify(headers, certificate, browser.as_deref_mut(), now);
+                let identity = identity.map_err(|cause| check.denial_at(cause, browser.as_deref(), now))?;
+                self.taken.remove(headers, Some(&check.settings).filter(|settings| settings.forwards()));
+                Ok(identity)
+            };
         let identity = match (sender, check.settings.calls()) {
             (RequestSender::Host, _) => Arc::new(Identity::new(AuthMethod::Host, "lodge", &[])),
             (RequestSender::Service(name), CallCredentials::Trusted) => {
@@ -164,6 +168,22 @@ impl Authentication {
         };
         identity.write(headers);
         Ok(Some(identity))
+    }
+
+    /// Returns the logins of the service, if browsers can log in.
+    pub fn logins(&self) -> Option<&Arc<Logins>> {
+        self.service.as_ref()?.logins.as_ref()
+    }
+
+    /// Returns which path of its login a path of the service is, if it is one, or the method that the path has.
+    pub fn login_path(&self, path: &str, method: &Method) -> Option<Result<LoginPath, &'static str>> {
+        self.logins()?.path(path, method)
+    }
+
+    /// Returns the refusal of a login.
+    pub fn login_denial(&self, cause: Cause) -> AuthDenial {
+        let challenges = self.service.as_ref().map(|check| check.denial(cause).challenges);
+        AuthDenial { cause, challenges: challenges.unwrap_or_default(), login: None }
     }
 
     /// Whether requests on the route with this number need credentials.
@@ -230,46 +250,13 @@ impl PendingVerification {
     }
 }
 
-impl TakenCredentials {
-    /// Adds what a check with these settings takes. Passwords are added even where the service receives what is verified.
-    fn add(&mut self, settings: &Settings) {
-        self.passwords |= settings.passwords.is_some();
-        if settings.forwards() {
-            return;
-        }
-        self.bearer |= takes_bearer(settings);
-        if let Some(name) = key_header(settings) {
-            // Those that CGI and similar interfaces cannot distinguish.
-            let names = [Some(name.clone()), alias(name)].into_iter().flatten();
-            let names: Vec<_> = names.filter(|name| !self.keys.contains(name)).collect();
-            self.keys.extend(names);
-        }
-    }
-
-    /// Removes these credentials: clients send them on all paths of a service. What a check with the settings `forwarded` takes
-    /// stays.
-    fn remove(&self, headers: &mut HeaderMap, forwarded: Option<&Settings>) {
-        let forwarded_key = forwarded.and_then(key_header);
-        let stays =
-            |name: &HeaderName| forwarded_key.is_some_and(|key| key == name || alias(key).as_ref() == Some(name));
-        self.keys.iter().filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
-        let passwords = self.passwords && forwarded.is_none_or(|settings| settings.passwords.is_none());
-        let bearer = self.bearer && !forwarded.is_some_and(takes_bearer);
-        // Other schemes are of no use to the checks.
-        let is_taken = |value: &HeaderValue| passwords && is_basic(value) || bearer && self::bearer(value).is_ok();
-        let authorization_stays = forwarded_key.is_some_and(|key| key == header::AUTHORIZATION);
-        if !authorization_stays && headers.get_all(header::AUTHORIZATION).iter().any(is_taken) {
-            headers.remove(header::AUTHORIZATION);
-        }
-    }
-}
-
 impl CredentialCheck {
     /// Verifies the credentials and what is required of them.
     fn identify(
         &self,
         headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
+        browser: Option<&mut BrowserRequest>,
         now: SystemTime,
     ) -> Result<Arc<Identity>, Cause> {
         let name = self.settings.header.name();
@@ -292,11 +279,7 @@ impl CredentialCheck {
         let identity = match (key, token) {
             (Some(_), None) if password.is_some() => return Err(Cause::Several),
             (None, None) if let Some((value, passwords)) = password => passwords.find(value, now)?,
-            (None, None) => {
-                let allowed = &self.settings.client_certificates;
-                let certificate = certificate.filter(|_| !allowed.is_empty()).ok_or(Cause::Missing)?;
-                certificate.identify(allowed, now)?
-            }
+            (None, None) => self.known(certificate, browser, now)?,
             (Some(_), Some(_)) => return Err(Cause::Several),
             (None, Some((value, tokens))) => tokens.verify(bearer(value)?, now)?,
             (Some((value, keys)), None) => {
@@ -309,6 +292,33 @@ impl CredentialCheck {
         };
         identity.meets(&self.settings.scopes, &self.settings.claims)?;
         Ok(identity)
+    }
+
+    /// Returns whose request it is by what a client sends with all of its requests.
+    fn known(
+        &self,
+        certificate: Option<&ClientCertificate>,
+        browser: Option<&mut BrowserRequest>,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, Cause> {
+        if let (Some(logins), Some(browser)) = (&self.logins, browser)
+            && let Some(known) = logins.session(browser, now)?
+        {
+            browser.renewed = known.renewed;
+            return Ok(known.identity);
+        }
+        let allowed = &self.settings.client_certificates;
+        certificate.filter(|_| !allowed.is_empty()).ok_or(Cause::Missing)?.identify(allowed, now)
+    }
+
+    /// Returns the refusal of a request. A browser without a session can log in instead.
+    fn denial_at(&self, cause: Cause, browser: Option<&BrowserRequest>, now: SystemTime) -> AuthDenial {
+        let browser = browser.filter(|browser| browser.navigates && matches!(cause, Cause::Missing | Cause::Session));
+        match self.logins.as_ref().zip(browser).map(|(logins, browser)| logins.begin(browser, now)) {
+            None => self.denial(cause),
+            Some(Err(cause)) => self.denial(cause),
+            Some(Ok(login)) => AuthDenial { login: Some(Box::new(login)), ..self.denial(cause) },
+        }
     }
 
     fn denial(&self, cause: Cause) -> AuthDenial {
@@ -329,26 +339,13 @@ impl CredentialCheck {
         if !settings.client_certificates.is_empty() {
             challenges.push(format!("ClientCertificate realm=\"{}\"", self.realm));
         }
+        if settings.login.is_some() {
+            challenges.push(format!("Login realm=\"{}\"", self.realm));
+        }
         // Names of services, headers and scopes have only characters that a quoted text may have.
         let challenges = challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()).collect();
-        AuthDenial { cause, challenges }
+        AuthDenial { cause, challenges, login: None }
     }
-}
-
-/// Returns the header of its own that API keys have with these settings.
-fn key_header(settings: &Settings) -> Option<&HeaderName> {
-    let has_one = settings.api_keys.is_some() && settings.header != KeyHeader::Bearer;
-    has_one.then(|| settings.header.name())
-}
-
-/// Whether these settings take tokens or API keys of the scheme `Bearer`.
-fn takes_bearer(settings: &Settings) -> bool {
-    settings.jwt.is_some() || settings.api_keys.is_some() && settings.header == KeyHeader::Bearer
-}
-
-/// Returns the name of a header with `_` in place of `-`, if it has any.
-fn alias(name: &HeaderName) -> Option<HeaderName> {
-    name.as_str().contains('-').then(|| name.as_str().replace('-', "_").parse().ok()).flatten()
 }
 
 /// Returns the only value of a header; `None` if that is empty.

@@ -125,6 +125,8 @@ pub struct Metrics {
     pub acme_orders: ReasonCounter,
     /// Fetches of the keys of issuers, by result.
     pub key_fetches: ReasonCounter,
+    /// Logins that came back from a provider, by result.
+    pub logins: ReasonCounter,
     /// Hashes of passwords that were computed, by result.
     pub password_hashes: ReasonCounter,
     /// Pulls of components from registries, by result.

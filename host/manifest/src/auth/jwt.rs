@@ -174,7 +174,8 @@ pub(super) fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Jwt
     sound.then_some(jwt)
 }
 
-fn algorithms(key: &Written<'_>) -> Result<Vec<Algorithm>, String> {
+/// Reads a list of algorithms.
+pub(super) fn algorithms(key: &Written<'_>) -> Result<Vec<Algorithm>, String> {
     let names = texts(key, "[\"ES256\"]", |_| true)?;
     names.iter().map(|name| word(name, &ALGORITHMS).map_err(|wrong| key.error(wrong))).collect()
 }
@@ -188,13 +189,11 @@ fn source(text: &str) -> Result<JwkSource, String> {
         return Ok(JwkSource::File(text.into()));
     }
     let url: Uri = text.parse().map_err(|_| wrong())?;
-    let host = url.host().ok_or_else(wrong)?;
-    // A peer that can change the keys in transit can make tokens.
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    url.host().ok_or_else(wrong)?;
     match url.scheme_str() {
         Some("https") => {}
-        Some("http") if here => {}
+        // A peer that can change the keys in transit can make tokens.
+        Some("http") if is_here(&url) => {}
         Some("http") => return Err("keys are fetched by https; http is for servers on this machine".into()),
         _ => return Err(wrong()),
     }
@@ -202,4 +201,11 @@ fn source(text: &str) -> Result<JwkSource, String> {
         return Err("the URL must not have a user or password".into());
     }
     Ok(JwkSource::Url(url))
+}
+
+/// Whether a URL leads to this machine, where no peer can change what is sent.
+pub(super) fn is_here(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

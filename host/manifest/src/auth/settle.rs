@@ -10,7 +10,7 @@ use crate::written::Problems;
 
 /// Gives the routes what they have from their service, and finds what is contradictory.
 pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
-    let nothing = "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates` or [auth.jwt]";
+    let nothing = "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates`, [auth.jwt] or [auth.login]";
     let service = match &manifest.policies.service.auth {
         Some(Auth::Identified(settings)) => Some(settings.clone()),
         Some(Auth::Anyone) | None => None,
@@ -23,6 +23,10 @@ pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
     if service.as_ref().is_some_and(|service| service.is_unmet()) {
         problems.push(unmet.into());
     }
+    if let Some(login) = service.as_ref().and_then(|service| service.login.as_ref()) {
+        login.find_unreachable(&manifest.routes, problems);
+    }
+    problems.0.extend(service.as_ref().and_then(|service| unmet_by_sessions(service)));
     let by_header = |rate: Option<&rate::Settings>| match rate.map(|rate| &rate.by) {
         Some(By::Header(name)) => Some(name.clone()),
         _ => None,
@@ -55,9 +59,13 @@ pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
                 if auth.calls.is_some() {
                     problems.push(format!("route {route}: auth.calls: only the [auth] of the whole service has it"));
                 }
+                if auth.login.is_some() {
+                    problems.push(format!("route {route}: auth.login: only the [auth] of the whole service has it"));
+                }
                 if let Some(service) = &service {
                     auth.inherit(service);
                 }
+                problems.0.extend(unmet_by_sessions(auth).map(|problem| format!("route {route}: {problem}")));
                 if !auth.accepts_any() {
                     problems.push(format!("route {route}: {nothing}"));
                 } else if auth.is_unmet() {
@@ -79,4 +87,12 @@ pub(crate) fn settle(manifest: &mut Manifest, problems: &mut Problems) {
             route.guarded |= policies.auth != Some(Auth::Anyone);
         }
     }
+}
+
+/// Returns the problem that something is required which no session has.
+fn unmet_by_sessions(auth: &Settings) -> Option<String> {
+    let login = auth.login.as_ref()?;
+    let claim = login.lacks_claim(&auth.claims).map(|claim| ("claim", claim));
+    let (what, name) = claim.or_else(|| login.lacks_scope(&auth.scopes).map(|scope| ("scope", scope)))?;
+    Some(format!("auth.{what}s: no session has the {what} `{name}`; add it to `auth.login.{what}s`"))
 }

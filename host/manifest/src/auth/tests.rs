@@ -70,7 +70,7 @@ fn problems_name_the_way_out() {
     check("auth = 'keys.toml'", "line 1: auth: write a section [auth], or false");
     check(
         "[auth]\nscopes = 'a'",
-        "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates` or [auth.jwt]",
+        "auth: it accepts no credentials; name `api_keys`, `passwords`, `client_certificates`, [auth.jwt] or [auth.login]",
     );
     check("routes = [{ path = '/a', auth = { scopes = 'a' } }]", "route /a: auth: it accepts no credentials");
     for wrong in ["'*'", "[]", "'spiffe://*'", "'a b'", "7"] {
@@ -185,4 +185,116 @@ fn operators_see_what_routes_require() {
         assert!(shown.contains(part), "{shown}");
     }
     assert!(!shown.contains("/a"), "{shown}");
+}
+
+const LOGIN: &str = "[auth.login]\nissuer = 'https://i.example'\nclient_id = 'shop'\nurl = 'https://Shop.example:443/'\n\
+                     cookie_keys = 'cookies.list'\ncallback = '/users/callback'\nlogout = '/users/logout'\n";
+
+#[test]
+fn logins_at_a_provider() {
+    let login = service(LOGIN).login.unwrap();
+    assert_eq!(
+        (&*login.issuer, &*login.client_id, &*login.origin),
+        ("https://i.example", "shop", "https://shop.example")
+    );
+    assert_eq!(
+        (login.client_secret.clone(), &*login.after_logout, login.scopes.join(" ")),
+        (None, "/", "openid".into())
+    );
+    assert_eq!((login.session.as_secs(), login.idle.as_secs(), login.leeway.as_secs()), (28_800, 3_600, 30));
+    let set = |from: &str, to: &str| *service(&LOGIN.replace(from, to)).login.unwrap();
+    assert_eq!(set("issuer", "client_secret.file = 's'\nissuer").client_secret, Some("s".into()));
+    assert_eq!(set("issuer", "scopes = ['email', 'openid']\nissuer").scopes, ["openid", "email"]);
+    for url in ["http://localhost:8080", "http://127.0.0.1", "https://[::1]:8443/"] {
+        set("https://Shop.example:443/", url);
+    }
+    for issuer in ["http://127.0.0.1:9/realms/x", "http://localhost:9", "https://i.example/"] {
+        assert_eq!(set("https://i.example", issuer).issuer, issuer);
+    }
+    let routes = "routes = [{ path = '/users', host = 'shop.example' }, { path = '/users/staff', auth = { claims = { groups = 'x' } } }]";
+    let text = format!("{routes}\n{LOGIN}claims = 'groups'");
+    let [None, Some(Auth::Identified(staff))] = &*self::routes(&text) else { panic!("{text}") };
+    assert_eq!(staff.login.as_ref().unwrap().claims, ["groups"]);
+}
+
+#[test]
+fn problems_of_logins() {
+    let check = |from: &str, to: &str, expected: &str| {
+        let problem = manifest(&LOGIN.replacen(from, to, 1)).unwrap_err();
+        assert!(problem.contains(expected), "{to}: {problem}");
+    };
+    for key in ["issuer", "client_id", "url", "cookie_keys"] {
+        let line = LOGIN.lines().find(|line| line.starts_with(key)).unwrap();
+        check(&format!("{line}\n"), "", &format!("auth.login.{key} is missing: the "));
+    }
+    for issuer in [
+        "",
+        "i.example",
+        "http://i.example",
+        "https://u:p@i.example",
+        "https://i.example?a",
+        "https://i.example#a",
+        "ftp://i",
+    ] {
+        check("https://i.example", issuer, "auth.login.issuer: write the `issuer` of the provider's configuration");
+    }
+    for url in [
+        "shop.example",
+        "https://shop.example/app",
+        "https://shop.example/?a",
+        "http://shop.example",
+        "https://a@b",
+        "https://",
+    ] {
+        check("https://Shop.example:443/", url, "auth.login.url: write an origin such as https://shop.example.com");
+    }
+    for path in ["callback", "https://evil.example/", "//evil.example", "/a?b", "/a/../b", "/a%2Fb", "", "/a b"] {
+        check("'/users/callback'", &format!("'{path}'"), "auth.login.callback: write a path such as /login/callback");
+    }
+    check(
+        "'/users/callback'",
+        "'/login/callback'",
+        "auth.login.callback: no route of the service has GET /login/callback at shop.example",
+    );
+    check("logout = '/users/logout'", "", "auth.login.logout: no route of the service has POST /logout");
+    check("/users/callback", "/users/logout", "`callback` and `logout` must be two paths");
+    check("issuer", "idle = '9h'\nissuer", "auth.login: `idle` must not be longer than `session`");
+    check("issuer", "session = '30s'\nissuer", "auth.login.session: must be between 1m and");
+    check(
+        "issuer",
+        "client_secret = 's3cret'\nissuer",
+        "auth.login.client_secret: a manifest contains no secrets; write it into a file",
+    );
+    check("issuer", "client_secret = { value = 's3cret' }\nissuer", "unknown key `auth.login.client_secret.value`");
+    check("issuer", "client_secret = {}\nissuer", "a manifest contains no secrets");
+    check("issuer", "algorithms = 'HS256'\nissuer", "`HS256` is not one of");
+    check("issuer", "isuer = 'x'\nissuer", "unknown key `auth.login.isuer`; did you mean `auth.login.issuer`?");
+    let required = |auth: &str| format!("[auth]\n{auth}\n{LOGIN}");
+    let problem = |text: &str| manifest(text).unwrap_err();
+    assert!(
+        problem(&required("claims = { groups = 'x' }"))
+            .contains("auth.claims: no session has the claim `groups`; add it to `auth.login.claims`")
+    );
+    assert!(
+        problem(&required("scopes = 'read'"))
+            .contains("auth.scopes: no session has the scope `read`; add it to `auth.login.scopes`")
+    );
+    assert!(manifest(&required("claims = { sub = 'ann' }\nscopes = 'openid'")).is_ok());
+    let route = |auth: &str| format!("routes = ['/users', {{ path = '/users/x', auth = {{ {auth} }} }}]\n{LOGIN}");
+    assert!(
+        problem(&route("claims = { groups = 'x' }")).contains("route /users/x: auth.claims: no session has the claim")
+    );
+    let own = LOGIN.replace("[auth.login]\n", "").replace('\n', ", ");
+    let own = format!("routes = [{{ path = '/users', auth = {{ login = {{ {} }} }} }}]", own.trim_end_matches(", "));
+    assert!(
+        problem(&own).contains("route /users: auth.login: only the [auth] of the whole service has it"),
+        "{}",
+        problem(&own)
+    );
+    let methods = format!("routes = [{{ path = '/users', methods = 'GET' }}]\n{LOGIN}");
+    assert!(problem(&methods).contains("auth.login.logout: no route of the service has POST /users/logout"));
+    let host = format!("routes = [{{ path = '/users', host = 'other.example' }}]\n{LOGIN}");
+    assert!(
+        problem(&host).contains("auth.login.callback: no route of the service has GET /users/callback at shop.example")
+    );
 }

@@ -15,6 +15,9 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     let unknown = RequestError::from(Missed::Route);
     let error = if error.denies_existence() { &unknown } else { error };
     let status = error.status();
+    if let Some(redirect) = error.login() {
+        return super::login(redirect, status);
+    }
     let mut text = serde_json::json!({
         "type": format!("urn:lodge:problem:{}", error.reason()),
         "title": error.to_string(),

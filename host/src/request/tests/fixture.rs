@@ -173,7 +173,18 @@ impl Fixture {
     /// A request of `caller` that was routed to the service `name`.
     pub(super) fn routed<'a>(&'a self, name: &str, caller: &'a Caller<'a>) -> Routed<'a> {
         let (handler, target) = (&self.handler, self.target(name));
-        Routed { handler, caller, target, route: 0, mirror: None, judged: false, depth: 0, identity: None, ruled: None }
+        Routed {
+            handler,
+            caller,
+            target,
+            route: 0,
+            mirror: None,
+            judged: false,
+            depth: 0,
+            identity: None,
+            browser: None,
+            ruled: None,
+        }
     }
 
     /// Stores `body` as the response to a GET request for `uri`, with this `Cache-Control`.

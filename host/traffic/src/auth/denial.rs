@@ -2,6 +2,8 @@
 
 use http::header::HeaderValue;
 
+use super::redirect::LoginRedirect;
+
 /// The refusal of a request by its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthDenial {
@@ -9,6 +11,8 @@ pub struct AuthDenial {
     pub cause: Cause,
     /// The values of `WWW-Authenticate`.
     pub challenges: Vec<HeaderValue>,
+    /// Where a browser can log in, in place of the refusal.
+    pub login: Option<Box<LoginRedirect>>,
 }
 
 /// What is wrong with the credentials of a request.
@@ -54,6 +58,18 @@ pub enum Cause {
     ExpiredCertificate,
     /// The keys of the issuer are not known.
     NoKeys,
+    /// The cookie is no session of this service, or the session is over.
+    Session,
+    /// It is not the end of a login that this browser began within its time, or it is the end of one for the second time.
+    LoginState,
+    /// The provider did not confirm the login.
+    LoginRefused,
+    /// The ID token is for another login.
+    Nonce,
+    /// The claims of a session do not fit into a cookie.
+    SessionTooLarge,
+    /// The provider is not known, or does not respond.
+    NoProvider,
     /// A scope is missing.
     Scope,
     /// A claim is missing, or has another value.
@@ -101,15 +117,29 @@ impl Cause {
             | Self::Signature
             | Self::Claims => DenialKind::Invalid,
             Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
-            Self::NoKeys | Self::UnverifiedPassword => DenialKind::Unavailable,
-            Self::Scope | Self::Claim | Self::Certificate => DenialKind::Insufficient,
+            Self::Session | Self::LoginState | Self::LoginRefused | Self::Nonce => DenialKind::Invalid,
+            Self::NoKeys | Self::UnverifiedPassword | Self::NoProvider => DenialKind::Unavailable,
+            Self::Scope | Self::Claim | Self::Certificate | Self::SessionTooLarge => DenialKind::Insufficient,
         }
     }
 
     /// Whether this may be a guess, which counts as a failed attempt. What was issued once and is not valid here or now is none:
     /// a client with an old token must not keep others at its address out.
     pub fn is_guess(self) -> bool {
-        matches!(self, Self::UnknownKey | Self::WrongPassword | Self::Signature | Self::Malformed)
+        matches!(self, Self::UnknownKey | Self::WrongPassword | Self::Signature | Self::Malformed | Self::LoginRefused)
+    }
+
+    /// Returns what a person whose login fails can do.
+    pub fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::LoginState => {
+                Some("the login did not begin in this browser within the last 10 minutes; open the page again")
+            }
+            Self::LoginRefused | Self::Nonce => Some("the provider did not confirm the login; open the page again"),
+            Self::SessionTooLarge => Some("the claims of the login do not fit into a cookie"),
+            Self::NoProvider => Some("the provider of logins does not respond; try again later"),
+            _ => None,
+        }
     }
 
     /// Returns a short name for metrics and logs that never changes.
@@ -135,6 +165,12 @@ impl Cause {
             Self::Certificate => "certificate",
             Self::ExpiredCertificate => "expired-certificate",
             Self::NoKeys => "no-keys",
+            Self::Session => "session",
+            Self::LoginState => "login-state",
+            Self::LoginRefused => "login-refused",
+            Self::Nonce => "nonce",
+            Self::SessionTooLarge => "session-too-large",
+            Self::NoProvider => "no-provider",
             Self::Scope => "scope",
             Self::Claim => "claim",
         }

@@ -12,7 +12,7 @@ use super::denial::Cause;
 /// receives, of any sender.
 pub const PREFIX: &str = "x-lodge-auth-";
 
-/// How the sender was identified: `api-key`, `basic`, `jwt`, `client-certificate`, `call` for a service of this host, or `host` for a message or a schedule.
+/// How the sender was identified: `api-key`, `basic`, `jwt`, `client-certificate`, `login`, `call` for a service of this host, or `host` for a message or a schedule.
 pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-lodge-auth-subject");
@@ -54,6 +54,8 @@ pub enum AuthMethod {
     Jwt,
     /// By the certificate of its connection.
     Certificate,
+    /// By the session of a browser.
+    Login,
     /// As a service of this host, whose manifest grants the call.
     Call,
     /// As the host itself.
@@ -68,6 +70,7 @@ impl AuthMethod {
             Self::Basic => "basic",
             Self::Jwt => "jwt",
             Self::Certificate => "client-certificate",
+            Self::Login => "login",
             Self::Call => "call",
             Self::Host => "host",
         }
@@ -95,7 +98,12 @@ impl Identity {
 
     /// Returns the sender of a verified token.
     pub(crate) fn of_token(subject: &str, scopes: &[String], claims: Claims<'_>) -> Self {
-        let mut identity = Self::new(AuthMethod::Jwt, subject, scopes);
+        Self::with_claims(AuthMethod::Jwt, subject, scopes, claims)
+    }
+
+    /// Returns a sender with claims.
+    pub(super) fn with_claims(method: AuthMethod, subject: &str, scopes: &[String], claims: Claims<'_>) -> Self {
+        let mut identity = Self::new(method, subject, scopes);
         identity.add(ISSUER, &escaped(claims.issuer));
         identity.add(CLAIMS, claims.payload);
         Self { issuer: claims.issuer.to_owned(), claims: claims.all, ..identity }

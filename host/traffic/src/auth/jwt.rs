@@ -3,12 +3,14 @@
 //! * `token` takes a token apart; `json` reads its parts, and no name twice.
 //! * [`keys`] are those of the issuer. A token names one; it never brings one.
 //! * `claims` says whether a token is for this service and this time.
+//! * `id_token` is what a login ends with.
 //! * `verified` remembers tokens, so that the next request with one costs a digest.
 
 mod claims;
 #[doc(hidden)]
 pub mod fuzz;
-mod json;
+pub(super) mod id_token;
+pub(super) mod json;
 pub mod keys;
 mod token;
 mod verified;

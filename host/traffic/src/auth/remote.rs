@@ -22,7 +22,7 @@ const FETCH: Duration = Duration::from_secs(5);
 const ASKED: Duration = Duration::from_secs(60);
 
 /// The pause after the first failure, and the longest one.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The keys of an issuer on its server.
 #[derive(Debug)]
@@ -179,7 +179,7 @@ impl Fetching {
 }
 
 /// Returns up to a tenth less, so that hosts do not fetch at the same moment.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause - pause / 10 * (getrandom::u32().unwrap_or_default() % 1024) / 1024
 }
 

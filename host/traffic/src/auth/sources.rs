@@ -4,6 +4,8 @@
 //! Files are looked at every second (`POLL`). Events of the file system would not do: a file that a Secret mounts by
 //! `subPath`, and a symlink that is replaced, cause none for their path.
 
+mod kinds;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
@@ -15,10 +17,13 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::Authentication;
-use super::api_keys::{self, KeyRing};
+use super::api_keys::KeyRing;
 use super::jwt::Verifier;
-use super::jwt::keys::{self, KeySet};
+use super::jwt::keys::KeySet;
 use super::live::LiveValue;
+use super::login::Logins;
+use super::login::sealing::SealingKeys;
+use super::login::secret::ClientSecret;
 use super::passwords::{Hashing, Passwords, UserList};
 use super::remote::Remote;
 use lodge_base::files;
@@ -27,6 +32,7 @@ use lodge_base::key_changes::{KeyChange, KeyMarks, KeyObserver};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::auth::jwt::{JwkSource, Jwt};
+use lodge_manifest::auth::login::Login;
 
 /// The time between two looks.
 const POLL: Duration = Duration::from_secs(1);
@@ -52,6 +58,9 @@ pub struct CredentialSources {
     /// The same files with the results for them.
     verified: Mutex<HashMap<PathBuf, Weak<Passwords>>>,
     hashing: Hashing,
+    cookie_keys: Files<SealingKeys>,
+    secrets: Files<ClientSecret>,
+    logins: Mutex<HashMap<String, Weak<Logins>>>,
     remotes: Mutex<HashMap<String, Weak<Remote>>>,
     threads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -81,57 +90,6 @@ trait WatchedKeys: Sized + Send + Sync + 'static {
     fn marks(&self) -> KeyMarks;
 }
 
-impl WatchedKeys for KeyRing {
-    const WHAT: &'static str = "API keys";
-    const MOST: u64 = api_keys::MOST_BYTES;
-
-    fn read(text: &str) -> Result<Self, String> {
-        Self::read(text)
-    }
-
-    fn count(&self) -> usize {
-        self.count()
-    }
-
-    fn marks(&self) -> KeyMarks {
-        self.marks()
-    }
-}
-
-impl WatchedKeys for UserList {
-    const WHAT: &'static str = "passwords";
-    const MOST: u64 = api_keys::MOST_BYTES;
-
-    fn read(text: &str) -> Result<Self, String> {
-        Self::read(text)
-    }
-
-    fn count(&self) -> usize {
-        self.count()
-    }
-
-    fn marks(&self) -> KeyMarks {
-        self.marks()
-    }
-}
-
-impl WatchedKeys for KeySet {
-    const WHAT: &'static str = "keys of an issuer";
-    const MOST: u64 = keys::MOST_BYTES as u64;
-
-    fn read(text: &str) -> Result<Self, String> {
-        Self::read(text)
-    }
-
-    fn count(&self) -> usize {
-        self.count()
-    }
-
-    fn marks(&self) -> KeyMarks {
-        self.marks()
-    }
-}
-
 impl CredentialSources {
     /// Returns the sources of a host. `metrics` counts fetches; `certificates` is whether it verifies those of clients.
     pub fn new(metrics: &Arc<Metrics>, certificates: bool) -> Self {
@@ -141,6 +99,9 @@ impl CredentialSources {
             passwords: Files::default(),
             verified: Mutex::default(),
             hashing: Hashing::new(metrics),
+            cookie_keys: Files::default(),
+            secrets: Files::default(),
+            logins: Mutex::default(),
             remotes: Mutex::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             metrics: Arc::clone(metrics),
@@ -176,6 +137,9 @@ impl CredentialSources {
                 let passwords = self.passwords(&path).await;
                 check.passwords = Some(passwords.map_err(|why| format!("auth.passwords: {}: {why}", path.display()))?);
             }
+            if let Some(login) = &check.settings.login {
+                check.logins = Some(self.logins(&check.realm, login, directory).await?);
+            }
             let Some(jwt) = check.settings.jwt.clone() else { continue };
             let keys = match &jwt.keys {
                 JwkSource::File(file) => {
@@ -193,6 +157,30 @@ impl CredentialSources {
             check.tokens = Some(Verifier::new(jwt, keys));
         }
         Ok(())
+    }
+
+    /// Returns the logins of a service. Its routes and deployments share them.
+    async fn logins(&self, service: &str, login: &Login, directory: &Path) -> Result<Arc<Logins>, String> {
+        let name = format!("{service} {} {login:?}", directory.display());
+        if let Some(known) = lock(&self.logins).get(&name).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let path = directory.join(&login.cookie_keys);
+        let keys = self.follow(&self.cookie_keys, &path).await;
+        let keys = keys.map_err(|why| format!("auth.login.cookie_keys: {}: {why}", path.display()))?;
+        let secret = match &login.client_secret {
+            Some(file) => {
+                let path = directory.join(file);
+                let secret = self.follow(&self.secrets, &path).await;
+                Some(secret.map_err(|why| format!("auth.login.client_secret: {}: {why}", path.display()))?)
+            }
+            None => None,
+        };
+        let opened = Arc::new(Logins::open(service, login.clone(), keys, secret, &self.metrics).await);
+        let mut logins = lock(&self.logins);
+        logins.retain(|_, logins| logins.strong_count() > 0);
+        logins.insert(name, Arc::downgrade(&opened));
+        Ok(opened)
     }
 
     /// Returns the API keys of a file, which is read again whenever it changes, for as long as they are in use.

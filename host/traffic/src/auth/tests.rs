@@ -44,7 +44,7 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
 
 fn cause(checks: &Authentication, route: usize, fields: &[(&str, &str)]) -> Option<Cause> {
     checks
-        .check(route, &mut headers(fields), RequestSender::Client(None), SystemTime::now())
+        .check(route, &mut headers(fields), (RequestSender::Client(None), None), SystemTime::now())
         .err()
         .map(|denial| denial.cause)
 }
@@ -55,7 +55,8 @@ const NONE: usize = usize::MAX;
 fn keys_in_a_header() {
     let (checks, [ada, bob, eve]) = service("auth = { api_keys = 'k' }");
     let mut good = headers(&[("x-api-key", &ada), ("accept", "*/*")]);
-    let identity = checks.check(NONE, &mut good, RequestSender::Client(None), SystemTime::now()).unwrap().unwrap();
+    let identity =
+        checks.check(NONE, &mut good, (RequestSender::Client(None), None), SystemTime::now()).unwrap().unwrap();
     assert_eq!((identity.method(), identity.subject()), (AuthMethod::ApiKey, "ada"));
     let expected = [
         ("accept", "*/*"),
@@ -113,17 +114,17 @@ fn routes_have_checks_of_their_own() {
     check(3, &ada, Some(Cause::Claim));
     // Without credentials, nobody is identified. The service sees none of those that clients send on all of its paths.
     let mut open = headers(&[("x-api-key", &ada), ("authorization", "Basic eDp5"), ("x_api_key", &ada)]);
-    assert!(checks.check(2, &mut open, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
+    assert!(checks.check(2, &mut open, (RequestSender::Client(None), None), SystemTime::now()).unwrap().is_none());
     assert_eq!(open, headers(&[("authorization", "Basic eDp5")]));
     let (bearer, _) =
         service("routes = [{ path = '/a', auth = false }]\nauth = { api_keys = 'k', header = 'authorization' }");
     for (sent, seen) in [("Bearer a.b.c", None), ("Basic eDp5", Some("Basic eDp5"))] {
         let mut open = headers(&[("authorization", sent)]);
-        assert!(bearer.check(0, &mut open, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
+        assert!(bearer.check(0, &mut open, (RequestSender::Client(None), None), SystemTime::now()).unwrap().is_none());
         assert_eq!(open.get("authorization").map(HeaderValue::as_bytes), seen.map(str::as_bytes));
     }
     let mut forwarded = headers(&[("x-api-key", &bob)]);
-    checks.check(3, &mut forwarded, RequestSender::Client(None), SystemTime::now()).unwrap();
+    checks.check(3, &mut forwarded, (RequestSender::Client(None), None), SystemTime::now()).unwrap();
     assert_eq!(forwarded["x-api-key"], bob.as_str());
 }
 
@@ -135,7 +136,7 @@ fn no_route_sees_the_credentials_of_another() {
     let (checks, [ada, ..]) = service(&format!("{routes}auth = {{ api_keys = 'k' }}"));
     let seen = |route: usize| {
         let mut sent = headers(&[("x-api-key", &ada), ("authorization", "Basic eDp5"), ("accept", "*/*")]);
-        checks.check(route, &mut sent, RequestSender::Client(None), SystemTime::now()).unwrap();
+        checks.check(route, &mut sent, (RequestSender::Client(None), None), SystemTime::now()).unwrap();
         ["x-api-key", "authorization", "accept"].map(|name| sent.contains_key(name))
     };
     assert_eq!(seen(0), [false, false, true]);
@@ -146,7 +147,7 @@ fn no_route_sees_the_credentials_of_another() {
         "routes = [{ path = '/a', auth = { api_keys = 'k', header = 'authorization' } }, { path = '/b', auth = false }]",
     );
     let mut sent = headers(&[("authorization", "Bearer x")]);
-    assert!(checks.check(1, &mut sent, RequestSender::Client(None), SystemTime::now()).unwrap().is_none());
+    assert!(checks.check(1, &mut sent, (RequestSender::Client(None), None), SystemTime::now()).unwrap().is_none());
     assert!(sent.is_empty(), "{sent:?}");
 }
 
@@ -166,18 +167,21 @@ fn old_credentials_are_no_guesses() {
 fn calls_are_trusted_unless_the_manifest_says_otherwise() {
     let (checks, [ada, ..]) = service("auth = { api_keys = 'k', scopes = 'admin' }");
     let mut call = headers(&[("x-api-key", &ada)]);
-    let identity = checks.check(NONE, &mut call, RequestSender::Service("orders"), SystemTime::now()).unwrap().unwrap();
+    let identity =
+        checks.check(NONE, &mut call, (RequestSender::Service("orders"), None), SystemTime::now()).unwrap().unwrap();
     assert_eq!((identity.method(), identity.subject()), (AuthMethod::Call, "orders"));
     assert_eq!([&call["x-lodge-auth-method"], &call["x-lodge-auth-subject"]], ["call", "orders"]);
     let (checked, [ada, ..]) = service("auth = { api_keys = 'k', calls = 'checked' }");
     let check = |fields: &[(&str, &str)]| {
-        let checked = checked.check(NONE, &mut headers(fields), RequestSender::Service("orders"), SystemTime::now());
+        let checked =
+            checked.check(NONE, &mut headers(fields), (RequestSender::Service("orders"), None), SystemTime::now());
         checked.map(|identity| identity.unwrap().method()).map_err(|denial| denial.cause)
     };
     assert_eq!(check(&[]), Err(Cause::Missing));
     assert_eq!(check(&[("x-api-key", &ada)]), Ok(AuthMethod::ApiKey));
     // Messages and schedules are the host's own.
-    let identity = checked.check(NONE, &mut HeaderMap::new(), RequestSender::Host, SystemTime::now()).unwrap().unwrap();
+    let identity =
+        checked.check(NONE, &mut HeaderMap::new(), (RequestSender::Host, None), SystemTime::now()).unwrap().unwrap();
     assert_eq!((identity.method(), identity.subject()), (AuthMethod::Host, "lodge"));
 }
 
@@ -188,7 +192,7 @@ fn challenges_say_what_is_needed() {
         let (checks, [_, bob, _]) = service(manifest);
         let value = value.replace("BOB", &bob);
         let denial = checks
-            .check(NONE, &mut headers(&[(header, &value)]), RequestSender::Client(None), SystemTime::now())
+            .check(NONE, &mut headers(&[(header, &value)]), (RequestSender::Client(None), None), SystemTime::now())
             .unwrap_err();
         let [challenge] = &*denial.challenges else { panic!("{denial:?}") };
         (denial.cause.kind(), challenge.to_str().unwrap().to_owned())
@@ -245,7 +249,7 @@ fn certificates_are_credentials() {
         service("auth = { api_keys = 'k', client_certificates = ['spiffe://a.test/*', 'a.test'] }");
     let check = |certificate: &ClientCertificate, fields: &[(&str, &str)], now: SystemTime| {
         let sender = RequestSender::Client(Some(certificate));
-        let checked = checks.check(NONE, &mut headers(fields), sender, now);
+        let checked = checks.check(NONE, &mut headers(fields), (sender, None), now);
         let subject = checked.map(|identity| identity.map(|identity| identity.subject().to_owned()));
         subject.map_err(|denial| denial.cause)
     };
@@ -262,15 +266,15 @@ fn certificates_are_credentials() {
     // Where certificates are no credentials, one changes nothing.
     let (keys, _) = service("auth = { api_keys = 'k' }");
     let sender = RequestSender::Client(Some(&known));
-    assert_eq!(keys.check(NONE, &mut HeaderMap::new(), sender, now).unwrap_err().cause, Cause::Missing);
+    assert_eq!(keys.check(NONE, &mut HeaderMap::new(), (sender, None), now).unwrap_err().cause, Cause::Missing);
     // Scopes are those of keys and tokens.
     let (scoped, _) = service("auth = { api_keys = 'k', client_certificates = 'a.test', scopes = 'x' }");
-    let denial = scoped.check(NONE, &mut HeaderMap::new(), sender, now).unwrap_err();
+    let denial = scoped.check(NONE, &mut HeaderMap::new(), (sender, None), now).unwrap_err();
     assert_eq!(denial.cause, Cause::Scope);
     let challenge = HeaderValue::from_static("ClientCertificate realm=\"users\"");
     assert!(denial.challenges.contains(&challenge), "{:?}", denial.challenges);
     // A call has no connection.
     let (called, _) = service("auth = { client_certificates = 'a.test', calls = 'checked' }");
-    let call = called.check(NONE, &mut HeaderMap::new(), RequestSender::Service("orders"), now).unwrap_err();
+    let call = called.check(NONE, &mut HeaderMap::new(), (RequestSender::Service("orders"), None), now).unwrap_err();
     assert_eq!(call.cause, Cause::Missing);
 }

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use serde_json::{Map, Value};
 
 /// Parses an object. Returns `None` unless the text is exactly one object, with every name once at every depth.
-pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(in crate::auth) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice(text).ok()? {
         Strict(Value::Object(object)) => Some(object),
         Strict(_) => None,

@@ -1,3 +1,4 @@
+mod id_tokens;
 mod issuer;
 
 use std::time::{Duration, UNIX_EPOCH};

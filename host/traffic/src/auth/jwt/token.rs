@@ -19,7 +19,10 @@ const MOST_KID: usize = 256;
 const UNSUPPORTED: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
 /// The types of tokens that give access: a token for another purpose must not be used for this one (RFC 8725 3.11).
-const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+const TYPES: [&str; 2] = ["jwt", ACCESS];
+
+/// The type of tokens that only give access.
+const ACCESS: &str = "at+jwt";
 
 /// A token.
 pub(super) struct SignedToken<'a> {
@@ -27,6 +30,8 @@ pub(super) struct SignedToken<'a> {
     pub(super) algorithm: Algorithm,
     /// The name of the key that its header names. Keys in the header, and URLs of keys, are not looked at.
     pub(super) kid: Option<String>,
+    /// Whether its type is that of tokens that give access (RFC 9068).
+    pub(super) gives_access: bool,
     /// The bytes that are signed.
     pub(super) signed: &'a [u8],
     /// The claims as they are written.
@@ -54,7 +59,8 @@ impl<'a> SignedToken<'a> {
         let fields = json::object(&decode(header)?).ok_or(Cause::Malformed)?;
         let algorithm = algorithm(&fields)?;
         let signature = decode(signature)?;
-        if UNSUPPORTED.iter().any(|name| fields.contains_key(*name)) || !has_type(&fields) {
+        let kind = kind(&fields)?;
+        if UNSUPPORTED.iter().any(|name| fields.contains_key(*name)) {
             return Err(Cause::Malformed);
         }
         let kid = match fields.get("kid") {
@@ -64,7 +70,7 @@ impl<'a> SignedToken<'a> {
         };
         // The end of the payload is that of what is signed.
         let signed = token.as_bytes().get(..header.len() + 1 + payload.len()).unwrap_or_default();
-        Ok(Self { algorithm, kid, signed, payload, signature })
+        Ok(Self { algorithm, kid, gives_access: kind == Some(ACCESS), signed, payload, signature })
     }
 
     /// Returns the claims.
@@ -85,13 +91,15 @@ fn algorithm(fields: &Map<String, Value>) -> Result<Algorithm, Cause> {
     known.map(|(_, algorithm)| *algorithm).ok_or(Cause::Algorithm)
 }
 
-fn has_type(fields: &Map<String, Value>) -> bool {
+/// Returns the type of a token, if it has one.
+fn kind(fields: &Map<String, Value>) -> Result<Option<&'static str>, Cause> {
     match fields.get("typ") {
-        None => true,
+        None => Ok(None),
         Some(Value::String(kind)) => {
             let kind = kind.to_ascii_lowercase();
-            TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind))
+            let kind = kind.strip_prefix("application/").unwrap_or(&kind);
+            TYPES.into_iter().find(|known| *known == kind).map(Some).ok_or(Cause::Malformed)
         }
-        Some(_) => false,
+        Some(_) => Err(Cause::Malformed),
     }
 }

@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::auth::api_keys;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

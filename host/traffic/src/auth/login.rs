@@ -1,0 +1,341 @@
+//! Logins of people at an OpenID provider (OpenID Connect Core 3.1, the code flow) with their browser.
+//!
+//! * [`browser`] is what a login needs of a request, and [`cookies`] are those of the host.
+//! * `state` is a login in progress, `session` what it leads to; both are `sealing`ed, and no host stores anything.
+//! * `provider` is its configuration, and the exchange of codes.
+//! * `secret` is that of a client.
+
+pub mod browser;
+pub mod cookies;
+mod provider;
+pub(super) mod sealing;
+pub(super) mod secret;
+mod session;
+mod state;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use form_urlencoded::Serializer;
+use http::header::{HeaderMap, HeaderValue, ORIGIN};
+use http::{Method, Uri};
+use quick_cache::sync::Cache;
+use serde_json::Map;
+
+use self::browser::BrowserRequest;
+use self::provider::{Granted, Provider, ProviderConfiguration, redirect_uri};
+use self::sealing::{SALT, SealingKeys};
+use self::secret::ClientSecret;
+use self::session::LoginSession;
+use self::state::{LoginState, local, random, seconds};
+use super::denial::Cause;
+use super::identity::Identity;
+use super::jwt::id_token::{self, IdToken};
+use super::live::LiveValue;
+use super::redirect::LoginRedirect;
+use lodge_base::telemetry::metrics::Metrics;
+use lodge_manifest::auth::is_scope;
+use lodge_manifest::auth::login as settings;
+
+/// How many logins are remembered as completed, so that none is twice.
+const COMPLETED: usize = 16_384;
+
+/// The most bytes of a code.
+const MOST_CODE: usize = 2 << 10;
+
+/// The bytes of the cookie by which a browser is known while it logs in, as base64url.
+const BROWSER: usize = 22;
+
+/// The logins of a service.
+#[derive(Debug)]
+pub struct Logins {
+    settings: settings::Login,
+    /// What sealed texts are for: this service and this client of this provider.
+    context: Vec<u8>,
+    /// The names of the cookies of a session and of a login.
+    names: (String, String),
+    keys: Arc<LiveValue<SealingKeys>>,
+    secret: Option<Arc<LiveValue<ClientSecret>>>,
+    provider: Arc<Provider>,
+    completed: Cache<[u8; SALT], ()>,
+    metrics: Arc<Metrics>,
+}
+
+/// Whose session a browser has.
+#[derive(Debug)]
+pub(super) struct KnownBrowser {
+    pub(super) identity: Arc<Identity>,
+    /// The cookie with the last use, which replaces that of the browser.
+    pub(super) renewed: Option<HeaderValue>,
+}
+
+/// A path of the login itself, which no service handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginPath {
+    /// Where the provider sends browsers back.
+    Callback,
+    /// Where a session ends.
+    Logout,
+}
+
+impl Logins {
+    /// Returns the logins of a service. Until the configuration of its provider is known, nobody can log in.
+    pub(super) async fn open(
+        service: &str,
+        settings: settings::Login,
+        keys: Arc<LiveValue<SealingKeys>>,
+        secret: Option<Arc<LiveValue<ClientSecret>>>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let provider = Provider::open(&settings, Arc::clone(metrics)).await;
+        let context = [service, &settings.issuer, &settings.client_id, &settings.origin].join("\0").into_bytes();
+        let names = (cookies::name("session", service), cookies::name("login", service));
+        let (completed, metrics) = (Cache::new(COMPLETED), Arc::clone(metrics));
+        Self { settings, context, names, keys, secret, provider, completed, metrics }
+    }
+
+    /// Returns whose session the browser has. `None` if it has no cookie.
+    ///
+    /// # Errors
+    /// [`Cause::Session`] if the cookie is none of this service, or the session is over.
+    pub(super) fn session(&self, browser: &BrowserRequest, now: SystemTime) -> Result<Option<KnownBrowser>, Cause> {
+        let Some(cookie) = browser.cookies.get(&self.names.0) else { return Ok(None) };
+        let keys = self.keys.load();
+        let session = LoginSession::open(&keys, &self.context, cookie, &self.settings, now).ok_or(Cause::Session)?;
+        let renewed = session.renewed(&self.settings, now).and_then(|session| self.cookie(&session, now).ok());
+        Ok(Some(KnownBrowser { identity: Arc::new(session.identity(&self.settings.issuer)), renewed }))
+    }
+
+    /// Begins a login that leads back to the page that the browser requests.
+    ///
+    /// # Errors
+    /// [`Cause::NoProvider`] if the provider is not known.
+    pub(super) fn begin(&self, browser: &BrowserRequest, now: SystemTime) -> Result<LoginRedirect, Cause> {
+        let configuration = self.provider.configuration().ok_or(Cause::NoProvider)?;
+        // One cookie for all logins of a browser, so that they do not disturb each other.
+        let own = browser.cookies.get(&self.names.1).and_then(|cookie| str::from_utf8(cookie).ok());
+        let own = own.filter(|own| own.len() == BROWSER && !own.contains(|c: char| !c.is_ascii_graphic() || c == ';'));
+        let cookie = own.map(str::to_owned).or_else(random::<16>).ok_or(Cause::NoProvider)?;
+        let state = LoginState::new(now, cookie.as_bytes(), browser.target.as_str()).ok_or(Cause::NoProvider)?;
+        let sealed = state.seal(&self.keys.load(), &self.context).ok_or(Cause::NoProvider)?;
+        let query = Serializer::new(String::new())
+            .append_pair("response_type", "code")
+            .append_pair("client_id", &self.settings.client_id)
+            .append_pair("redirect_uri", &redirect_uri(&self.settings))
+            .append_pair("scope", &self.settings.scopes.join(" "))
+            .append_pair("state", &sealed)
+            .append_pair("nonce", &state.nonce)
+            .append_pair("code_challenge", &state.challenge())
+            .append_pair("code_challenge_method", "S256")
+            .finish();
+        let location = with_query(&configuration.authorization, &query).ok_or(Cause::NoProvider)?;
+        let cookie = cookies::set(&self.names.1, &cookie, state::TIME.as_secs()).ok_or(Cause::NoProvider)?;
+        Ok(LoginRedirect { location, cookies: vec![cookie] })
+    }
+
+    /// Completes a login: the provider has sent the browser back. Returns where the browser goes, and who has logged in now.
+    ///
+    /// # Errors
+    /// If this is not the end of a login that the browser began, or the provider does not confirm it.
+    pub async fn complete(
+        &self,
+        browser: &BrowserRequest,
+        now: SystemTime,
+    ) -> Result<(LoginRedirect, Option<Arc<Identity>>), Cause> {
+        let completed = self.completed(browser, now).await;
+        self.metrics.logins.count(match &completed {
+            Ok(_) => "ok",
+            Err(Cause::NoProvider | Cause::NoKeys) => "failed",
+            Err(_) => "refused",
+        });
+        // Another page of the browser has completed its login before.
+        let had_one = completed.is_err() && self.session(browser, now).is_ok_and(|session| session.is_some());
+        match completed {
+            Err(_) if had_one => {
+                let state =
+                    AuthorizationResponse::read(browser).and_then(|answer| Some(self.state(&answer.state?, now)?.1));
+                let path = state.as_ref().map_or("/", |state| &state.path);
+                Ok((LoginRedirect { location: self.at(path)?, cookies: Vec::new() }, None))
+            }
+            completed => completed.map(|(redirect, identity)| (redirect, Some(identity))),
+        }
+    }
+
+    async fn completed(
+        &self,
+        browser: &BrowserRequest,
+        now: SystemTime,
+    ) -> Result<(LoginRedirect, Arc<Identity>), Cause> {
+        let answer = AuthorizationResponse::read(browser).ok_or(Cause::LoginState)?;
+        let (salt, state) = answer.state.as_deref().and_then(|text| self.state(text, now)).ok_or(Cause::LoginState)?;
+        let cookie = browser.cookies.get(&self.names.1).filter(|cookie| state.is_of(cookie));
+        cookie.ok_or(Cause::LoginState)?;
+        let configuration = self.provider.configuration().ok_or(Cause::NoProvider)?;
+        match &answer.issuer {
+            Some(issuer) if *issuer != self.settings.issuer => return Err(Cause::Issuer),
+            None if configuration.names_itself => return Err(Cause::Issuer),
+            _ => {}
+        }
+        let code = answer.code.filter(|code| !answer.is_error && (1..=MOST_CODE).contains(&code.len()));
+        let code = code.ok_or(Cause::LoginRefused)?;
+        if self.completed.get(&salt).is_some() {
+            return Err(Cause::LoginState);
+        }
+        self.completed.insert(salt, ());
+        let result = self.confirm(&configuration, &code, &state, now).await;
+        if matches!(result, Err(Cause::NoProvider | Cause::NoKeys)) {
+            // The code was not used, as far as is known.
+            self.completed.remove(&salt);
+        }
+        let session = result?;
+        let ended = cookies::set(&self.names.1, "", 0).ok_or(Cause::NoProvider)?;
+        let cookies = vec![self.cookie(&session, now)?, ended];
+        let identity = Arc::new(session.identity(&self.settings.issuer));
+        Ok((LoginRedirect { location: self.at(&state.path)?, cookies }, identity))
+    }
+
+    /// Exchanges the code, and verifies the ID token.
+    async fn confirm(
+        &self,
+        configuration: &ProviderConfiguration,
+        code: &str,
+        state: &LoginState,
+        now: SystemTime,
+    ) -> Result<LoginSession, Cause> {
+        let secret = self.secret.as_ref().map(|secret| secret.load().text().to_owned());
+        let code = (code, state.verifier.as_str());
+        let granted = self.provider.exchange(configuration, &self.settings, secret.as_deref(), code).await?;
+        let verify = || {
+            let keys = configuration.keys.keys.load();
+            id_token::verify(&self.provider.tokens, &keys, &granted.id_token, &state.nonce, now)
+        };
+        let token = match verify() {
+            Err(Cause::UnknownKid | Cause::NoKeys) => {
+                configuration.keys.refetch().await;
+                verify()?
+            }
+            verified => verified?,
+        };
+        Ok(self.begun(token, &granted, now))
+    }
+
+    /// Returns the session of a person who has logged in now.
+    fn begun(&self, IdToken { subject, mut claims }: IdToken, granted: &Granted, now: SystemTime) -> LoginSession {
+        let names = self.settings.claims.iter();
+        let chosen: Map<_, _> = names.filter_map(|name| claims.remove_entry(name)).collect();
+        // Without it, the provider has granted what was requested (RFC 6749 5.1), and it never grants more.
+        let is_granted = |scope: &&String| match &granted.scope {
+            Some(all) => all.split(' ').any(|own| own == scope.as_str()),
+            None => true,
+        };
+        let scopes = self.settings.scopes.iter().filter(is_granted).filter(|scope| is_scope(scope)).cloned().collect();
+        let at = seconds(now);
+        LoginSession { subject, scopes, claims: chosen, at, seen: at }
+    }
+
+    /// Ends the session of a browser. Returns where the browser goes.
+    ///
+    /// # Errors
+    /// [`Cause::LoginState`] if a page of another origin sends the request.
+    pub fn end(&self, headers: &HeaderMap, browser: &BrowserRequest) -> Result<LoginRedirect, Cause> {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        if !origins.all(|origin| *origin == *self.settings.origin) {
+            return Err(Cause::LoginState);
+        }
+        // Browsers send no cookie if a page of another site sends the request: then there is nothing to end.
+        let mut ended = Vec::new();
+        if browser.cookies.get(&self.names.0).is_some() {
+            ended.extend(cookies::set(&self.names.0, "", 0));
+        }
+        let configuration = self.provider.configuration();
+        let provider = configuration.as_ref().and_then(|it| it.end_session.as_ref()).filter(|_| !ended.is_empty());
+        let after = format!("{}{}", self.settings.origin, self.settings.after_logout);
+        let location = match provider {
+            Some(provider) => {
+                let query = Serializer::new(String::new())
+                    .append_pair("client_id", &self.settings.client_id)
+                    .append_pair("post_logout_redirect_uri", &after)
+                    .finish();
+                with_query(provider, &query).ok_or(Cause::NoProvider)?
+            }
+            None => self.at(&self.settings.after_logout)?,
+        };
+        Ok(LoginRedirect { location, cookies: ended })
+    }
+
+    /// Returns which path of the login this is, if it is one, or the method that the path has.
+    pub(super) fn path(&self, path: &str, method: &Method) -> Option<Result<LoginPath, &'static str>> {
+        let of = |kind, expected: Method, allow| if *method == expected { Ok(kind) } else { Err(allow) };
+        if path == self.settings.callback {
+            return Some(of(LoginPath::Callback, Method::GET, "GET"));
+        }
+        (path == self.settings.logout).then(|| of(LoginPath::Logout, Method::POST, "POST"))
+    }
+
+    fn state(&self, text: &str, now: SystemTime) -> Option<([u8; SALT], LoginState)> {
+        LoginState::open(&self.keys.load(), &self.context, text, now, self.settings.leeway)
+    }
+
+    /// Returns the cookie of a session.
+    fn cookie(&self, session: &LoginSession, now: SystemTime) -> Result<HeaderValue, Cause> {
+        let text = session.seal(&self.keys.load(), &self.context).ok_or(Cause::NoProvider)?;
+        let seconds = session.seconds_left(&self.settings, now);
+        cookies::set(&self.names.0, &text, seconds).ok_or_else(|| {
+            let (most, issuer) = (cookies::MOST, &self.settings.issuer);
+            tracing::warn!(
+                "{issuer}: the session of a login needs a cookie of {} bytes, and browsers keep {most}; name fewer claims \
+                 in `auth.login.claims`",
+                text.len() + self.names.0.len()
+            );
+            Cause::SessionTooLarge
+        })
+    }
+
+    /// Returns the URL of a path of this origin.
+    fn at(&self, path: &str) -> Result<HeaderValue, Cause> {
+        let path = local(path).unwrap_or("/");
+        HeaderValue::try_from(format!("{}{path}", self.settings.origin)).map_err(|_| Cause::LoginState)
+    }
+}
+
+/// What a provider says when it sends a browser back (RFC 6749 4.1.2, RFC 9207).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AuthorizationResponse {
+    state: Option<String>,
+    code: Option<String>,
+    issuer: Option<String>,
+    is_error: bool,
+}
+
+impl AuthorizationResponse {
+    /// Reads the query of a request; `None` if it has a parameter twice.
+    fn read(browser: &BrowserRequest) -> Option<Self> {
+        let mut answer = Self::default();
+        for (name, value) in form_urlencoded::parse(browser.target.query().unwrap_or_default().as_bytes()) {
+            let place = match &*name {
+                "state" => &mut answer.state,
+                "code" => &mut answer.code,
+                "iss" => &mut answer.issuer,
+                "error" if answer.is_error => return None,
+                "error" => {
+                    answer.is_error = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            if place.replace(value.into_owned()).is_some() {
+                return None;
+            }
+        }
+        Some(answer)
+    }
+}
+
+/// Returns a URL with this query behind that which it has.
+fn with_query(url: &Uri, query: &str) -> Option<HeaderValue> {
+    let join = if url.query().is_some() { '&' } else { '?' };
+    HeaderValue::try_from(format!("{url}{join}{query}")).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! The cookies of the host. No service sees them: it could use the session of a sender at another service of the same origin.
+
+use http::header::{COOKIE, HeaderMap, HeaderValue};
+
+/// The start of their names. Browsers take such a cookie only from this origin, by HTTPS, and for all of its paths.
+const PREFIX: &str = "__Host-lodge-";
+
+/// The most bytes of a cookie with its attributes, which all browsers keep (RFC 6265 6.1).
+pub(super) const MOST: usize = 4096;
+
+/// The cookies of the host in a request: names and values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostCookies(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl HostCookies {
+    /// Takes them out of the headers.
+    pub fn take(headers: &mut HeaderMap) -> Self {
+        let mut taken = Vec::new();
+        let lines = || headers.get_all(COOKIE).iter();
+        if !lines().any(|line| pairs(line).any(is_own)) {
+            return Self(taken);
+        }
+        let mut left = Vec::new();
+        for pair in lines().flat_map(pairs) {
+            if !is_own(pair) {
+                left.push(pair);
+            } else if let Some(at) = pair.iter().position(|byte| *byte == b'=') {
+                let (name, value) = pair.split_at(at);
+                taken.push((name.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
+            }
+        }
+        let left = HeaderValue::from_bytes(&left.join(&b"; "[..])).ok().filter(|left| !left.is_empty());
+        match left {
+            Some(left) => drop(headers.insert(COOKIE, left)),
+            None => drop(headers.remove(COOKIE)),
+        }
+        Self(taken)
+    }
+
+    /// Returns the value of a cookie; `None` if it is absent, empty or there twice.
+    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
+        let mut values = self.0.iter().filter(|(own, _)| own == name.as_bytes()).map(|(_, value)| value.as_slice());
+        match (values.next(), values.next()) {
+            (Some(value), None) if !value.is_empty() => Some(value),
+            _ => None,
+        }
+    }
+}
+
+fn pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
+}
+
+fn is_own(pair: &[u8]) -> bool {
+    pair.starts_with(PREFIX.as_bytes())
+}
+
+/// Returns the name of a cookie of this kind and service.
+pub(super) fn name(kind: &str, service: &str) -> String {
+    format!("{PREFIX}{kind}-{service}")
+}
+
+/// Returns a cookie that a browser keeps for `seconds`; with 0 it forgets it. `None` if it is too large, or no value of a header.
+pub(super) fn set(name: &str, value: &str, seconds: u64) -> Option<HeaderValue> {
+    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
+    let mut cookie = HeaderValue::try_from(text).ok().filter(|text| text.len() <= MOST)?;
+    cookie.set_sensitive(true);
+    Some(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_do_not_see_them() {
+        for (lines, left, value) in [
+            (&["a=1; __Host-lodge-session-x=v; b=2"][..], Some("a=1; b=2"), Some("v")),
+            (&["__Host-lodge-session-x=v"], None, Some("v")),
+            (&["a=1", " __Host-lodge-session-x=v ;b=2"], Some("a=1; b=2"), Some("v")),
+            (&["a=1", "b=2"], Some("a=1"), None),
+            (&["__Host-lodge-session-x=v; __Host-lodge-session-x=w; a"], Some("a"), None),
+            (&["__Host-lodge-session-x; __Host-lodge-=; __Host-lodge-other=w;;"], None, None),
+            (&["__Host-lodge-session-x=; x__Host-lodge-session-x=v"], Some("x__Host-lodge-session-x=v"), None),
+            (&["a=__Host-lodge-session-x=v"], Some("a=__Host-lodge-session-x=v"), None),
+            (&["__Host-lodge-session-x=a=b"], None, Some("a=b")),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(COOKIE, HeaderValue::from_static(line));
+            }
+            let cookies = HostCookies::take(&mut headers);
+            let shown = headers.get(COOKIE).map(|line| line.to_str().unwrap());
+            let found = cookies.get("__Host-lodge-session-x");
+            assert_eq!((shown, found), (left, value.map(str::as_bytes)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn attributes() {
+        let cookie = set(&name("session", "shop"), "v", 60).unwrap();
+        let expected = "__Host-lodge-session-shop=v; Path=/; Max-Age=60; Secure; HttpOnly; SameSite=Lax";
+        assert_eq!((cookie.to_str().unwrap(), cookie.is_sensitive()), (expected, true));
+        assert_eq!(set("n", &"v".repeat(MOST), 60), None);
+        assert_eq!(set("n", "a\nb", 60), None);
+    }
+}
