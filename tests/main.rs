@@ -68,6 +68,7 @@ mod policies {
     mod login;
     mod passwords;
     mod rules;
+    mod validation;
 }
 
 /// Several versions of one service: docs/versions.md.

@@ -30,6 +30,8 @@ use lodge_traffic::auth::RequestSender;
 use lodge_traffic::routing::router::Router;
 use lodge_traffic::rules::RuleSet;
 use lodge_traffic::rules::input::RuleInput;
+use lodge_traffic::validation::json::{Json, JsonBounds};
+use lodge_traffic::validation::schema::Schema;
 
 /// A deadline that no benchmark reaches.
 fn deadline() -> Instant {
@@ -116,6 +118,33 @@ fn rules(c: &mut Criterion) {
     }
 }
 
+/// A body of 1 KB, read and checked by its schema.
+fn schema(c: &mut Criterion) {
+    let schema = r##"{
+        "type": "object", "required": ["id", "name", "lines"], "additionalProperties": false,
+        "properties": {
+            "id": { "type": "integer", "minimum": 1 }, "name": { "type": "string", "minLength": 1, "maxLength": 100 },
+            "email": { "type": "string", "pattern": "^[^@ ]+@[^@ ]+$" }, "kind": { "enum": ["private", "company"] },
+            "lines": { "type": "array", "minItems": 1, "maxItems": 100, "items": { "$ref": "#/$defs/line" } }
+        },
+        "$defs": { "line": {
+            "type": "object", "required": ["article", "count", "price"], "additionalProperties": false,
+            "properties": {
+                "article": { "type": "string", "pattern": "^[A-Z0-9-]{1,20}$" }, "count": { "type": "integer", "minimum": 1 },
+                "price": { "type": "number", "minimum": 0 }, "note": { "type": ["string", "null"], "maxLength": 200 }
+            }
+        } }
+    }"##;
+    let line = r#"{"article":"AB-1234567","count":12,"price":19.99,"note":"to be delivered before noon"}"#;
+    let head = r#"{"id":7,"name":"Ada Lovelace","email":"ada@example.com","kind":"private","lines":["#;
+    let body = format!("{head}{}]}}", [line; 10].join(","));
+    let (schema, bounds) = (Schema::read(schema).unwrap(), JsonBounds { depth: 64, values: 100_000 });
+    let check = |body: &str| schema.check(&Json::read(body.as_bytes(), bounds).unwrap(), 20_000).is_ok();
+    assert!(check(&body));
+    c.bench_function("body of 1 KB, read", |b| b.iter(|| Json::read(body.as_bytes(), bounds).is_ok()));
+    c.bench_function("body of 1 KB, schema", |b| b.iter(|| check(&body)));
+}
+
 /// The guests `hello` (0.3) and `deaf` (0.2), built and compiled.
 fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -177,5 +206,5 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-criterion_group!(path, route, admit, rules, sandbox);
+criterion_group!(path, route, admit, rules, schema, sandbox);
 criterion_main!(path);

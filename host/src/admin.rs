@@ -65,8 +65,8 @@ use lodge_base::telemetry::logs::throttle::LogThrottle;
 use lodge_runtime::compile::Reset;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::api_keys::KeyRing;
-use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::cache::ResponseCache;
+use lodge_traffic::live_files::LiveValue;
 
 /// The most connections for any request.
 const CONNECTIONS: usize = 64;

@@ -24,13 +24,14 @@ use lodge_traffic::proxy::compression;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::routing::router::Router;
-use lodge_traffic::{cache, rules, upstreams};
+use lodge_traffic::{cache, rules, upstreams, validation};
 
 /// A fuzz target: takes any bytes, and panics when a property does not hold.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `host/fuzz/seeds/NAME`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("body", validation::fuzz::body),
     ("cache", cache::fuzz::response),
     ("cluster", cluster::record::fuzz::record),
     ("component", cli::fuzz::component),

@@ -54,11 +54,12 @@ use lodge_runtime::outgoing::{LocalCalls, Outgoing};
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::api_keys::KeyRing;
-use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::cache::ResponseCache;
-use lodge_traffic::proxy::compression::memory::EncoderMemory;
+use lodge_traffic::live_files::LiveValue;
+use lodge_traffic::proxy::compression::memory::encoder_memory;
 use lodge_traffic::service::Services;
 use lodge_traffic::upstreams::SharedUpstreams;
+use lodge_traffic::validation::room::ValidationRoom;
 
 /// The number of open files besides the connections of clients: listeners, the directory, components that are read.
 const OTHER_FILES: u64 = 200;
@@ -143,7 +144,8 @@ impl Host {
             explains: config.program.explains,
             responses: ResponseCache::new(config.responses.memory, config.responses.entry),
             unsent: Budget::new(config.listener.unsent),
-            compression: EncoderMemory::new(config.listener.compression),
+            compression: encoder_memory(config.listener.compression),
+            validation: ValidationRoom::new(config.listener.validation),
             ids: Ids::new(),
             via: upstreams.via(),
             unmatched: services.get_or_create(""),

@@ -5,6 +5,7 @@
 //! * [`identify`] finds out whose request it is, where that matters.
 //! * `login` has the paths of a login, and the cookies of the host.
 //! * `rules` evaluates the conditions of the manifest.
+//! * `validate` reads the body, where it has to meet a schema.
 //! * `front` changes heads as the manifest says, and finds redirects.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
@@ -37,6 +38,7 @@ pub mod record;
 pub mod respond;
 mod rules;
 pub mod tunnel;
+mod validate;
 
 #[cfg(test)]
 mod tests;

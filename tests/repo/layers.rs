@@ -12,7 +12,22 @@ const CRATES: &[(&str, &[&str])] = &[
     ("base", &["base", "config", "telemetry", "cpu"]),
     ("manifest", &["manifest"]),
     ("state", &["state"]),
-    ("traffic", &["routing", "auth", "rules", "admission", "proxy", "service", "upstreams", "cache", "static_files"]),
+    (
+        "traffic",
+        &[
+            "routing",
+            "live_files",
+            "auth",
+            "rules",
+            "admission",
+            "validation",
+            "proxy",
+            "service",
+            "upstreams",
+            "cache",
+            "static_files",
+        ],
+    ),
     ("runtime", &["error", "capabilities", "outgoing", "runtime"]),
     (
         "host",

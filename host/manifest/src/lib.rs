@@ -48,6 +48,7 @@ pub mod share;
 pub mod spec;
 pub mod sqlite;
 pub mod upstream;
+pub mod validate;
 pub mod volumes;
 mod written;
 
@@ -257,6 +258,7 @@ impl Manifest {
             compress::spread(of_routes.compress, &mut self);
             auth::settle(&mut self, &mut problems);
             rules::settle(&mut self);
+            validate::settle(&mut self);
             redirects::find_unreachable(&self, &mut problems);
             redirects::find_shadowed(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);

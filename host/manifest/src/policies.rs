@@ -14,6 +14,7 @@ use crate::cors::Cors;
 use crate::headers::HeaderRules;
 use crate::rules::RequestRule;
 use crate::section::{Owner, Section};
+use crate::validate::Validation;
 use crate::{adaptive, breaker, cache, rate};
 use lodge_base::config::key::word;
 
@@ -88,6 +89,8 @@ pub struct PolicySettings {
     pub auth: Option<Auth>,
     /// The conditions on its requests, in order. Those of a route come before those of its service.
     pub rules: Vec<RequestRule>,
+    /// The bodies that requests may have. What a route says replaces what its service says.
+    pub validation: Option<Validation>,
     /// The rate limit.
     pub rate: Option<rate::Settings>,
     /// The circuit breaker.

@@ -14,7 +14,7 @@ use crate::{
     Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, compress, config, consume, cors,
     env, files, grants, headers, keyvalue, limits, lock, policies, rate,
 };
-use crate::{redirects, rules, sandbox, schedule, share, sqlite, upstream, volumes};
+use crate::{redirects, rules, sandbox, schedule, share, sqlite, upstream, validate, volumes};
 
 /// Every section, in the order of the docs.
 pub static SECTIONS: &[&Section] = &[
@@ -49,6 +49,7 @@ pub static SECTIONS: &[&Section] = &[
     &clients::DENY,
     &auth::SECTION,
     &rules::SECTION,
+    &validate::SECTION,
     &policies::PRIORITY,
     &policies::AUDIT,
     &rate::SECTION,

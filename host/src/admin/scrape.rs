@@ -30,7 +30,7 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::{Histogram, Metrics};
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::SharedLimits;
-use lodge_traffic::proxy::compression::memory::EncoderMemory;
+use lodge_traffic::admission::client_memory::ClientMemory;
 use lodge_traffic::service::Service;
 
 /// The sources of all metrics.
@@ -45,7 +45,9 @@ pub struct Scrape {
     /// The budget of complete responses that are not written yet.
     pub unsent: Arc<Budget>,
     /// The memory of encoders that compress responses.
-    pub compression: Arc<EncoderMemory>,
+    pub compression: Arc<ClientMemory>,
+    /// The memory of request bodies that are validated.
+    pub validation: Arc<ClientMemory>,
     /// Counts requests that match no service.
     pub unmatched: Arc<Service>,
     /// The log.
@@ -335,7 +337,7 @@ impl Scrape {
     }
 
     /// Returns the gauges of the host.
-    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 13] {
+    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 14] {
         let level = self.shared_limits.shedding.level() as u64;
         [
             ("lodge_connections", "Connections open", self.metrics.connections()),
@@ -345,6 +347,7 @@ impl Scrape {
                 self.unsent.used() as u64,
             ),
             ("lodge_compression_memory_bytes", "Bytes of listener.compression in use", self.compression.used() as u64),
+            ("lodge_validation_memory_bytes", "Bytes of listener.validation in use", self.validation.used() as u64),
             ("lodge_listener_memory_bytes", "Bytes of listener.memory in use", self.buffers.used() as u64),
             (
                 "lodge_listener_memory_waiting",

@@ -34,12 +34,13 @@ use lodge_runtime::outgoing::Outgoing;
 use lodge_runtime::trial::Trials;
 use lodge_state::Pattern;
 use lodge_traffic::auth::api_keys::KeyRing;
-use lodge_traffic::auth::live::LiveValue;
 use lodge_traffic::auth::sources::CredentialSources;
+use lodge_traffic::live_files::LiveValue;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::static_files::{self, StaticFiles};
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
+use lodge_traffic::validation::sources::SchemaSources;
 
 /// Deploys services, and owns the state that their versions share.
 pub struct Deployer {
@@ -63,6 +64,8 @@ pub struct Deployer {
     configurations: Configurations,
     /// What credentials are verified with.
     credentials: CredentialSources,
+    /// The schemas of request bodies.
+    schemas: SchemaSources,
     /// Whether the host has an audit trail.
     audits: bool,
     optimiser: Arc<Optimiser>,
@@ -102,6 +105,7 @@ impl Deployer {
             file_reads: Arc::new(Semaphore::new(static_files::HOST_WAITING)),
             configurations,
             credentials,
+            schemas: SchemaSources::default(),
             optimiser,
         }
     }
@@ -203,7 +207,7 @@ impl Deployer {
         Ok(guest)
     }
 
-    /// Returns the version of these files, with what the credentials of its requests are verified with.
+    /// Returns the version of these files, with what its requests are verified and validated with.
     async fn deployment(&self, spec: GuestSpec) -> Result<Arc<Deployment>, Refusal> {
         let mut deployment = Deployment::new(spec, &self.services);
         if !self.audits && deployment.spec.manifest.policies.audits_any() {
@@ -211,12 +215,16 @@ impl Deployer {
             let reason = "audit: this host has no audit trail";
             return Err(Refusal::new(&file, reason, "set `audit.file` in lodge.toml"));
         }
+        let (directory, manifest) =
+            (deployment.spec.path.with_file_name(""), deployment.spec.path.with_extension("toml"));
+        let refused = |problem: String, remedy: &str| Refusal::new(&file_name(&manifest), &problem, remedy).passing();
         if let Some(checks) = &mut deployment.auth {
-            let directory = deployment.spec.path.with_file_name("");
-            self.credentials.open(checks, &directory).await.map_err(|problem| {
-                let remedy = "the service starts as soon as its credentials can be verified";
-                Refusal::new(&file_name(&deployment.spec.path.with_extension("toml")), &problem, remedy).passing()
-            })?;
+            let remedy = "the service starts as soon as its credentials can be verified";
+            self.credentials.open(checks, &directory).await.map_err(|problem| refused(problem, remedy))?;
+        }
+        if let Some(checks) = &mut deployment.bodies {
+            let remedy = "the service starts as soon as the file is a schema";
+            self.schemas.open(checks, &directory).await.map_err(|problem| refused(problem, remedy))?;
         }
         Ok(Arc::new(deployment))
     }

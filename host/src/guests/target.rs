@@ -11,6 +11,7 @@ use lodge_traffic::admission::Admission;
 use lodge_traffic::auth::Authentication;
 use lodge_traffic::routing::split::{InRotation, Split};
 use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::validation::BodyChecks;
 
 /// A service or version, with its admission.
 pub struct Target {
@@ -60,6 +61,11 @@ impl Target {
     /// version has no other rules.
     pub fn auth(&self) -> Option<&Authentication> {
         self.of.as_deref().unwrap_or(self.deployment()).auth.as_ref()
+    }
+
+    /// What the bodies of its requests have to be: as with credentials, what those of its service have to be, for a version.
+    pub fn bodies(&self) -> Option<&BodyChecks> {
+        self.of.as_deref().unwrap_or(self.deployment()).bodies.as_ref()
     }
 
     /// Its share of its service's requests.

@@ -110,6 +110,7 @@ impl Host {
                 metrics: Arc::clone(&self.handler.metrics),
                 unsent: Arc::clone(&self.handler.unsent),
                 compression: Arc::clone(&self.handler.compression),
+                validation: Arc::clone(&self.handler.validation.memory),
                 unmatched: Arc::clone(&self.handler.unmatched),
                 logs: Arc::clone(&self.logs),
                 audit: self.handler.audit.clone(),

@@ -8,9 +8,9 @@ use http_body::Body as _;
 
 use super::front::ClientFront;
 use super::respond::Body;
+use lodge_traffic::admission::client_memory::ClientMemory;
 use lodge_traffic::proxy::compression;
 use lodge_traffic::proxy::compression::encoder::{self, Encoder};
-use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::service::Service;
 
 /// Compresses a response of `service`, if its route says so, it may be compressed and the client accepts it. While `memory` has no
@@ -18,7 +18,7 @@ use lodge_traffic::service::Service;
 pub(super) fn compress(
     front: &ClientFront,
     response: Response<Body>,
-    (memory, client): (&Arc<EncoderMemory>, IpAddr),
+    (memory, client): (&Arc<ClientMemory>, IpAddr),
     service: &Arc<Service>,
 ) -> Response<Body> {
     let Some((rules, request)) = front.compression() else { return response };

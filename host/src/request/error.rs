@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use lodge_runtime::error::RunError;
 use lodge_traffic::admission::rate::RateStatus;
@@ -22,6 +22,8 @@ use lodge_traffic::rules::{RefusalCause, RuleRefusal};
 use lodge_traffic::service::{FailureReport, Service};
 use lodge_traffic::static_files::{self, FilesError};
 use lodge_traffic::upstreams::send::Failure;
+use lodge_traffic::validation::BodyFault;
+use lodge_traffic::validation::evaluation::SchemaError;
 
 /// The reason why a request gets no response from its service.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum RequestError {
     /// A rule of the manifest does not allow the request, or cannot be evaluated.
     #[error(transparent)]
     Rule(Box<RuleRefusal>),
+    /// The body of the request is not valid, or cannot be validated.
+    #[error(transparent)]
+    Invalid(#[from] BodyFault),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
@@ -124,6 +129,13 @@ impl RequestError {
             Self::Rule(refusal) => match refusal.cause {
                 RefusalCause::Denied(..) => (refusal.status(), "rule-denied", Before),
                 RefusalCause::Failed(_) => (refusal.status(), "rule-failed", Before),
+            },
+            Self::Invalid(fault) => match fault {
+                BodyFault::Type | BodyFault::Coding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "body-type", Before),
+                BodyFault::Missing | BodyFault::Json(_) => (StatusCode::BAD_REQUEST, "body-not-json", Before),
+                BodyFault::Schema(_) => (StatusCode::UNPROCESSABLE_ENTITY, "body-invalid", Before),
+                BodyFault::Complex => (StatusCode::UNPROCESSABLE_ENTITY, "body-complex", Before),
+                BodyFault::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "body-unchecked", Before),
             },
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
@@ -210,20 +222,32 @@ impl RequestError {
             }
             Self::Denied(denial) => Some(denial.cause.name().into()),
             Self::Rule(refusal) => Some(refusal.detail().into()),
+            Self::Invalid(fault) => fault.first().or_else(|| fault.detail()).map(Cow::from),
             Self::Encoder(EncoderError(cause)) => Some(cause.into()),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
         }
     }
 
-    /// Returns details that clients may see: what a rule says to them, and what `lodge dev` shows to developers.
-    pub fn explanation(&self) -> Option<&str> {
+    /// Returns details that clients may see: what a rule says to them, where a body is not JSON, and what `lodge dev` shows to developers.
+    pub fn explanation(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Refused(why, true) => Some(why),
-            Self::Denied(denial) => denial.cause.advice(),
-            Self::Rule(refusal) => refusal.message(),
+            Self::Refused(why, true) => Some(why.into()),
+            Self::Denied(denial) => denial.cause.advice().map(Cow::from),
+            Self::Rule(refusal) => refusal.message().map(Cow::from),
+            Self::Invalid(fault) => fault.detail().map(Cow::from),
             _ => None,
         }
+    }
+
+    /// Returns what is wrong with the parts of the body.
+    pub fn errors(&self) -> &[SchemaError] {
+        if let Self::Invalid(fault) = self { fault.errors() } else { &[] }
+    }
+
+    /// Returns the field that says which bodies are accepted.
+    pub fn accepts(&self) -> Option<(HeaderName, HeaderValue)> {
+        if let Self::Invalid(fault) = self { fault.accepts() } else { None }
     }
 
     /// Returns the guest's backtrace, innermost frame first.
@@ -279,7 +303,7 @@ impl RequestError {
     pub fn is_policy(&self) -> bool {
         match self {
             Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
-            Self::Denied(_) | Self::AuthLimited(_) | Self::Rule(_) => true,
+            Self::Denied(_) | Self::AuthLimited(_) | Self::Rule(_) | Self::Invalid(_) => true,
             _ => matches!(self, Self::Starting | Self::Refused(..)),
         }
     }

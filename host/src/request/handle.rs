@@ -14,6 +14,7 @@ use super::login::{self, LoginRequest};
 use super::record::Record;
 use super::respond::{Body, moved};
 use super::rules;
+use super::validate::{self, Unvalidated};
 use crate::certificates::acme::proofs;
 use crate::guests::absent::AbsenceReason;
 use crate::guests::snapshot::Snapshot;
@@ -48,6 +49,8 @@ enum Arrived<'a, B> {
     Unidentified(Box<Unidentified<'a, B>>),
     /// For the login of a service.
     Login(Box<LoginRequest<'a>>),
+    /// For a service, once its body is read and found valid.
+    Unvalidated(Box<Unvalidated<'a, B>>),
 }
 
 /// What the routes say of a request.
@@ -82,6 +85,7 @@ pub fn handle<'a, B: RequestBody>(
             }
             Ok(Arrived::Unidentified(request)) => Box::pin(request.handle(record)).await,
             Ok(Arrived::Login(request)) => Box::pin(request.handle(record)).await,
+            Ok(Arrived::Unvalidated(request)) => Box::pin(request.handle(record)).await,
             Err(error) => Err(error),
         }
     }
@@ -131,15 +135,13 @@ fn arrive<'a, B: RequestBody>(
     // A call gets no stored response, but it may invalidate some.
     let responses = handler.responses.as_ref().filter(|_| rules.is_some() || caller.call.is_some());
     let mut cache = responses.map(|responses| CacheUse { responses, rules });
-    let unknown = match identify::identify(&mut routed, request.headers_mut(), record) {
-        Ok(()) => {
-            rules::apply(&mut routed, &mut request, &mut cache, record)?;
-            None
-        }
-        Err(error) => Some(identify::may_change(&routed, request.headers(), error, record)?),
-    };
-    Ok(match (unknown, cache) {
-        (Some(pending), cache) => Arrived::Unidentified(Box::new(Unidentified { pending, routed, request, cache })),
+    if let Err(error) = identify::identify(&mut routed, request.headers_mut(), record) {
+        let pending = identify::may_change(&routed, request.headers(), error, record)?;
+        return Ok(Arrived::Unidentified(Box::new(Unidentified { pending, routed, request, cache })));
+    }
+    rules::apply(&mut routed, &mut request, &mut cache, record)?;
+    Ok(match (validate::check_of(&routed, &request)?, cache) {
+        (Some(check), cache) => Arrived::Unvalidated(Box::new(Unvalidated { check, routed, request, cache })),
         (None, Some(cache)) => Arrived::Cached(routed, request, cache),
         (None, None) => Arrived::Direct(routed, request),
     })

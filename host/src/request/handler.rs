@@ -16,13 +16,14 @@ use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::Tracer;
 use lodge_traffic::admission::RequestView;
+use lodge_traffic::admission::client_memory::ClientMemory;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::RequestSender;
 use lodge_traffic::cache::ResponseCache;
-use lodge_traffic::proxy::compression::memory::EncoderMemory;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
+use lodge_traffic::validation::room::ValidationRoom;
 
 /// The parts of the host that requests use.
 pub struct Handler {
@@ -61,7 +62,9 @@ pub struct Handler {
     /// The bytes of complete responses that are not written yet: `listener.unsent`.
     pub unsent: Arc<Budget>,
     /// The memory of encoders that compress responses: `listener.compression`.
-    pub compression: Arc<EncoderMemory>,
+    pub compression: Arc<ClientMemory>,
+    /// What the validation of request bodies uses.
+    pub validation: ValidationRoom,
 }
 
 /// The sender of a request. Resolved once, when the request arrives.

@@ -10,6 +10,7 @@ use super::cached::{self, CacheUse};
 use super::record::Record;
 use super::respond::Body;
 use super::rules;
+use super::validate::{self, Unvalidated};
 use crate::request::error::RequestError;
 use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
@@ -135,6 +136,9 @@ impl<B: RequestBody> Unidentified<'_, B> {
         }
         verified?;
         rules::apply(&mut routed, &mut request, &mut cache, record)?;
+        if let Some(check) = validate::check_of(&routed, &request)? {
+            return Box::pin(Unvalidated { check, routed, request, cache }.handle(record)).await;
+        }
         match cache {
             None => admit_and_dispatch(routed, request, None, record).await,
             Some(cache) => Box::pin(cached::handle(routed, request, cache, record)).await,

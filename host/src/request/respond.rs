@@ -40,10 +40,10 @@ use crate::request::error::RequestError;
 use lodge_base::budget::{Budget, Reservation};
 use lodge_runtime::error::RunError;
 use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headless};
+use lodge_traffic::admission::client_memory::ClientRoom;
 use lodge_traffic::admission::{Permit, Upload};
 use lodge_traffic::cache::recorder::Recorder;
 use lodge_traffic::proxy::compression::encoder::Encoder;
-use lodge_traffic::proxy::compression::memory::EncoderRoom;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::outbound::{Hold, Outbound};
 use lodge_traffic::proxy::upgrade;
@@ -253,7 +253,7 @@ impl Body {
     }
 
     /// Compresses the body while it is sent.
-    pub(super) fn compressed(self, encoder: Encoder, room: EncoderRoom, service: &Arc<Service>) -> Self {
+    pub(super) fn compressed(self, encoder: Encoder, room: ClientRoom, service: &Arc<Service>) -> Self {
         Self::of(Source::Compressed(Box::new(Compressed::new(self, encoder, room, service))))
     }
 

@@ -11,3 +11,4 @@ mod mirroring;
 mod permits;
 mod rules;
 mod statuses;
+mod validation;

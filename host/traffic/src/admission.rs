@@ -19,6 +19,7 @@
 
 pub mod adaptive;
 pub mod breaker;
+pub mod client_memory;
 mod concurrency;
 mod permit;
 mod policy_set;

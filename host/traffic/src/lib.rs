@@ -4,11 +4,13 @@
 //! * [`routing`]: which service a path belongs to, and which of its versions.
 //! * [`auth`]: whose request it is.
 //! * [`rules`]: conditions on requests.
+//! * [`validation`]: what their bodies have to be.
 //! * [`admission`]: whether a request may run now.
 //! * [`proxy`]: what an intermediary owes to client and origin server (RFC 9110, section 7.6).
 //! * [`upstreams`]: replicas that run elsewhere.
 //! * [`cache`]: stored responses (RFC 9111).
 //! * [`static_files`]: services that are directories of files.
+//! * [`live_files`]: files whose content requests use, and which are read again.
 //! * [`service`]: what all versions of a service share.
 //!
 //! Each of them has its own errors, with the text that clients get. `request::error` of the host is their sum.
@@ -16,9 +18,11 @@
 pub mod admission;
 pub mod auth;
 pub mod cache;
+pub mod live_files;
 pub mod proxy;
 pub mod routing;
 pub mod rules;
 pub mod service;
 pub mod static_files;
 pub mod upstreams;
+pub mod validation;

@@ -139,7 +139,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         name: "memory",
         default: "auto",
-        help: "memory that the process may use; `auto` is the limit of its cgroup, or the memory of the machine. By default `listener.memory` is at most a quarter of it, `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` an eighth, and `listener.compression` a sixteenth",
+        help: "memory that the process may use; `auto` is the limit of its cgroup, or the memory of the machine. By default `listener.memory` is at most a quarter of it, `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` an eighth, and `listener.compression` and `listener.validation` a sixteenth",
         set: |c, text| {
             c.memory = if text == "auto" { None } else { Some(size(text, 32 << 20..=1 << 50)?) };
             Ok(())

@@ -29,6 +29,8 @@ pub struct Listener {
     pub unsent: usize,
     /// The most bytes of encoders that compress responses, all connections together.
     pub compression: usize,
+    /// The most bytes of request bodies that are held while they are validated and until they are read, all connections together.
+    pub validation: usize,
     /// The most bytes of received data in memory, all connections together.
     pub memory: usize,
     /// Whether connections begin with a header of the PROXY protocol.
@@ -90,6 +92,12 @@ pub(super) const KEYS: &[Key<Listener>] = &[
         default: "64MiB",
         help: "memory for compressing responses; beyond it they are sent as they are, and with 0 always",
         set: |c, text| size(text, 0..=1 << 40).map(|value| c.compression = value),
+    },
+    Key {
+        name: "validation",
+        default: "64MiB",
+        help: "memory for request bodies that are validated, until the service has read them; one client gets a quarter, and beyond it requests are refused",
+        set: |c, text| size(text, 1 << 20..=1 << 40).map(|value| c.validation = value),
     },
     Key {
         name: "memory",

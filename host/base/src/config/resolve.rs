@@ -92,13 +92,14 @@ fn elsewhere(name: &str, names: &[String]) -> Option<String> {
 impl Config {
     /// Lowers defaults that do not fit into [`Config::memory`]: `listener.memory` to a quarter of it;
     /// `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` to an
-    /// eighth; `listener.compression` to a sixteenth. Each keeps at least 4 MiB.
+    /// eighth; `listener.compression` and `listener.validation` to a sixteenth. Each keeps at least 4 MiB.
     fn shrink(&mut self, values: &mut [(String, String, Origin)]) {
         let Some(memory) = self.memory else { return };
         let sizes = [
             ("listener.memory", &mut self.listener.memory, 4),
             ("listener.unsent", &mut self.listener.unsent, 8),
             ("listener.compression", &mut self.listener.compression, 16),
+            ("listener.validation", &mut self.listener.validation, 16),
             ("responses.memory", &mut self.responses.memory, 8),
             ("engine.resident", &mut self.engine.resident, 8),
         ];

@@ -28,7 +28,8 @@ fn every_key() {
     )
     .unwrap();
     let shown = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let PolicySettings { clients, auth: _, rate, breaker, priority, audit: _, rules: _ } = &terms.service;
+    let PolicySettings { clients, auth: _, rate, breaker, priority, audit: _, rules: _, validation: _ } =
+        &terms.service;
     assert_eq!(
         (shown(&clients.allow).as_str(), shown(&clients.deny).as_str()),
         ("10.0.0.0/8 192.0.2.7/32", "2001:db8::/32")

@@ -9,9 +9,9 @@ use http_body::{Body as _, Frame};
 
 use super::{Aborted, Body};
 use crate::request::error::RequestError;
+use lodge_traffic::admission::client_memory::ClientRoom;
 use lodge_traffic::proxy::compression::body::{CompressedBody, Interruption};
 use lodge_traffic::proxy::compression::encoder::Encoder;
-use lodge_traffic::proxy::compression::memory::EncoderRoom;
 use lodge_traffic::proxy::outbound::{Hold, Outbound as _};
 use lodge_traffic::service::Service;
 
@@ -24,7 +24,7 @@ pub(super) struct Compressed {
 
 impl Compressed {
     /// Compresses `body` with an encoder whose memory `room` is for.
-    pub(super) fn new(body: Body, encoder: Encoder, room: EncoderRoom, service: &Arc<Service>) -> Self {
+    pub(super) fn new(body: Body, encoder: Encoder, room: ClientRoom, service: &Arc<Service>) -> Self {
         let (coding, service) = (encoder.coding().name(), Arc::clone(service));
         Self { body: CompressedBody::new(body, encoder, room), coding, service }
     }

@@ -27,12 +27,20 @@ pub fn problem(error: &RequestError, request_id: &str) -> Response<Body> {
     if let (Some(why), Some(members)) = (error.explanation(), text.as_object_mut()) {
         members.insert("detail".into(), why.into());
     }
+    let errors = error.errors().iter().map(|it| serde_json::json!({ "pointer": it.pointer, "message": it.message }));
+    let errors: Vec<_> = errors.collect();
+    if let (false, Some(members)) = (errors.is_empty(), text.as_object_mut()) {
+        members.insert("errors".into(), errors.into());
+    }
     let mut response = Response::new(Body::text(Some(Bytes::from(text.to_string()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
         headers.insert(header::ALLOW, allow);
+    }
+    if let Some((name, value)) = error.accepts() {
+        headers.insert(name, value);
     }
     for challenge in error.challenges() {
         headers.append(header::WWW_AUTHENTICATE, challenge.clone());

@@ -31,11 +31,13 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::GuestSpec;
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::cache::{Lookup, ResponseCache, Settled};
-use lodge_traffic::proxy::compression::memory::EncoderMemory;
+use lodge_traffic::proxy::compression::memory::encoder_memory;
 use lodge_traffic::proxy::headers::{self, Peer};
 use lodge_traffic::service::deployment::Deployment;
 use lodge_traffic::service::{Service, Services};
 use lodge_traffic::upstreams::{SharedUpstreams, Upstream};
+use lodge_traffic::validation::room::ValidationRoom;
+use lodge_traffic::validation::sources::SchemaSources;
 
 /// The address of the client.
 pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -89,7 +91,8 @@ impl Fixture {
             explains: false,
             responses: ResponseCache::new(1 << 20, 1 << 16),
             unsent: Budget::new(1 << 20),
-            compression: EncoderMemory::new(4 << 20),
+            compression: encoder_memory(4 << 20),
+            validation: ValidationRoom::new(4 << 20),
         };
         let peer = Peer::new(SocketAddr::new(CLIENT, 9), SocketAddr::from(([192, 0, 2, 2], 80)), &[]);
         Self { handler, slots, config, publisher, services, upstreams, peer }
@@ -127,7 +130,11 @@ impl Fixture {
             size: 0,
             manifest,
         };
-        let deployment = Arc::new(Deployment::new(spec, &self.services));
+        let mut deployment = Deployment::new(spec, &self.services);
+        if let Some(checks) = &mut deployment.bodies {
+            SchemaSources::default().open(checks, Path::new("")).await.unwrap();
+        }
+        let deployment = Arc::new(deployment);
         let directory = Path::new("/nonexistent");
         Arc::new(Upstream::new(deployment, upstream, directory, &self.upstreams, None).await.unwrap()).into()
     }

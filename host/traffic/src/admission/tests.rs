@@ -77,6 +77,7 @@ async fn the_order_is_fixed() {
         priority: Some(Priority::Low),
         audit: None,
         rules: Vec::new(),
+        validation: None,
     };
     let route = PolicySettings { rate: rate(4), ..PolicySettings::default() };
     let terms = Policies {

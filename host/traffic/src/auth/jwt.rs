@@ -24,7 +24,7 @@ use self::token::SignedToken;
 use self::verified::{Verified, VerifiedTokens};
 use super::denial::Cause;
 use super::identity::{Claims, Identity};
-use super::live::LiveValue;
+use crate::live_files::LiveValue;
 use lodge_manifest::auth::jwt::Jwt;
 
 /// Verifies the tokens of an issuer.

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::jwt::keys::{self, KeySet};
-use super::live::LiveValue;
+use crate::live_files::LiveValue;
 use lodge_base::fetch;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Service, Services};
 use crate::auth::Authentication;
 use crate::rules::RuleSet;
+use crate::validation::BodyChecks;
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
 use lodge_manifest::digest::Digest;
@@ -28,6 +29,8 @@ pub struct Deployment {
     pub auth: Option<Authentication>,
     /// The conditions on requests; `None` without any.
     pub rules: Option<RuleSet>,
+    /// What the bodies of requests have to be; `None` if any will do.
+    pub bodies: Option<BodyChecks>,
     /// The key under which the cache stores this version's responses. It changes when something changes that they
     /// depend on.
     pub edition: Edition,
@@ -54,6 +57,7 @@ impl Deployment {
                 &spec.manifest.policies,
             ),
             rules: RuleSet::new(&spec.manifest.policies),
+            bodies: BodyChecks::new(&spec.manifest.policies),
             since: OnceLock::new(),
             comparisons: AtomicU64::new(0),
             withdrawn,

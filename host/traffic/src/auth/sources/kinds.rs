@@ -6,88 +6,99 @@ use crate::auth::jwt::keys::{self, KeySet};
 use crate::auth::login::sealing::{self, SealingKeys};
 use crate::auth::login::secret::{self, ClientSecret};
 use crate::auth::passwords::UserList;
+use crate::live_files::FileContent;
 use lodge_base::key_changes::KeyMarks;
 
-impl WatchedKeys for KeyRing {
+impl FileContent for KeyRing {
     const WHAT: &'static str = "API keys";
-    const MOST: u64 = api_keys::MOST_BYTES;
+    const MOST_BYTES: u64 = api_keys::MOST_BYTES;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
     }
 
-    fn count(&self) -> usize {
-        self.count()
+    fn describe(&self) -> String {
+        format!("{} are", self.count())
     }
+}
 
+impl WatchedKeys for KeyRing {
     fn marks(&self) -> KeyMarks {
         self.marks()
+    }
+}
+
+impl FileContent for UserList {
+    const WHAT: &'static str = "passwords";
+    const MOST_BYTES: u64 = api_keys::MOST_BYTES;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
+    fn describe(&self) -> String {
+        format!("{} are", self.count())
     }
 }
 
 impl WatchedKeys for UserList {
-    const WHAT: &'static str = "passwords";
-    const MOST: u64 = api_keys::MOST_BYTES;
+    fn marks(&self) -> KeyMarks {
+        self.marks()
+    }
+}
+
+impl FileContent for KeySet {
+    const WHAT: &'static str = "keys of an issuer";
+    const MOST_BYTES: u64 = keys::MOST_BYTES as u64;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
     }
 
-    fn count(&self) -> usize {
-        self.count()
-    }
-
-    fn marks(&self) -> KeyMarks {
-        self.marks()
+    fn describe(&self) -> String {
+        format!("{} are", self.count())
     }
 }
 
 impl WatchedKeys for KeySet {
-    const WHAT: &'static str = "keys of an issuer";
-    const MOST: u64 = keys::MOST_BYTES as u64;
+    fn marks(&self) -> KeyMarks {
+        self.marks()
+    }
+}
+
+impl FileContent for SealingKeys {
+    const WHAT: &'static str = "keys of cookies";
+    const MOST_BYTES: u64 = sealing::MOST_BYTES;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
     }
 
-    fn count(&self) -> usize {
-        self.count()
-    }
-
-    fn marks(&self) -> KeyMarks {
-        self.marks()
+    fn describe(&self) -> String {
+        format!("{} are", self.count())
     }
 }
 
 impl WatchedKeys for SealingKeys {
-    const WHAT: &'static str = "keys of cookies";
-    const MOST: u64 = sealing::MOST_BYTES;
-
-    fn read(text: &str) -> Result<Self, String> {
-        Self::read(text)
-    }
-
-    fn count(&self) -> usize {
-        self.count()
-    }
-
     fn marks(&self) -> KeyMarks {
         self.marks()
     }
 }
 
-impl WatchedKeys for ClientSecret {
+impl FileContent for ClientSecret {
     const WHAT: &'static str = "the secret of a client";
-    const MOST: u64 = secret::MOST_BYTES;
+    const MOST_BYTES: u64 = secret::MOST_BYTES;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
     }
 
-    fn count(&self) -> usize {
-        1
+    fn describe(&self) -> String {
+        "it is".to_owned()
     }
+}
 
+impl WatchedKeys for ClientSecret {
     fn marks(&self) -> KeyMarks {
         self.marks()
     }

@@ -1,7 +1,11 @@
 use std::fs;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::auth::api_keys;
+use crate::live_files::{POLL, SETTLE};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,7 +54,7 @@ async fn files_are_followed() {
     assert_eq!(changes, ["added bob", "removed ada, bob"]);
     assert!(lock(&observed).iter().all(|change| change.file == link));
     drop(live);
-    until("nothing follows the file", || lock(&sources.api_keys).values().all(|live| live.strong_count() == 0)).await;
+    until("nothing follows the file", || sources.api_keys.in_use() == 0).await;
 }
 
 /// A password costs one hash, whichever route, service or deployment it is for.

@@ -8,8 +8,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use super::encoder::{self, Encoder, EncoderError, EncoderStep};
-use super::memory::EncoderRoom;
 use super::without_digests;
+use crate::admission::client_memory::ClientRoom;
 use lodge_base::cpu::turn::yield_turn;
 
 /// Fewer bytes wait for more, unless the body pauses or ends: gzip writes its head before there is any content.
@@ -27,7 +27,7 @@ pub struct CompressedBody<B> {
     /// Until the end of the body.
     encoder: Option<Encoder>,
     /// The memory of the encoder, and at last that of its output; `None` once it was [taken](Self::take_room).
-    room: Option<EncoderRoom>,
+    room: Option<ClientRoom>,
     /// Bytes that are not compressed yet.
     input: Bytes,
     /// No frame follows `input`.
@@ -55,7 +55,7 @@ pub enum Interruption<E> {
 
 impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
     /// Compresses `inner` with an encoder whose memory `room` is for.
-    pub fn new(inner: B, encoder: Encoder, room: EncoderRoom) -> Self {
+    pub fn new(inner: B, encoder: Encoder, room: ClientRoom) -> Self {
         Self {
             inner,
             encoder: Some(encoder),
@@ -82,7 +82,7 @@ impl<B: Body<Data = Bytes> + Unpin> CompressedBody<B> {
     }
 
     /// Returns, once, the memory of the encoder, of which `bytes` stay reserved.
-    pub fn take_room(&mut self, bytes: usize) -> Option<EncoderRoom> {
+    pub fn take_room(&mut self, bytes: usize) -> Option<ClientRoom> {
         let mut room = self.room.take()?;
         room.shrink(bytes);
         Some(room)

@@ -7,8 +7,9 @@ use http::HeaderMap;
 
 use super::super::encoder::{room, turn};
 use super::super::fuzz::decode;
-use super::super::memory::EncoderMemory;
+use super::super::memory::encoder_memory;
 use super::*;
+use crate::admission::client_memory::{ClientMemory, ClientRoom};
 use lodge_manifest::compress::Coding;
 
 /// A body that returns these, or is pending where there is nothing.
@@ -31,15 +32,11 @@ fn data(bytes: impl Into<Bytes>) -> Option<Frame<Bytes>> {
     Some(Frame::data(bytes.into()))
 }
 
-fn reserved(coding: Coding, memory: &Arc<EncoderMemory>) -> EncoderRoom {
+fn reserved(coding: Coding, memory: &Arc<ClientMemory>) -> ClientRoom {
     memory.reserve([127, 0, 0, 1].into(), room(coding)).unwrap()
 }
 
-fn compressed(
-    coding: Coding,
-    script: Vec<Option<Frame<Bytes>>>,
-    memory: &Arc<EncoderMemory>,
-) -> CompressedBody<Script> {
+fn compressed(coding: Coding, script: Vec<Option<Frame<Bytes>>>, memory: &Arc<ClientMemory>) -> CompressedBody<Script> {
     CompressedBody::new(Script(script.into()), Encoder::new(coding).unwrap(), reserved(coding, memory))
 }
 
@@ -51,7 +48,7 @@ fn poll(body: &mut CompressedBody<Script>) -> Poll<Option<Frame<Bytes>>> {
 #[test]
 fn pauses_flush() {
     for coding in Coding::ALL {
-        let memory = EncoderMemory::new(4 << 20);
+        let memory = encoder_memory(4 << 20);
         let script = vec![data("one "), data("two "), None, None, data("three"), None];
         let mut body = compressed(coding, script, &memory);
         let Poll::Ready(Some(first)) = poll(&mut body) else { panic!("{coding:?}: nothing arrives") };
@@ -75,7 +72,7 @@ fn pauses_flush() {
 #[test]
 fn long_bodies_yield() {
     for coding in Coding::ALL {
-        let memory = EncoderMemory::new(4 << 20);
+        let memory = encoder_memory(4 << 20);
         let content: Vec<u8> =
             (0..1_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 26) as u8).collect();
         let script = content.chunks(100_000).map(|piece| data(piece.to_vec())).collect();
@@ -100,7 +97,7 @@ fn long_bodies_yield() {
 #[test]
 fn frames_are_exact() {
     for coding in Coding::ALL {
-        let memory = EncoderMemory::new(4 << 20);
+        let memory = encoder_memory(4 << 20);
         let script = (0..1_000).flat_map(|_| [data("x"), None]).collect();
         let (mut body, mut pieces) = (compressed(coding, script, &memory), 0);
         while !body.is_end_stream() {
@@ -118,7 +115,7 @@ fn frames_are_exact() {
 /// The trailers about the bytes are those of other bytes now.
 #[test]
 fn digests_are_no_trailers() {
-    let memory = EncoderMemory::new(4 << 20);
+    let memory = encoder_memory(4 << 20);
     let names = ["x-sum", "content-digest", "repr-digest", "digest", "content-md5"];
     let trailers = names.map(|name| (name.parse().unwrap(), http::HeaderValue::from_static("1")));
     let script = vec![data("content"), Some(Frame::trailers(trailers.into_iter().collect()))];
@@ -136,7 +133,7 @@ fn digests_are_no_trailers() {
 #[test]
 fn memory_is_given_back() {
     for coding in Coding::ALL {
-        let memory = EncoderMemory::new(4 << 20);
+        let memory = encoder_memory(4 << 20);
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", http::HeaderValue::from_static("42"));
         let script = vec![data("content"), Some(Frame::trailers(trailers.clone()))];
@@ -174,7 +171,7 @@ fn errors_pass() {
             Poll::Ready(Some(if first { Ok(Frame::data(Bytes::from_static(b"half"))) } else { Err("gone") }))
         }
     }
-    let memory = EncoderMemory::new(4 << 20);
+    let memory = encoder_memory(4 << 20);
     let coding = Coding::Gzip;
     let mut body = CompressedBody::new(Broken(false), Encoder::new(coding).unwrap(), reserved(coding, &memory));
     let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
