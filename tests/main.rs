@@ -110,6 +110,7 @@ mod state {
     mod isolation;
     mod keyvalue;
     mod locks;
+    mod postgres;
     mod samples;
     pub(crate) mod servers;
     mod shared;

@@ -16,6 +16,7 @@ pub mod deployer;
 mod deployments;
 pub mod ledger;
 pub mod placement;
+pub mod postgres;
 pub mod publisher;
 mod reader;
 pub mod reconcile;

@@ -111,7 +111,7 @@ async fn components_that_are_not_services() {
         .file("store.wasm", &component(&importing("wasi:keyvalue/store@0.2.0-draft9")))
         .file("lock.wasm", &component(&importing("lodge:lock/locks@0.2.0")))
         .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.9")))
-        .file("spin.wasm", &component(&importing("fermyon:spin/postgres@2.0.0")))
+        .file("spin.wasm", &component(&importing("fermyon:spin/mysql@2.0.0")))
         .file("own.wasm", &component(&importing("my:own/part@1.0.0")))
         .file("draft.wasm", &renamed(&users, "environment@0.2.6", "environ@0.2.6-rc1"))
         .start()
@@ -136,7 +136,7 @@ async fn components_that_are_not_services() {
         ("lock.wasm", "grant locks by `lock = true` in its manifest"),
         (
             "spin.wasm",
-            "it imports fermyon:spin/postgres@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
+            "it imports fermyon:spin/mysql@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
         ),
         (
             "own.wasm",

@@ -6,11 +6,10 @@ use serde_json::Value;
 use super::refused_files::renamed;
 use crate::harness::{Process, get, host, lodge, output, until, wasm};
 
-const LACKING: [&str; 6] = [
+const LACKING: [&str; 5] = [
     "fermyon:spin/llm@2.0.0",
     "fermyon:spin/mqtt@2.0.0",
     "fermyon:spin/mysql@2.0.0",
-    "fermyon:spin/postgres@2.0.0",
     "fermyon:spin/redis@2.0.0",
     "wasi:cli/environment@0.3.0-rc-2026-03-15",
 ];
@@ -33,7 +32,7 @@ async fn calls_fail_with_the_error_of_their_interface() {
             ("llm", "RuntimeError(\"fermyon:spin/llm@2.0.0: Lodge has no model"),
             ("mqtt", "Other(\"fermyon:spin/mqtt@2.0.0: Lodge has no message broker"),
             ("mysql", "Other(\"fermyon:spin/mysql@2.0.0: Lodge has no SQL database"),
-            ("postgres", "Other(\"fermyon:spin/postgres@2.0.0: Lodge has no SQL database"),
+            ("postgres", "ConnectionFailed(\"the manifest of the service grants no such database\")"),
             ("redis", "Other(\"fermyon:spin/redis@2.0.0: Lodge has no message broker"),
         ] {
             let (status, text) = call(&format!("/granted/{interface}")).await;

@@ -33,6 +33,7 @@ pub mod limits;
 pub mod lock;
 pub mod percent;
 pub mod policies;
+pub mod postgres;
 pub mod rate;
 pub mod redirects;
 pub mod reference;
@@ -72,6 +73,7 @@ use self::grants::Grants;
 use self::headers::HeaderRules;
 use self::keyvalue::KeyValueGrant;
 use self::lock::LockGrant;
+use self::postgres::PostgresGrant;
 use self::redirects::Redirect;
 pub use self::routes::MOST_ROUTES;
 use self::schedule::Schedule;
@@ -138,6 +140,8 @@ pub struct Manifest {
     pub lock: Option<LockGrant>,
     /// The databases of the service, if it may have any.
     pub sqlite: Option<SqliteGrant>,
+    /// The databases on PostgreSQL servers of the service, if it may have any.
+    pub postgres: Option<PostgresGrant>,
     /// The objects of the service, if it may have any.
     pub blobstore: Option<BlobGrant>,
     /// The directories of the host that its guests see, by the paths at which they do.
@@ -200,6 +204,7 @@ impl Manifest {
             keyvalue: None,
             lock: None,
             sqlite: None,
+            postgres: None,
             blobstore: None,
             volumes: BTreeMap::new(),
             publish: Vec::new(),
@@ -263,6 +268,7 @@ impl Manifest {
             redirects::find_shadowed(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);
         }
+        postgres::check(&self, &mut problems);
         files::settle(&keys, &mut self);
         conflicts::find(&keys, &self, &mut problems);
         let by = [self.sticky.as_ref(), self.upstream.as_ref().map(|spec| &spec.hash)];

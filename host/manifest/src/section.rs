@@ -12,7 +12,7 @@ use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
     Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, compress, config, consume, cors,
-    env, files, grants, headers, keyvalue, limits, lock, policies, rate,
+    env, files, grants, headers, keyvalue, limits, lock, policies, postgres, rate,
 };
 use crate::{redirects, rules, sandbox, schedule, share, sqlite, upstream, validate, volumes};
 
@@ -34,6 +34,7 @@ pub static SECTIONS: &[&Section] = &[
     &keyvalue::SECTION,
     &lock::SECTION,
     &sqlite::SECTION,
+    &postgres::SECTION,
     &blobstore::SECTION,
     &volumes::SECTION,
     &consume::PUBLISH,

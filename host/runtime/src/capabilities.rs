@@ -24,6 +24,7 @@ pub mod messaging;
 pub(crate) mod otel;
 pub mod outbox;
 mod outcome;
+pub mod postgres;
 pub mod sandbox;
 pub mod sqlite;
 pub mod stdio;
@@ -47,6 +48,7 @@ use lodge_base::config::limits::Limits;
 use lodge_manifest::config::ConfigKey;
 use messaging::GrantedMessages;
 use otel::RequestSpans;
+use postgres::{GrantedPostgres, RequestPostgres};
 use sandbox::Sandbox;
 use sqlite::{GrantedDatabases, RequestDatabases};
 use volumes::GrantedVolumes;
@@ -72,6 +74,8 @@ pub struct Ctx {
     lock: Option<Arc<GrantedLocks>>,
     /// The databases of the service, if its manifest grants any.
     sqlite: Option<RequestDatabases>,
+    /// The databases on servers of the service, if its manifest grants any.
+    postgres: Option<RequestPostgres>,
     /// The objects of the service, if its manifest grants any.
     blobs: Option<Arc<GrantedBlobs>>,
     /// The directories of the host that it sees, if any.
@@ -102,6 +106,8 @@ pub struct State {
     pub lock: Option<Arc<GrantedLocks>>,
     /// Its databases.
     pub sqlite: Option<Arc<GrantedDatabases>>,
+    /// Its databases on servers.
+    pub postgres: Option<Arc<GrantedPostgres>>,
     /// Its objects.
     pub blobs: Option<Arc<GrantedBlobs>>,
     /// The directories that it sees.
@@ -124,6 +130,9 @@ impl Ctx {
     pub(crate) fn end_request(&mut self) {
         if let Some(sqlite) = &mut self.sqlite {
             sqlite.reset();
+        }
+        if let Some(postgres) = &mut self.postgres {
+            postgres.reset();
         }
     }
 
@@ -165,6 +174,7 @@ impl Ctx {
             keyvalue: state.keyvalue.clone().map(SandboxStore::new),
             lock: state.lock.clone(),
             sqlite: state.sqlite.clone().map(RequestDatabases::new),
+            postgres: state.postgres.clone().map(RequestPostgres::new),
             blobs: state.blobs.clone(),
             volumes: state.volumes.clone(),
             entries_left: volumes::REQUEST,
@@ -194,6 +204,7 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     keyvalue::link(linker, concurrent)?;
     lock::link(linker, concurrent)?;
     sqlite::link(linker, concurrent)?;
+    postgres::link(linker)?;
     blobstore::link(linker, concurrent)?;
     messaging::link(linker)?;
     otel::link(linker)?;

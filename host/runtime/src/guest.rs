@@ -105,8 +105,9 @@ impl Guest {
     /// Whether what the guest may do has spans or goes on in the trace of its request: operations on its state, requests,
     /// messages, and spans of its own.
     pub fn continues_trace(&self) -> bool {
-        let State { keyvalue, lock, sqlite, blobs, .. } = &self.blueprint.state;
-        let has_state = keyvalue.is_some() || lock.is_some() || sqlite.is_some() || blobs.is_some();
+        let State { keyvalue, lock, sqlite, postgres, blobs, .. } = &self.blueprint.state;
+        let has_sql = sqlite.is_some() || postgres.is_some();
+        let has_state = keyvalue.is_some() || lock.is_some() || has_sql || blobs.is_some();
         self.makes_spans || self.sends() || has_state
     }
 

@@ -13,6 +13,7 @@ use crate::guests::backend::Backend;
 use crate::guests::blobs::Blobs;
 use crate::guests::configurations::Configurations;
 use crate::guests::databases::Databases;
+use crate::guests::postgres::PostgresAccounts;
 use crate::guests::stores::Stores;
 use crate::guests::volumes::Volumes;
 use lodge_base::config::Config;
@@ -56,6 +57,7 @@ pub struct Deployer {
     /// The stores of services.
     pub stores: Arc<Stores>,
     databases: Databases,
+    postgres: PostgresAccounts,
     blobs: Blobs,
     volumes: Volumes,
     /// What bounds the reads of all directories of files.
@@ -100,6 +102,7 @@ impl Deployer {
             requests,
             stores,
             databases,
+            postgres: PostgresAccounts::of_this_build(),
             blobs,
             volumes: Volumes::new(config),
             file_reads: Arc::new(Semaphore::new(static_files::HOST_WAITING)),
@@ -184,13 +187,17 @@ impl Deployer {
             Some(grant) => Some(self.databases.open(&deployment.service, grant, &deployment.spec.path)?),
             None => None,
         };
+        let postgres = match &manifest.postgres {
+            Some(grant) => Some(self.postgres.open(&deployment.service, grant, &deployment.spec.path).await?),
+            None => None,
+        };
         let blobs = match &manifest.blobstore {
             Some(grant) => Some(self.blobs.open(&deployment.service, grant, &deployment.spec.path).await?),
             None => None,
         };
         let volumes = self.volumes.open(&deployment.spec).await?;
         let messages = self.messages(&deployment).await?;
-        let state = State { config, keyvalue, lock, sqlite, blobs, volumes, messages };
+        let state = State { config, keyvalue, lock, sqlite, postgres, blobs, volumes, messages };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
         if let Err(refusal) = self.trials.run(&guest, &code).await {
             if refusal.passing {

@@ -6,7 +6,8 @@
 //! * [`MessageQueue`] keeps messages until their consumers have acknowledged them.
 //! * Arguments are values within their [`limits`]: [`Key`], [`Value`], [`Batch`], [`Listing`]. Backends need not check them.
 //! * [`apply`] defines writes, once for all backends. A backend that cannot run it where the data is must behave as if.
-//! * [`sql`] runs the SQL of guests, each database in a file of its own.
+//! * [`sql`] runs the SQL of guests, each database in a file of its own; [`postgres`] is what a backend for databases of a
+//!   server offers.
 //! * [`blobs`] has objects of any size, as files.
 //! * The crate `lodge-conformance` beside it has the tests of all backends.
 
@@ -23,6 +24,7 @@ mod memory;
 pub mod messages;
 mod mutex;
 mod pending;
+pub mod postgres;
 pub mod sql;
 mod sqlite;
 mod store;

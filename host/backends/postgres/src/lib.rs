@@ -9,6 +9,7 @@
 //! * A connection runs statements one after another, and operations share connections. With PgBouncer use its session mode.
 
 mod connector;
+mod databases;
 mod failure;
 mod locks;
 mod settings;
@@ -29,6 +30,7 @@ use crate::locks::PostgresLocks;
 use crate::statements::Statement;
 use crate::store::PostgresStore;
 
+pub use databases::PostgresDatabases;
 pub use settings::{PostgresSettings, PostgresSettingsError};
 
 /// What messages call the server.

@@ -26,6 +26,7 @@ const MOST_UNANSWERED: u64 = 128 << 20;
 pub struct ServerStream {
     transport: Transport,
     unanswered: Unanswered,
+    most_unanswered: u64,
 }
 
 #[derive(Debug)]
@@ -40,15 +41,20 @@ pub struct Unanswered(Arc<AtomicU64>);
 
 impl Unanswered {
     /// Records that an operation has its response.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// Counts received bytes.
-    fn count(&self, bytes: usize) -> io::Result<()> {
+    /// The bytes since then.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts received bytes, of which there are at most `most` for a response.
+    fn count(&self, bytes: usize, most: u64) -> io::Result<()> {
         let all = self.0.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
         let endless = || io::Error::new(ErrorKind::InvalidData, "the server sends without end");
-        if all > MOST_UNANSWERED { Err(endless()) } else { Ok(()) }
+        if all > most { Err(endless()) } else { Ok(()) }
     }
 }
 
@@ -63,7 +69,8 @@ pub async fn connect(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> R
     // A peer that has vanished while nothing was sent.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
-    let stream = ServerStream { transport: Transport::Plain(tcp), unanswered: Unanswered::default() };
+    let (transport, unanswered) = (Transport::Plain(tcp), Unanswered::default());
+    let stream = ServerStream { transport, unanswered, most_unanswered: MOST_UNANSWERED };
     match tls {
         None => Ok(stream),
         Some(config) => stream.secure(host, config).await,
@@ -76,12 +83,20 @@ impl ServerStream {
     /// # Errors
     /// What failed, and what would help.
     pub async fn secure(self, host: &str, config: Arc<ClientConfig>) -> Result<ServerStream, ConnectFailure> {
-        let ServerStream { transport: Transport::Plain(tcp), unanswered } = self else { return Ok(self) };
+        let ServerStream { transport: Transport::Plain(tcp), unanswered, most_unanswered } = self else {
+            return Ok(self);
+        };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             ConnectFailure::new("TLS needs a host that is a name or an address: correct the host of the URL")
         })?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| untrusted(&error))?;
-        Ok(ServerStream { transport: Transport::Secure(Box::new(stream)), unanswered })
+        Ok(ServerStream { transport: Transport::Secure(Box::new(stream)), unanswered, most_unanswered })
+    }
+
+    /// The same connection, of which a response has at most `bytes`.
+    #[must_use]
+    pub fn limited(self, bytes: u64) -> ServerStream {
+        ServerStream { most_unanswered: bytes, ..self }
     }
 
     /// What counts the bytes that it receives.
@@ -93,12 +108,12 @@ impl ServerStream {
 impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let ServerStream { transport, unanswered } = self.get_mut();
+        let ServerStream { transport, unanswered, most_unanswered } = self.get_mut();
         let read = match transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        unanswered.count(buffer.filled().len().saturating_sub(before))?;
+        unanswered.count(buffer.filled().len().saturating_sub(before), *most_unanswered)?;
         read
     }
 }

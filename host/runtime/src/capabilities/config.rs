@@ -98,6 +98,11 @@ impl ConfigSnapshot {
         self.reading = self.configuration.reading();
     }
 
+    /// Returns the text of `key` for the current request.
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        self.reading.config.get(key).map(|value| value.text.as_str())
+    }
+
     /// Returns the environment variables of the sandbox.
     pub(super) fn env(&self) -> &Values {
         &self.env
@@ -221,7 +226,7 @@ fn link_secrets(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 /// Returns the value of `key` for the current request.
 fn get(ctx: &Ctx, key: &str) -> Option<String> {
-    ctx.config.as_ref()?.reading.config.get(key).map(|value| value.text.clone())
+    ctx.config.as_ref()?.value(key).map(str::to_owned)
 }
 
 fn variable(ctx: &Ctx, name: String) -> Result<String, VariableError> {

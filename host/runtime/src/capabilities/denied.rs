@@ -54,6 +54,14 @@ fn explain(kind: Denial, service: &str) -> (&'static str, String) {
             "a SQL database that `sqlite.databases` does not list",
             format!("add its name to `databases` in [sqlite] of {service}.toml"),
         ),
+        Denial::Postgres => (
+            "a database of a PostgreSQL server, which the manifest does not grant",
+            format!("write its URL as a secret of [config], and `[postgres] databases = [\"KEY\"]`, in {service}.toml"),
+        ),
+        Denial::PostgresDatabase => (
+            "a database that is neither a key in `postgres.databases` nor its value",
+            format!("add the key of [config] with its URL to `databases` in [postgres] of {service}.toml"),
+        ),
         Denial::Blobs => ("a container of objects, which the manifest does not grant", key("`blobstore = true`")),
         Denial::Publish => (
             "a message to a subject that the manifest does not list",

@@ -40,6 +40,10 @@ pub(super) enum Denial {
     Blobs = 2048,
     /// Buckets that another service does not share.
     Shared = 4096,
+    /// Databases on servers.
+    Postgres = 8192,
+    /// Databases that `[postgres]` does not list.
+    PostgresDatabase = 16384,
 }
 
 impl LoggedDenials {
@@ -66,6 +70,7 @@ mod tests {
         let denials = LoggedDenials::default();
         let state = [Denial::KeyValue, Denial::Bucket, Denial::Lock, Denial::Sqlite, Denial::Database];
         let state = state.into_iter().chain([Denial::Publish, Denial::Metrics, Denial::Blobs, Denial::Shared]);
+        let state = state.chain([Denial::Postgres, Denial::PostgresDatabase]);
         for kind in [Denial::Tcp, Denial::Udp, Denial::Names, Denial::Files].into_iter().chain(state) {
             assert!(denials.first(kind) && !denials.first(kind));
         }

@@ -118,15 +118,13 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
          `sqlite = true` in its manifest",
     ),
     (
-        &[
-            "wasi:sql/",
-            "fermyon:spin/postgres",
-            "fermyon:spin/mysql",
-            "fermyon:spin/rdbms",
-            "spin:postgres/",
-            "spin:mysql/",
-            "wasmcloud:postgres/",
-        ],
+        &["fermyon:spin/postgres", "fermyon:spin/rdbms", "spin:postgres/", "wasmcloud:postgres/"],
+        "such version of this interface",
+        "rebuild it with an SDK that imports fermyon:spin/postgres@2.0.0 or spin:postgres@3.0.0, and grant a database by \
+         [postgres] in its manifest",
+    ),
+    (
+        &["wasi:sql/", "fermyon:spin/mysql", "spin:mysql/"],
         "SQL database",
         "reach the database by an HTTP API, which `http = [\"http://HOST:PORT\"]` in its manifest allows",
     ),

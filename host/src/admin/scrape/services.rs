@@ -132,7 +132,8 @@ const HISTOGRAMS: &[(&str, &str, ReadHistogram)] = &[
         it.target?.deployment().spec.manifest.keyvalue.as_ref().map(|_| &it.metrics.state_duration)
     }),
     ("lodge_sql_statement_seconds", "Time of a statement on a database of a service", |it| {
-        it.target?.deployment().spec.manifest.sqlite.as_ref().map(|_| &it.metrics.sql_duration)
+        let manifest = &it.target?.deployment().spec.manifest;
+        (manifest.sqlite.is_some() || manifest.postgres.is_some()).then_some(&it.metrics.sql_duration)
     }),
     ("lodge_blob_operation_seconds", "Time of an operation on the objects of a service", |it| {
         it.target?.deployment().spec.manifest.blobstore.as_ref().map(|_| &it.metrics.blob_duration)

@@ -10,6 +10,7 @@
 
 mod conformance;
 mod cost;
+mod databases;
 mod outages;
 mod refusals;
 mod server;

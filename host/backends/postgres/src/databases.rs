@@ -1,0 +1,143 @@
+//! Databases that services use by SQL of their own.
+//!
+//! * A service has a pool of connections to each of its databases; services share none, so that none has what another left in one.
+//! * A connection belongs to one request, from its first statement to its end. Then it is rolled back and reset, and only then another
+//!   request may have it. One that does something else than it should is closed.
+//! * A statement that nobody waits for any more is cancelled in the server.
+
+mod parameter;
+mod pool;
+mod session;
+mod value;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use lodge_remote::Tls;
+use lodge_state::postgres::{
+    MAX_PARAMETERS, MAX_STATEMENT, MAX_TRANSFER, PendingRows, PostgresAddress, PostgresError, PostgresPool,
+    PostgresRows, PostgresServers, PostgresSession, PostgresValue,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::time::timeout_at;
+
+use self::pool::{Pool, PooledClient};
+use crate::settings::PostgresSettings;
+
+/// The most statements that run at once in a host; further ones wait. Each may have a result in memory.
+const STATEMENTS: usize = 16;
+
+/// The databases of all services of a host.
+pub struct PostgresDatabases {
+    statements: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+impl PostgresDatabases {
+    /// Connects to nothing yet. Connections are those of `runtime`.
+    pub fn new(runtime: Handle) -> Self {
+        Self { statements: Arc::new(Semaphore::new(STATEMENTS)), runtime }
+    }
+}
+
+impl PostgresServers for PostgresDatabases {
+    fn pool(&self, address: &PostgresAddress) -> Result<Arc<dyn PostgresPool>, String> {
+        let tls = Tls { authorities: address.authorities.as_deref().map(<[u8]>::to_vec), identity: None };
+        let settings = PostgresSettings::new(&address.url, &tls, address.connections);
+        let pool = Pool::new(settings.map_err(|error| error.to_string())?, self.runtime.clone());
+        Ok(Arc::new(DatabasePool { pool: Arc::new(pool), statements: Arc::clone(&self.statements) }))
+    }
+}
+
+struct DatabasePool {
+    pool: Arc<Pool>,
+    statements: Arc<Semaphore>,
+}
+
+impl PostgresPool for DatabasePool {
+    fn connection(&self) -> Arc<dyn PostgresSession> {
+        let (pool, statements) = (Arc::clone(&self.pool), Arc::clone(&self.statements));
+        Arc::new(RequestSession { pool, statements, slot: Mutex::default() })
+    }
+}
+
+/// The connection of a request.
+struct RequestSession {
+    pool: Arc<Pool>,
+    statements: Arc<Semaphore>,
+    slot: Mutex<ClientSlot>,
+}
+
+/// Where a request keeps its connection between statements.
+type ClientSlot = Arc<AsyncMutex<Option<PooledClient>>>;
+
+impl PostgresSession for RequestSession {
+    fn run<'a>(
+        &'a self,
+        text: String,
+        parameters: Vec<PostgresValue>,
+        deadline: Instant,
+    ) -> PendingRows<'a, PostgresRows> {
+        Box::pin(async move {
+            check(&text, &parameters)?;
+            let slot = Arc::clone(&self.slot.lock().unwrap_or_else(PoisonError::into_inner));
+            let deadline = deadline.into();
+            let ready = async {
+                let slot = slot.lock_owned().await;
+                let statement = Arc::clone(&self.statements).acquire_owned().await;
+                (slot, statement)
+            };
+            let Ok((mut slot, _statement)) = timeout_at(deadline, ready).await else { return Err(PostgresError::Busy) };
+            // Taken out: if this future is dropped, so is the connection, which cancels the statement.
+            let mut session = match slot.take() {
+                Some(session) => session,
+                None => self.pool.session(deadline).await?,
+            };
+            let result = timeout_at(deadline, session.run(&text, &parameters)).await;
+            let result = result.unwrap_or(Err(PostgresError::Timeout));
+            if session.is_usable(&result) {
+                *slot = Some(session);
+            }
+            result
+        })
+    }
+
+    fn reset(&self) {
+        // A new slot: a statement that still runs keeps the old one, and drops its connection.
+        let slot = std::mem::take(&mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner));
+        give_back(&slot);
+    }
+}
+
+impl Drop for RequestSession {
+    fn drop(&mut self) {
+        give_back(self.slot.get_mut().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Gives the connection in a slot back, unless a statement runs.
+fn give_back(slot: &ClientSlot) {
+    if let Some(session) = slot.try_lock().ok().and_then(|mut slot| slot.take()) {
+        session.give_back();
+    }
+}
+
+/// Checks the sizes of a statement and its parameters.
+fn check(text: &str, parameters: &[PostgresValue]) -> Result<(), PostgresError> {
+    let too_large = |what, limit, unit| Err(PostgresError::TooLarge { what, limit, unit });
+    if text.len() > MAX_STATEMENT {
+        return too_large("the statement", MAX_STATEMENT, "bytes");
+    }
+    if text.contains('\0') {
+        let (code, message) = ("42601".to_owned(), "a statement contains no NUL character".to_owned());
+        return Err(PostgresError::Failed { code, message });
+    }
+    if parameters.len() > MAX_PARAMETERS {
+        return too_large("the list of parameters", MAX_PARAMETERS, "items");
+    }
+    if parameters.iter().map(PostgresValue::size).fold(0_usize, usize::saturating_add) > MAX_TRANSFER {
+        return too_large("the list of parameters", MAX_TRANSFER, "bytes");
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Parameters of statements. Each is sent as the type that the statement has for it, exactly, or refused.
+
+use bytes::{BufMut, BytesMut};
+use chrono::NaiveDate;
+use lodge_state::postgres::PostgresValue;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+
+use super::value::{DAY, EPOCH, base};
+
+type EncodeFailure = Box<dyn std::error::Error + Sync + Send>;
+
+/// A parameter, as it is sent.
+#[derive(Debug)]
+pub(super) enum Parameter<'a> {
+    Null,
+    Bool(bool),
+    Int2(i16),
+    Int4(i32),
+    Int8(i64),
+    Float4(f32),
+    Float8(f64),
+    Bytes(&'a [u8]),
+    /// A text, which the server reads as a value of the type.
+    Text(std::borrow::Cow<'a, str>),
+}
+
+impl<'a> Parameter<'a> {
+    /// Returns the form of a value for a parameter of a type.
+    ///
+    /// # Errors
+    /// If the type cannot have the value.
+    pub(super) fn new(value: &'a PostgresValue, of: &Type) -> Result<Self, String> {
+        let of = base(of);
+        match value {
+            PostgresValue::Null => Ok(Self::Null),
+            PostgresValue::Bool(value) if *of == Type::BOOL => Ok(Self::Bool(*value)),
+            PostgresValue::Int8(number) => whole((*number).into(), of),
+            PostgresValue::Int16(number) => whole((*number).into(), of),
+            PostgresValue::Int32(number) => whole((*number).into(), of),
+            PostgresValue::Int64(number) => whole((*number).into(), of),
+            PostgresValue::Unsigned(number) => whole((*number).into(), of),
+            PostgresValue::Float32(number) => float((*number).into(), of),
+            PostgresValue::Float64(number) => float(*number, of),
+            PostgresValue::Text(text) => Ok(Self::Text(text.into())),
+            PostgresValue::Bytes(bytes) if *of == Type::BYTEA => Ok(Self::Bytes(bytes)),
+            PostgresValue::Date(year, month, day) if *of == Type::DATE => {
+                let days = days((*year, *month, *day))?;
+                i32::try_from(days).map(Self::Int4).map_err(|_| "it is outside of what PostgreSQL has".into())
+            }
+            PostgresValue::Time(hour, minute, second, nanosecond) if *of == Type::TIME => {
+                time((*hour, *minute, *second, *nanosecond)).map(Self::Int8)
+            }
+            PostgresValue::DateTime(date, at) if matches!(*of, Type::TIMESTAMP | Type::TIMESTAMPTZ) => {
+                moment(days(*date)?, time(*at)?)
+            }
+            PostgresValue::Timestamp(seconds) if matches!(*of, Type::TIMESTAMP | Type::TIMESTAMPTZ) => {
+                let at = seconds.checked_mul(1_000_000).and_then(|at| at.checked_add(days((1970, 1, 1)).ok()? * DAY));
+                at.map(Self::Int8).ok_or_else(|| "it is outside of what PostgreSQL has".into())
+            }
+            _ => Err(format!("the statement needs `{}` here; give that, or a text, or write a cast", of.name())),
+        }
+    }
+}
+
+/// A whole number of any type that holds it.
+fn whole<'a>(number: i128, of: &Type) -> Result<Parameter<'a>, String> {
+    let too_large = || format!("{number} does not fit into `{}`", of.name());
+    match *of {
+        Type::INT2 => number.try_into().map(Parameter::Int2).map_err(|_| too_large()),
+        Type::INT4 => number.try_into().map(Parameter::Int4).map_err(|_| too_large()),
+        Type::INT8 => number.try_into().map(Parameter::Int8).map_err(|_| too_large()),
+        Type::OID | Type::NUMERIC => Ok(Parameter::Text(number.to_string().into())),
+        // These have 53 bits for the number.
+        Type::FLOAT8 if number.unsigned_abs() <= 1 << 53 => Ok(Parameter::Float8(number as f64)),
+        Type::FLOAT4 if number.unsigned_abs() <= 1 << 24 => Ok(Parameter::Float4(number as f32)),
+        Type::FLOAT4 | Type::FLOAT8 => Err(too_large()),
+        _ => Err(format!("a whole number is not `{}`; write a cast such as `$1::bigint` in the statement", of.name())),
+    }
+}
+
+/// A number with a fraction of a type that holds it.
+fn float<'a>(number: f64, of: &Type) -> Result<Parameter<'a>, String> {
+    match *of {
+        Type::FLOAT8 => Ok(Parameter::Float8(number)),
+        Type::FLOAT4 => {
+            let narrow = number as f32;
+            let is_exact = f64::from(narrow) == number || number.is_nan();
+            is_exact.then_some(Parameter::Float4(narrow)).ok_or_else(|| format!("{number} does not fit into `real`"))
+        }
+        // The shortest text that is this number.
+        Type::NUMERIC if number.is_finite() => Ok(Parameter::Text(number.to_string().into())),
+        _ => Err(format!("a number with a fraction is not `{}`; write a cast in the statement", of.name())),
+    }
+}
+
+/// Returns the days from [`EPOCH`] to a day.
+fn days((year, month, day): (i32, u8, u8)) -> Result<i64, String> {
+    let date = NaiveDate::from_ymd_opt(year, month.into(), day.into());
+    let date = date.ok_or_else(|| format!("{year}-{month}-{day} is not a day"))?;
+    Ok(date.signed_duration_since(EPOCH).num_days())
+}
+
+/// Returns the microseconds of a day before a time.
+fn time((hour, minute, second, nanosecond): (u8, u8, u8, u32)) -> Result<i64, String> {
+    if hour > 23 || minute > 59 || second > 59 || nanosecond > 999_999_999 {
+        return Err(format!("{hour}:{minute}:{second} and {nanosecond} ns is not a time of a day"));
+    }
+    if !nanosecond.is_multiple_of(1_000) {
+        return Err("PostgreSQL keeps microseconds, so the nanoseconds must be a multiple of 1,000: round them".into());
+    }
+    let seconds = i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second);
+    Ok(seconds * 1_000_000 + i64::from(nanosecond / 1_000))
+}
+
+fn moment<'a>(days: i64, time: i64) -> Result<Parameter<'a>, String> {
+    let at = days.checked_mul(DAY).and_then(|at| at.checked_add(time));
+    at.map(Parameter::Int8).ok_or_else(|| "it is outside of what PostgreSQL has".into())
+}
+
+impl ToSql for Parameter<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, EncodeFailure> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Bool(value) => out.put_u8((*value).into()),
+            Self::Int2(number) => out.put_i16(*number),
+            Self::Int4(number) => out.put_i32(*number),
+            Self::Int8(number) => out.put_i64(*number),
+            Self::Float4(number) => out.put_f32(*number),
+            Self::Float8(number) => out.put_f64(*number),
+            Self::Bytes(bytes) => out.put_slice(bytes),
+            Self::Text(text) => out.put_slice(text.as_bytes()),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(&self, of: &Type, out: &mut BytesMut) -> Result<IsNull, EncodeFailure> {
+        self.to_sql(of, out)
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        if matches!(self, Self::Text(_)) { Format::Text } else { Format::Binary }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fit_exactly_or_are_refused() {
+        let taken = |value: PostgresValue, of: &Type| Parameter::new(&value, of).map(|it| format!("{it:?}"));
+        let shown = |value, of| taken(value, of).unwrap();
+        assert_eq!(shown(PostgresValue::Int64(5), &Type::INT2), "Int2(5)");
+        assert_eq!(shown(PostgresValue::Unsigned(5), &Type::INT8), "Int8(5)");
+        assert_eq!(shown(PostgresValue::Int8(-5), &Type::NUMERIC), "Text(\"-5\")");
+        assert_eq!(shown(PostgresValue::Float64(0.1), &Type::NUMERIC), "Text(\"0.1\")");
+        assert_eq!(shown(PostgresValue::Text("5".into()), &Type::UUID), "Text(\"5\")");
+        assert_eq!(shown(PostgresValue::Date(2000, 1, 2), &Type::DATE), "Int4(1)");
+        assert_eq!(shown(PostgresValue::Time(0, 0, 1, 1_000), &Type::TIME), "Int8(1000001)");
+        assert_eq!(shown(PostgresValue::Timestamp(946_684_800), &Type::TIMESTAMPTZ), "Int8(0)");
+        assert_eq!(shown(PostgresValue::Timestamp(0), &Type::TIMESTAMP), "Int8(-946684800000000)");
+        assert_eq!(shown(PostgresValue::DateTime((1999, 12, 31), (23, 59, 59, 0)), &Type::TIMESTAMP), "Int8(-1000000)");
+        for (value, of) in [
+            (PostgresValue::Int32(40_000), Type::INT2),
+            (PostgresValue::Unsigned(u64::MAX), Type::INT8),
+            (PostgresValue::Int64((1 << 53) + 1), Type::FLOAT8),
+            (PostgresValue::Float64(0.1), Type::FLOAT4),
+            (PostgresValue::Float64(1.0), Type::INT4),
+            (PostgresValue::Float64(f64::NAN), Type::NUMERIC),
+            (PostgresValue::Int32(1), Type::TEXT),
+            (PostgresValue::Bool(true), Type::INT4),
+            (PostgresValue::Bytes(vec![1]), Type::TEXT),
+            (PostgresValue::Date(2001, 2, 29), Type::DATE),
+            (PostgresValue::Date(2001, 2, 28), Type::TIMESTAMP),
+            (PostgresValue::Time(24, 0, 0, 0), Type::TIME),
+            (PostgresValue::Time(0, 0, 0, 1), Type::TIME),
+            (PostgresValue::Timestamp(i64::MAX), Type::TIMESTAMP),
+        ] {
+            assert!(taken(value.clone(), &of).is_err(), "{value:?} as {of}");
+        }
+    }
+}

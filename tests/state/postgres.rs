@@ -1,0 +1,211 @@
+//! Promise: a service with `[postgres]` uses the databases that it names, and no other. A request leaves nothing in a connection, a
+//! changed URL needs no restart, and a host that has no backend says so.
+
+use crate::harness::host;
+
+const CONFIG: &str = "config.database = { file = 'database.url', secret = true }\npostgres.databases = 'database'\n";
+
+/// Without the feature, the service is refused, and the refusal says what to build.
+#[cfg(not(feature = "postgres"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_without_the_backend_says_so() {
+    let setup = host(&["postgres"]).file("database.url", b"postgres://me@127.0.0.1:1/x");
+    let host = setup.manifest("postgres", CONFIG).start().await;
+    let refusals = host.refusals().join("\n");
+    assert!(
+        refusals.contains("this program has no backend for PostgreSQL; build it with `--features postgres`"),
+        "{refusals}"
+    );
+}
+
+#[cfg(feature = "postgres")]
+mod with_postgres {
+    use std::os::unix::process::CommandExt;
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    use crate::harness::{Process, TestHost, free_port, get, until, wasm};
+
+    /// A server of this test, with the user `me`, whose password is `hunter2`.
+    struct Postgres {
+        child: Child,
+        port: u16,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Drop for Postgres {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    impl Postgres {
+        /// Starts one, or returns `None` where it is not installed, which CI does not accept.
+        fn start() -> Option<Self> {
+            let Some(programs) = programs() else {
+                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "postgresql is not installed");
+                eprintln!("skipped: postgresql is not installed");
+                return None;
+            };
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("data").display().to_string();
+            std::fs::write(directory.path().join("password"), "hunter2").unwrap();
+            // It refuses to run as root.
+            let user =
+                if rustix::process::getuid().is_root() { id("postgres") } else { rustix::process::getuid().as_raw() };
+            for path in [directory.path().to_owned(), directory.path().join("password")] {
+                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+            }
+            let run = |program: &str, args: &[&str]| {
+                let mut command = Command::new(programs.join(program));
+                command.args(args).uid(user).current_dir(directory.path()).stdin(Stdio::null());
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            };
+            let initialise = ["-D", &data, "-U", "me", "--pwfile", "password", "--auth", "scram-sha-256", "--no-sync"];
+            assert!(run("initdb", &initialise).status().unwrap().success());
+            let port = free_port();
+            let (number, sockets) = (port.to_string(), directory.path().display().to_string());
+            let child = run("postgres", &["-D", &data, "-p", &number, "-h", "127.0.0.1", "-k", &sockets, "-F"]).spawn();
+            Some(Self { child: child.unwrap(), port, _directory: directory })
+        }
+
+        fn url(&self, database: &str) -> String {
+            format!("postgres://me:hunter2@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+        }
+    }
+
+    fn programs() -> Option<PathBuf> {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+        let programs = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+        programs.filter(|path| path.join("postgres").is_file()).max()
+    }
+
+    fn id(user: &str) -> u32 {
+        let output = Command::new("id").args(["-u", user]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
+
+    /// Waits until `condition` is true.
+    async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
+        let start = Instant::now();
+        while !condition().await {
+            assert!(start.elapsed() < Duration::from_secs(20), "timed out waiting until {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The path of a request that runs `statements`.
+    fn path(at: &str, statements: &str) -> String {
+        let encode = |byte: u8| {
+            if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02x}") }
+        };
+        format!("/{at}?{}", statements.bytes().map(encode).collect::<String>())
+    }
+
+    async fn run(host: &TestHost, at: &str, statements: &str) -> (u16, String) {
+        let response = host.get(&path(at, statements)).await;
+        (response.status, response.text())
+    }
+
+    /// The rows of statements that must succeed.
+    async fn ok(host: &TestHost, at: &str, statements: &str) -> String {
+        let (status, text) = run(host, at, statements).await;
+        assert_eq!(status, 200, "{statements}: {text}");
+        text
+    }
+
+    /// The error of statements that must fail.
+    async fn error(host: &TestHost, at: &str, statements: &str) -> String {
+        let (status, text) = run(host, at, statements).await;
+        assert_eq!(status, 500, "{statements}: {text}");
+        text
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn services_use_the_databases_that_they_name() {
+        let Some(server) = Postgres::start() else { return };
+        let url = server.url("postgres");
+        let setup = host(&["postgres"]).named("postgres", "other").named("postgres", "kept");
+        let setup = setup.file("database.url", url.as_bytes()).manifest("postgres", CONFIG);
+        let setup = setup.manifest("kept", &format!("isolation = 'service'\nlimits.wall = '2s'\n{CONFIG}"));
+        let host = setup.manifest("other", "config.database = { file = 'database.url', secret = true }").start().await;
+        soon("the server answers", async || run(&host, "postgres/v3/database", "SELECT 1").await.0 == 200).await;
+
+        // Both interfaces, by the key and by the URL.
+        for (at, rows) in [
+            ("v2/database", "a:int32,b:str,c:other,d:binary\nInt32(7),t:grün,Unsupported,b:00ff"),
+            ("v3/url", "a:int32,b:str,c:date,d:binary\nInt32(7),t:grün,Date((2024, 2, 29)),b:00ff"),
+        ] {
+            let statement =
+                "SELECT $1::int AS a, $2::text AS b, '2024-02-29'::date AS c, $3::bytea AS d^i:7^t:grün^b:00ff";
+            assert_eq!(ok(&host, &format!("postgres/{at}"), statement).await, rows);
+        }
+        let table =
+            "!CREATE TABLE t (day date, at timestamptz)|!INSERT INTO t VALUES ($1, $2), ($1, NULL)^d:2024-2-29^s:1";
+        assert_eq!(ok(&host, "postgres/v3/database", table).await, "2");
+        let rows = ok(&host, "postgres/v3/database", "SELECT * FROM t").await;
+        let day = "Date((2024, 2, 29))";
+        assert_eq!(rows, format!("day:date,at:datetime\n{day},Datetime((1970, 1, 1, 0, 0, 1, 0));{day},n"));
+        let wrong = error(&host, "postgres/v3/database", "SELECT absent").await;
+        assert!(wrong.contains("QueryFailed") && wrong.contains("SQLSTATE 42703"), "{wrong}");
+        let wrong = error(&host, "postgres/v3/database", "SELECT $1::int^t:x").await;
+        assert!(wrong.contains("invalid input syntax for type integer"), "{wrong}");
+
+        // What is not named is denied, whatever the guest knows of it.
+        for at in ["other/v3/database", "other/v3/url", "postgres/v3/else", "postgres/v2/"] {
+            let denied = error(&host, at, "SELECT 1").await;
+            assert!(denied.contains("the manifest of the service grants no such database"), "{at}: {denied}");
+        }
+
+        // An open transaction ends with its request, also where the guest keeps its connection.
+        ok(&host, "kept/kept/database", "!CREATE TABLE kept (v int)").await;
+        for end in ["", "|SELECT absent", "|SELECT pg_sleep(60)"] {
+            let (status, _) =
+                run(&host, "kept/kept/database", &format!("!BEGIN|!INSERT INTO kept VALUES (1){end}")).await;
+            assert!([200, 500, 504].contains(&status), "{status}");
+            assert_eq!(ok(&host, "kept/kept/database", "SELECT count(*) FROM kept").await, "count:int64\nInt64(0)");
+        }
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'";
+        soon("it is cancelled", async || ok(&host, "postgres/v3/database", sleeping).await == "count:int64\nInt64(0)")
+            .await;
+
+        // Another URL holds for the next requests.
+        ok(&host, "postgres/v3/database", "!CREATE DATABASE second").await;
+        let file = host.directory().join("database.url");
+        std::fs::write(file.with_extension("new"), server.url("second")).unwrap();
+        std::fs::rename(file.with_extension("new"), &file).unwrap();
+        let current = "SELECT current_database()::text AS d";
+        soon("the URL is read", async || ok(&host, "postgres/v3/url", current).await == "d:str\nt:second").await;
+    }
+
+    /// A server that is away fails the statements of its service, which learns nothing of it; the log says which key and why.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn outages_are_explained_to_operators() {
+        let directory = tempfile::tempdir().unwrap();
+        let away = format!("postgres://me:canary@127.0.0.1:{}/x?sslmode=disable", free_port());
+        for (name, url) in [("away", away.as_str()), ("wrong", "mysql://me:canary@db/x")] {
+            std::fs::copy(wasm("postgres"), directory.path().join(format!("{name}.wasm"))).unwrap();
+            std::fs::write(directory.path().join(format!("{name}.url")), url).unwrap();
+            let manifest = CONFIG.replace("database.url", &format!("{name}.url"));
+            std::fs::write(directory.path().join(format!("{name}.toml")), manifest).unwrap();
+        }
+        let host = Process::serve(directory.path(), &[]).await;
+        for (name, reason) in [
+            ("away", "connection refused: start the server"),
+            ("wrong", "the value of `database`: the URL must begin with postgres:// or postgresql://"),
+        ] {
+            let response = get(host.address, &path(&format!("{name}/v3/url"), "SELECT 1")).await;
+            let text = response.text();
+            assert_eq!((response.status, text.contains("the database cannot be reached")), (500, true), "{text}");
+            assert!(!text.contains(reason) && !text.contains("canary"), "{text}");
+            let logged = || host.log().lines().any(|line| line.contains(reason) && line.contains(name));
+            until(reason, logged).await;
+        }
+        assert!(!host.log().contains("canary"), "{}", host.log());
+    }
+}
