@@ -32,7 +32,7 @@ use lodge_base::lock::lock;
 /// The most lines of requests that wait to be written.
 const QUEUE: u64 = 8192;
 
-/// The places in addition that are only for other lines, so that a flood of requests does not push them out.
+/// The entries of the queue in addition that are only for other lines, so that a flood of requests does not push them out.
 const RESERVED: u64 = 1024;
 
 /// The most lines of refused operators in [`ATTEMPTS_TIME`]; further ones are counted.

@@ -1,7 +1,7 @@
 //! Machine code of components: a few engines that live as long as the host, and bounded compilation.
 //!
 //! Machine code comes from memory, from the [`code_cache`](super::code_cache) or from a compiler, in this order. Only
-//! compiling waits for a place (`lane`). A compiler is a child process (`child`, [`worker`]). A large component is
+//! compiling waits for a permit (`lane`). A compiler is a child process (`child`, [`worker`]). A large component is
 //! compiled twice (`tiers`): first by the faster compiler, then, while it serves, by the optimising one.
 
 mod build;
@@ -30,7 +30,7 @@ use self::engine::Linked;
 pub(crate) use self::explain::misshapen;
 use self::explain::{handler_of, unlinkable};
 pub use self::job::CodeKind;
-pub(crate) use self::lane::{Lane, LanePlace};
+pub(crate) use self::lane::{Lane, LanePermit};
 use self::one_line::one_line;
 pub(crate) use self::pool_budget::{ExtraUnits, TRIALS};
 pub use self::reset::Reset;
@@ -224,9 +224,9 @@ impl Compiler {
     pub(super) async fn optimised(
         self: &Arc<Self>,
         spec: &GuestSpec,
-        place: LanePlace,
+        permit: LanePermit,
     ) -> Result<Arc<Compiled>, Refusal> {
-        Ok(self.remember(spec.digest, self.run(spec, place, true).await?))
+        Ok(self.remember(spec.digest, self.run(spec, permit, true).await?))
     }
 
     /// Returns optimised code for this component, if it is in memory.

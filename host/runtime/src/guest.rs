@@ -47,7 +47,7 @@ pub struct Guest {
 pub struct GuestHost {
     /// Compiles, stores and loads machine code.
     pub compiler: Arc<Compiler>,
-    /// The places for idle instances.
+    /// The permits for idle instances.
     pub warm: Arc<Semaphore>,
     /// The time without requests after which machine code is dropped; never when zero.
     pub idle_unload: Duration,

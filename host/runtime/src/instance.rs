@@ -55,8 +55,8 @@ pub struct Instance {
     exports: Exports,
     baseline: bool,
     uses: u32,
-    /// Its place among the warm instances, from the first time that it becomes one.
-    place: Option<OwnedSemaphorePermit>,
+    /// Its permit to be idle, from the first time that it is.
+    idle: Option<OwnedSemaphorePermit>,
     /// Its extra units of the engine's pool. Dropped after the Store.
     extra: Option<OwnedSemaphorePermit>,
 }
@@ -118,7 +118,7 @@ impl Instance {
         };
         service.metrics.instantiated.record(start.elapsed());
         match instantiated {
-            Ok(exports) => Ok(Self { store, exports, baseline: code.kind.baseline, uses: 0, place: None, extra }),
+            Ok(exports) => Ok(Self { store, exports, baseline: code.kind.baseline, uses: 0, idle: None, extra }),
             Err(error) => Err(classify(store.data(), &error)),
         }
     }
@@ -138,15 +138,15 @@ impl Instance {
         usize::try_from(self.uses).unwrap_or(usize::MAX)
     }
 
-    /// Takes a place among the warm instances for as long as it lives; returns false if none is free. An instance with
-    /// extra units of the pool takes as many more places, since idle instances must leave space for busy ones.
-    pub(super) fn take_place(&mut self, places: &Arc<Semaphore>) -> bool {
-        if self.place.is_none() {
+    /// Takes a permit to be idle for as long as it lives; returns false if none is free. An instance with extra units of the
+    /// pool takes as many more permits, since idle instances must leave space for busy ones.
+    pub(super) fn take_permit(&mut self, permits: &Arc<Semaphore>) -> bool {
+        if self.idle.is_none() {
             let units = self.extra.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let count = u32::try_from(units).unwrap_or(u32::MAX).saturating_add(1);
-            self.place = Arc::clone(places).try_acquire_many_owned(count).ok();
+            self.idle = Arc::clone(permits).try_acquire_many_owned(count).ok();
         }
-        self.place.is_some()
+        self.idle.is_some()
     }
 
     /// Starts a request. The guest runs when the future is polled. The request's body is limited to `body_limit` bytes.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::compile::{Compiled, Compiler, Lane, LanePlace};
+use super::compile::{Compiled, Compiler, Lane, LanePermit};
 use super::guest::Guest;
 use super::trial::Trials;
 use lodge_base::lock::lock;
@@ -60,7 +60,12 @@ impl Optimiser {
     ///
     /// # Errors
     /// Returns why there is no such code, or why the first guest did not start with it. Guests that did not start wait again.
-    async fn attempt(&self, digest: Digest, place: LanePlace, made: &mut Option<Arc<Compiled>>) -> Result<(), Refusal> {
+    async fn attempt(
+        &self,
+        digest: Digest,
+        permit: LanePermit,
+        made: &mut Option<Arc<Compiled>>,
+    ) -> Result<(), Refusal> {
         let start = Instant::now();
         let code = match made.take().or_else(|| self.compiler.known_optimised(digest)) {
             Some(code) => code,
@@ -69,7 +74,7 @@ impl Optimiser {
                     return Ok(());
                 };
                 // In memory before the first guest has it: a guest that is made from now on finds it.
-                self.compiler.optimised(&spec, place).await?
+                self.compiler.optimised(&spec, permit).await?
             }
         };
         *made = Some(Arc::clone(&code));
@@ -158,10 +163,10 @@ async fn run(optimiser: Weak<Optimiser>, lane: Arc<Lane>, digest: Digest, size: 
     let waits = AGAIN.map(Duration::from_secs).into_iter().map(Some).chain([None]);
     for (attempt, wait) in (1..).zip(waits) {
         // Weak until here: a host that has ended compiles nothing.
-        let place = lane.place(size).await;
+        let permit = lane.permit(size).await;
         let Some(optimiser) = optimiser.upgrade() else { return };
         let outcome = tokio::select! {
-            outcome = optimiser.attempt(digest, place, &mut made) => outcome,
+            outcome = optimiser.attempt(digest, permit, &mut made) => outcome,
             () = optimiser.unwanted(digest) => return,
         };
         let Err(why) = outcome else { return };

@@ -18,8 +18,8 @@ pub(super) struct WarmPool {
     /// How long an instance may be idle.
     max_idle: Duration,
     clock: Clock,
-    /// The host's places for idle instances, shared by all pools.
-    places: Arc<Semaphore>,
+    /// The host's permits for idle instances, shared by all pools.
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
     /// The version has optimised code, so instances with baseline code are not used again.
     refuses_baseline: AtomicBool,
@@ -36,13 +36,13 @@ struct Idle {
 
 impl WarmPool {
     /// Creates an empty pool for a version with this manifest.
-    pub(super) fn new(manifest: &Manifest, clock: Clock, places: Arc<Semaphore>) -> Self {
+    pub(super) fn new(manifest: &Manifest, clock: Clock, permits: Arc<Semaphore>) -> Self {
         let reuses = manifest.isolation == Isolation::Service;
         Self {
             max_uses: if reuses { manifest.limits.warm_uses } else { 0 },
             max_idle: manifest.limits.warm_idle,
             clock,
-            places,
+            permits,
             idle: Mutex::default(),
             refuses_baseline: AtomicBool::new(false),
             late_trap: AtomicBool::new(false),
@@ -62,7 +62,7 @@ impl WarmPool {
     }
 
     /// Takes back the instance of a guest of `service` that has sent a complete response. Drops it if it trapped, was
-    /// used often enough, or there is no place for it.
+    /// used often enough, or there is no permit for it.
     pub(super) fn take_back(&self, finished: EndedGuest, service: &str) {
         if let Some(failure) = finished.failure() {
             // Guests of wit-bindgen 0.58 do this after every response: it is logged once.
@@ -79,7 +79,7 @@ impl WarmPool {
         let mut idle = lock(&self.idle);
         // Read under the lock, so that `refuse_baseline` drops what was pushed before.
         let outdated = instance.is_baseline() && self.refuses_baseline.load(Relaxed);
-        if !outdated && instance.take_place(&self.places) {
+        if !outdated && instance.take_permit(&self.permits) {
             idle.push(Idle { instance, since: self.clock.now() });
         }
     }

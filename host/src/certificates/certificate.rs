@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use lodge_base::tls::pem;
+use lodge_base::tls::pem::{self, ChainDescription};
 
 /// The time before its expiry from which a certificate is warned of at the start.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -27,9 +25,8 @@ impl Certificate {
     /// Checks a chain and its key, which may be in one text.
     pub(super) fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain = pem::chain(chain)?;
-        let (names, not_after) = pem::describe(&chain)?;
+        let ChainDescription { names, not_before, not_after } = pem::describe(&chain)?;
         let names = names.dns.iter().map(|name| name.to_ascii_lowercase()).collect();
-        let not_before = chain.first().map_or(Ok(0), begin)?;
         Ok(Self { key: Arc::new(pem::certified(chain, key)?), names, not_before, not_after })
     }
 
@@ -49,10 +46,4 @@ impl Certificate {
             tracing::warn!("certificate {file} has no DNS name, so clients that use a name refuse it");
         }
     }
-}
-
-/// Returns when a certificate begins to be valid.
-fn begin(certificate: &CertificateDer<'_>) -> Result<i64, String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| format!("it is not X.509: {error}"))?;
-    Ok(parsed.validity().not_before.timestamp())
 }

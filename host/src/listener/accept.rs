@@ -66,11 +66,11 @@ pub async fn accept(
     start: impl Future<Output = ()>,
     stop: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Semaphore::new(server.bounds.connections));
+    let connections = Arc::new(Semaphore::new(server.bounds.connections));
     let accepting = forever("listener", || async {
         loop {
-            let place = Arc::clone(&places).acquire_owned().await;
-            spawn(&server, listeners.next(true).await, place);
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            spawn(&server, listeners.next(true).await, permit);
         }
     });
     let accepting = async {
@@ -119,14 +119,14 @@ fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn spawn(server: &Arc<Server>, (mut stream, tls): (TcpStream, Option<Arc<TlsServer>>), place: impl Send + 'static) {
+fn spawn(server: &Arc<Server>, (mut stream, tls): (TcpStream, Option<Arc<TlsServer>>), permit: impl Send + 'static) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     // Responses are written whole, so Nagle's algorithm would only delay them. If this fails, they are only slower.
     let _ = stream.set_nodelay(true);
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let metrics = Arc::clone(&server.handler.metrics);
-        let (_open, _place) = (metrics.open(), place);
+        let (_open, _permit) = (metrics.open(), permit);
         let peer = match server.bounds.proxy_protocol {
             false => Peer::new(remote, local, &server.handler.trusted_proxies),
             true => {

@@ -1,7 +1,6 @@
 //! HTTP with registries: connections, TLS, and bounds of responses.
 
 use std::error::Error as _;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +8,6 @@ use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -19,7 +16,7 @@ use super::destination::{self, AddressResolver};
 use lodge_base::config::pull::Pull;
 use lodge_base::http1::{self, Http1Client, Http1Settings};
 use lodge_base::telemetry::logs::foreign_line;
-use lodge_base::{files, tls};
+use lodge_base::tls::{self, pem};
 
 /// The most bytes of the head of a response.
 const HEAD: usize = 64 << 10;
@@ -38,9 +35,6 @@ const MOST_ERROR: usize = 16 << 10;
 
 /// The most characters of the registry's own words in a message.
 const MOST_WORDS: usize = 200;
-
-/// The most bytes of a file of certificates.
-const MOST_CERTIFICATES: u64 = 1 << 20;
 
 type Connections = Http1Client<Full<Bytes>, AddressResolver>;
 
@@ -66,7 +60,8 @@ impl RegistryHttp {
             Err(why) => (RootCertStore::empty(), Some(why)),
         };
         if let Some(path) = &settings.ca {
-            add(&mut roots, path).map_err(|why| format!("pull.ca: {}: {why}", path.display()))?;
+            let pem = pem::read(path).map_err(|why| format!("pull.ca: {why}"))?;
+            pem::add_authorities(&mut roots, &pem).map_err(|why| format!("pull.ca: {}: {why}", path.display()))?;
             no_roots = None;
         }
         let (any, public) = (connections(roots.clone(), false)?, connections(roots, true)?);
@@ -114,17 +109,6 @@ impl IsEmpty for Full<Bytes> {
 fn connections(roots: RootCertStore, public: bool) -> Result<Connections, String> {
     let resolver = AddressResolver { public };
     Http1Settings { resolver, roots, https_only: false, connect: Some(CONNECT), head: HEAD, idle: (4, STALL) }.client()
-}
-
-fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
-    let pem = files::read(path, MOST_CERTIFICATES).map_err(|error| error.to_string())?;
-    let mut found = 0;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-        found += 1;
-    }
-    if found == 0 { Err("it has no certificate".into()) } else { Ok(()) }
 }
 
 /// The cause of an error: the outer ones only say that there was one.

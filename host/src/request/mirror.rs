@@ -75,8 +75,8 @@ pub async fn run(
 ) {
     let mut record = Record::new(Arc::clone(&context.request_id), Trace::off());
     record.set_route(target.deployment(), &route);
-    let places = target.shadow.as_ref().unwrap_or(&target.admission);
-    let permit = match places.try_admit(record.start()) {
+    let admission = target.shadow.as_ref().unwrap_or(&target.admission);
+    let permit = match admission.try_admit(record.start()) {
         // Not compared with the service where the original is not: a client could choose such requests on purpose.
         Ok(mut permit) => {
             if judged {

@@ -10,8 +10,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::files;
 
-/// The most bytes of a file.
-const MOST_BYTES: u64 = 256 << 10;
+/// The most bytes of a file: that of a system with its own authorities has 0.3 MB.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// The most certificates of a chain or of the authorities in a file.
 const MOST_CHAIN: usize = 1_000;
@@ -40,10 +40,19 @@ pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 /// One line.
 pub fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
+    add_authorities(&mut roots, pem)?;
+    Ok(roots)
+}
+
+/// Adds the authorities in a PEM text, at least one.
+///
+/// # Errors
+/// One line.
+pub fn add_authorities(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), String> {
     for certificate in chain(pem)? {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
-    Ok(roots)
+    Ok(())
 }
 
 /// Returns a chain with the key in a PEM text, which must fit.
@@ -72,13 +81,24 @@ pub struct CertificateNames {
     pub uris: Vec<String>,
 }
 
-/// Returns what the first certificate of a chain is for, and when the first one of the chain expires, in seconds since 1970.
+/// What a chain says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainDescription {
+    /// What its first certificate is for.
+    pub names: CertificateNames,
+    /// When its first certificate begins to be valid, in seconds since 1970.
+    pub not_before: i64,
+    /// When the first one of the chain expires, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// Returns what a chain says of itself.
 ///
 /// # Errors
 /// One line, if a certificate cannot be parsed.
-pub fn describe(chain: &[CertificateDer<'_>]) -> Result<(CertificateNames, i64), String> {
+pub fn describe(chain: &[CertificateDer<'_>]) -> Result<ChainDescription, String> {
     let mut names = CertificateNames::default();
-    let mut not_after = i64::MAX;
+    let (mut not_before, mut not_after) = (0, i64::MAX);
     for (number, certificate) in chain.iter().enumerate() {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|error| format!("it is not X.509: {error}"))?;
@@ -86,6 +106,7 @@ pub fn describe(chain: &[CertificateDer<'_>]) -> Result<(CertificateNames, i64),
         if number > 0 {
             continue;
         }
+        not_before = parsed.validity().not_before.timestamp();
         names.subject = parsed.subject().to_string();
         let subject = parsed.subject_alternative_name().map_err(|error| format!("its names are not valid: {error}"))?;
         for name in subject.iter().flat_map(|names| &names.value.general_names) {
@@ -96,5 +117,5 @@ pub fn describe(chain: &[CertificateDer<'_>]) -> Result<(CertificateNames, i64),
             }
         }
     }
-    Ok((names, not_after))
+    Ok(ChainDescription { names, not_before, not_after })
 }

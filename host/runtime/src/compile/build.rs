@@ -13,7 +13,7 @@ use super::child::{CancelOnDrop, Compilation, CompileError};
 use super::engine::{Linked, pool};
 use super::explain::uncompilable;
 use super::job::{CodeKind, CompileJob, niceness};
-use super::lane::LanePlace;
+use super::lane::LanePermit;
 use super::one_line::one_line;
 use super::source;
 use super::{Compiled, Compiler};
@@ -123,16 +123,16 @@ impl Bounds {
 }
 
 impl Compiler {
-    /// Compiles a component when there is a place for it.
+    /// Compiles a component when there is a permit for it.
     pub(super) async fn translate(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         let _waiting = self.metrics.compiling();
         let lane = if spec.size > super::tiers::SHORT { &self.long } else { &self.short };
-        let place = lane.place(spec.size).await;
+        let permit = lane.permit(spec.size).await;
         // Another service with the same component may have compiled it meanwhile.
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
-        Ok(self.remember(spec.digest, self.run(spec, place, false).await?))
+        Ok(self.remember(spec.digest, self.run(spec, permit, false).await?))
     }
 
     /// Compiles a component on a new thread, since a child process dies with the thread that started it. Dropping the
@@ -140,7 +140,7 @@ impl Compiler {
     pub(super) async fn run(
         self: &Arc<Self>,
         spec: &GuestSpec,
-        place: LanePlace,
+        permit: LanePermit,
         again: bool,
     ) -> Result<Compiled, Refusal> {
         let file = file_name(&spec.path);
@@ -149,8 +149,8 @@ impl Compiler {
         let cancel_guard = CancelOnDrop(Arc::clone(&running));
         let (this, source) = (Arc::clone(self), spec.clone());
         let thread = std::thread::Builder::new().name("compile".into()).spawn(move || {
-            // A cancelled compilation in this process continues, and keeps its place.
-            let _place = place;
+            // A cancelled compilation in this process continues, and keeps its permit.
+            let _permit = permit;
             // Fails if the compilation was cancelled.
             let _ = done.send(this.build(&source, &running, again));
         });

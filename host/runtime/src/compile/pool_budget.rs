@@ -77,10 +77,10 @@ impl PoolBudget {
             return Ok(None);
         }
         if count >= self.instances {
-            let places = count.saturating_add(1);
+            let slots = count.saturating_add(1);
             let reason =
-                format!("{needs} take the space of {places} sandboxes, but engine.instances is {}", self.instances);
-            return Err((reason, format!("raise engine.instances to {places} or more")));
+                format!("{needs} take the space of {slots} sandboxes, but engine.instances is {}", self.instances);
+            return Err((reason, format!("raise engine.instances to {slots} or more")));
         }
         Ok(Some(ExtraUnits { units: Arc::clone(&self.units), count, needs }))
     }

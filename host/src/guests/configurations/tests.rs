@@ -104,7 +104,7 @@ async fn threads_that_hang_are_bounded() {
     gate.open();
     let free = Readers::run(&readers, || 7);
     until(|| begun.load(std::sync::atomic::Ordering::Relaxed) == 72).await;
-    // Those that hung give their places back.
+    // Those that hung return their permits.
     let mut result = free.await.ok();
     while result.is_none() {
         result = readers.run(|| 7).await.ok();

@@ -1,6 +1,6 @@
 //! The handshakes in progress, of which the oldest ends when there are too many.
 //!
-//! A client that begins handshakes and does not finish them can hold only as many places as this bound, and each only until
+//! A client that begins handshakes and does not finish them can hold only as many permits as this bound, and each only until
 //! newer connections need it. A handshake of an honest client takes two round trips.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ struct InProgress {
     handshakes: BTreeMap<u64, oneshot::Sender<Infallible>>,
 }
 
-/// A place among the handshakes in progress, until it is dropped.
+/// A permit among the handshakes in progress, until it is dropped.
 pub(super) struct HandshakePlace<'a> {
     pending: &'a Handshakes,
     number: u64,
@@ -72,7 +72,7 @@ mod tests {
         drop(first);
         let (_third, _third_ended) = pending.begin();
         let (_fourth, _fourth_ended) = pending.begin();
-        // The place of the first one was free, so the second one made room for the fourth.
+        // The permit of the first one was free, so the second one made room for the fourth.
         second_ended.await;
         drop(second);
         assert_eq!(lock(&pending.running).handshakes.len(), 2);

@@ -65,12 +65,12 @@ impl FollowedReference {
 }
 
 impl Pulls {
-    /// Starts what is due, as far as there are places. Returns the next time at which something is due.
+    /// Starts what is due, as far as `pull.concurrent` allows. Returns the next time at which something is due.
     pub(super) fn begin(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Option<Instant> {
         let mut references = lock(&self.references);
-        let (now, places) = (Instant::now(), self.config.pull.concurrent);
-        // One registry that is slow leaves a place for the others.
-        let most = places.saturating_sub(1).max(1);
+        let (now, concurrent) = (Instant::now(), self.config.pull.concurrent);
+        // One registry that is slow leaves one pull to the others.
+        let most = concurrent.saturating_sub(1).max(1);
         let mut busy = HashMap::<String, usize>::new();
         let mut next: Option<Instant> = None;
         let mut at_next = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
@@ -91,7 +91,7 @@ impl Pulls {
             let of = busy.entry(reference.registry.clone()).or_default();
             if at > now {
                 at_next(at);
-            } else if tasks.len() < places && *of < most {
+            } else if tasks.len() < concurrent && *of < most {
                 *of += 1;
                 followed.due = None;
                 let (this, reference) = (Arc::clone(self), reference.clone());

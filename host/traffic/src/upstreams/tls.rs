@@ -23,7 +23,7 @@ use lodge_base::files::{self, FileStamp};
 use lodge_base::lasting::forever;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::logs::CHANGE;
-use lodge_base::tls::pem::{self, CertificateNames};
+use lodge_base::tls::pem::{self, CertificateNames, ChainDescription};
 use lodge_manifest::upstream::tls::TlsSpec;
 
 /// The time between two looks.
@@ -220,7 +220,7 @@ impl TlsFiles {
         let (mut own, mut certified) = (None, None);
         if let (Some(certificate), Some(key), Some(file)) = (certificate, key, &self.spec.certificate) {
             let read = pem::chain(certificate).and_then(|chain| {
-                let (names, not_after) = pem::describe(&chain)?;
+                let ChainDescription { names, not_after, .. } = pem::describe(&chain)?;
                 Ok((pem::certified(chain, key)?, OwnCertificate { file: file.clone(), names, not_after }))
             });
             let with = self.spec.key.as_ref().map(|key| key.display().to_string()).unwrap_or_default();

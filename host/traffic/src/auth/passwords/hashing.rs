@@ -13,10 +13,10 @@ use lodge_base::telemetry::metrics::Metrics;
 
 /// The most hashes that are computed at a time, and the most that are computed or wait for it, in all of the host.
 const HASHES: usize = 2;
-const PLACES: usize = 64;
+const PERMITS: usize = 64;
 
-/// The most of these places that one client has.
-const PLACES_OF_CLIENT: usize = 4;
+/// The most of these permits that one client has.
+const PERMITS_OF_CLIENT: usize = 4;
 
 /// The longest wait for a hash to begin.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(in crate::auth) struct Hashing {
     pub(super) running: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-    /// The places of each client that has any.
+    permits: Arc<Semaphore>,
+    /// The permits of each client that has any.
     taken: Arc<Mutex<HashMap<HashPayer, usize>>>,
     metrics: Arc<Metrics>,
 }
@@ -56,11 +56,11 @@ pub(in crate::auth) struct PendingHash {
     pub(in crate::auth) is_own: bool,
 }
 
-/// A place, of those of the host and of its clients.
-struct HashPlace {
+/// A permit, of those of the host and of its clients.
+struct HashPermit {
     payers: Vec<HashPayer>,
     taken: Arc<Mutex<HashMap<HashPayer, usize>>>,
-    _permit: OwnedSemaphorePermit,
+    _host: OwnedSemaphorePermit,
 }
 
 /// The entry of a hash among those that are being computed.
@@ -75,26 +75,26 @@ impl Hashing {
     pub(in crate::auth) fn new(metrics: &Arc<Metrics>) -> Self {
         Self {
             running: Arc::new(Semaphore::new(HASHES)),
-            places: Arc::new(Semaphore::new(PLACES)),
+            permits: Arc::new(Semaphore::new(PERMITS)),
             taken: Arc::default(),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Returns a place for these clients; `None` if the host or one of them has no more.
-    fn place(&self, payers: Vec<HashPayer>) -> Option<HashPlace> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+    /// Returns a permit for these clients; `None` if the host or one of them has no more.
+    fn permit(&self, payers: Vec<HashPayer>) -> Option<HashPermit> {
+        let host = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let mut taken = lock(&self.taken);
-        if payers.iter().any(|payer| taken.get(payer).is_some_and(|count| *count >= PLACES_OF_CLIENT)) {
+        if payers.iter().any(|payer| taken.get(payer).is_some_and(|count| *count >= PERMITS_OF_CLIENT)) {
             return None;
         }
         payers.iter().for_each(|payer| *taken.entry(payer.clone()).or_default() += 1);
         drop(taken);
-        Some(HashPlace { payers, taken: Arc::clone(&self.taken), _permit: permit })
+        Some(HashPermit { payers, taken: Arc::clone(&self.taken), _host: host })
     }
 }
 
-impl Drop for HashPlace {
+impl Drop for HashPermit {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         for payer in &self.payers {
@@ -118,7 +118,7 @@ impl PasswordAttempt {
     }
 
     /// Begins to compute the hash, or joins another request that waits for it. `None` if the result is known meanwhile, or
-    /// there is no place to compute it. `take` is called if a hash begins for this request.
+    /// there is no permit for it. `take` is called if a hash begins for this request.
     ///
     /// # Errors
     /// That of `take`; no hash is computed then.
@@ -135,7 +135,7 @@ impl PasswordAttempt {
         if results.get(&self.tag, SystemTime::now()).is_some() {
             return Ok(None);
         }
-        let Some(place) = self.hashing.place(payers) else { return Ok(None) };
+        let Some(permit) = self.hashing.permit(payers) else { return Ok(None) };
         take()?;
         let (sender, done) = watch::channel(());
         let sender = Arc::new(sender);
@@ -143,12 +143,12 @@ impl PasswordAttempt {
         drop(pending);
         let entry = PendingEntry { tag: self.tag, results, sender };
         // Not a part of this request: others that have joined it still wait if this one is cancelled.
-        tokio::spawn(self.compute(entry, place));
+        tokio::spawn(self.compute(entry, permit));
         Ok(Some(PendingHash { done, is_own: true }))
     }
 
     /// Computes the hash, unless all requests that wait for it are cancelled before it begins.
-    async fn compute(self, entry: PendingEntry, place: HashPlace) {
+    async fn compute(self, entry: PendingEntry, admitted: HashPermit) {
         let permit = tokio::select! {
             biased;
             () = entry.abandoned() => return,
@@ -159,7 +159,7 @@ impl PasswordAttempt {
             let right = self.hash.is_of(&self.password);
             self.hashing.metrics.password_hashes.count(if right { "right" } else { "wrong" });
             entry.results.remember(self.tag, right, SystemTime::now());
-            drop((permit, place, entry));
+            drop((permit, admitted, entry));
         })
         .await;
     }

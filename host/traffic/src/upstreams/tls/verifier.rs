@@ -48,7 +48,7 @@ impl ServerCertVerifier for NamedVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let certificate = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)?;
-        let (found, _) = pem::describe(std::slice::from_ref(end_entity)).map_err(Error::General)?;
+        let found = pem::describe(std::slice::from_ref(end_entity)).map_err(Error::General)?.names;
         let uris = found.uris.iter().take(MOST_NAMES).map(|name| CertificateName::Uri(name));
         let dns = found.dns.iter().take(MOST_NAMES).map(|name| CertificateName::Dns(name));
         let mut names = uris.chain(dns);

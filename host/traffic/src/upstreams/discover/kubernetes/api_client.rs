@@ -13,9 +13,8 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,7 +26,8 @@ use tokio_rustls::TlsConnector;
 use super::events::message;
 use super::failure::WatchFailure;
 use lodge_base::ids::hash_of;
-use lodge_base::{config, files, tls};
+use lodge_base::tls::{self, pem};
+use lodge_base::{config, files};
 
 /// The time for a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -241,15 +241,7 @@ fn trust(account: &Path) -> Result<ClientConfig, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return tls::client(tls::system_roots()?),
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
-        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    if roots.is_empty() {
-        return Err(format!("{}: it has no certificate", path.display()));
-    }
-    tls::client(roots)
+    tls::client(pem::authorities(&pem).map_err(|why| format!("{}: {why}", path.display()))?)
 }
 
 fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
