@@ -230,6 +230,7 @@ async fn start(provider: &Provider) -> TestHost {
         .file("cookies.list", STANDARD.encode(keys).as_bytes())
         .manifest("shop", &manifest(provider, "shop", ""))
         .manifest("admin", &manifest(provider, "admin", ""))
+        .manifest("other", "routes = ['/other', { path = '/written', rewrite = '/inner' }]")
         .start()
         .await;
     assert_eq!(host.refusals(), Vec::<String>::new());
@@ -294,6 +295,8 @@ async fn people_log_in() {
         let text = jar.open(&host, path).await.text();
         assert!(text.contains("cookie: theme=dark\n") && !text.contains("__Host-lodge"), "{text}");
     }
+    let inner = jar.open(&host, "/written/x/head?a=/written").await.text();
+    assert!(inner.contains(" /inner/x/head?a=/written\n") && !inner.contains("x-forwarded-prefix"), "{inner}");
     // Without the provider, sessions go on, and nobody else can complete a login.
     let mut other = Jar::default();
     let begun = other.begin(&host, "/shop/head").await;

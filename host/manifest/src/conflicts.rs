@@ -25,6 +25,12 @@ pub(super) fn find(keys: &[Written<'_>], manifest: &Manifest, problems: &mut Pro
     let of_components = |key: &Written<'_>| {
         key.error(format!("applies to components only, and {why}, or write it in the manifest of a version"))
     };
+    if manifest.files.is_some() && manifest.routes.iter().any(|route| route.rewrite.is_some()) {
+        problems.push(
+            "routes: `rewrite` has no effect for a directory of files; write `strip_prefix` and another `files.root`"
+                .into(),
+        );
+    }
     for key in keys {
         match section::find(&key.name).map(|section| section.subject) {
             Some(Subject::File) => problems.push(key.error(format!("has no effect, because {why}"))),

@@ -264,6 +264,7 @@ impl Manifest {
             auth::settle(&mut self, &mut problems);
             rules::settle(&mut self);
             validate::settle(&mut self);
+            routes::find_bypasses(&self, &mut problems);
             redirects::find_unreachable(&self, &mut problems);
             redirects::find_shadowed(&self, &mut problems);
             redirects::find_loops(&self, &mut problems);

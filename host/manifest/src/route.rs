@@ -22,6 +22,8 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// Whether the service gets the path without the part that `path` matched.
     pub strip_prefix: bool,
+    /// The path that the service gets in place of that part; plain.
+    pub rewrite: Option<Arc<str>>,
     /// The cache rules; `None` if no route of the service is cached.
     pub cache: Option<Rules>,
     /// The pages of other origins that may use the route.
@@ -115,6 +117,7 @@ impl Route {
             path,
             methods: Vec::new(),
             strip_prefix: false,
+            rewrite: None,
             cache,
             cors,
             headers,

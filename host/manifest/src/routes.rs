@@ -2,24 +2,30 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::cache::Rules;
 use crate::Manifest;
+use crate::auth::Auth;
+use crate::clients::Clients;
 use crate::policies::{PolicySettings, RouteSettings};
-use crate::route::{Pattern, Route};
+use crate::route::{Pattern, Route, Segment};
 use crate::schema;
 use crate::section::{self, Owner, SECTIONS, Section};
 use crate::written::{Problems, Written};
-use lodge_base::canonical::canonical_host;
+use lodge_base::canonical::{self, canonical_host};
 
 /// The most routes of one service.
 pub const MOST_ROUTES: usize = 1_000;
 
 /// The keys of a route besides the sections that it may have.
-const KEYS: [&str; 4] = ["path", "host", "methods", "strip_prefix"];
+const KEYS: [&str; 5] = ["path", "host", "methods", "strip_prefix", "rewrite"];
+
+/// The most bytes of a path that takes the place of another one.
+const MOST_REWRITE: usize = 512;
 
 /// `routes`.
 pub(crate) const SECTION: Section =
@@ -54,6 +60,10 @@ fn route_schema() -> Value {
                 "default": false,
                 "description": "the service receives the path without the matched prefix",
             }),
+        ),
+        (
+            "rewrite".to_owned(),
+            schema::described(schema::path(), "the service receives this in place of the matched prefix"),
         ),
     ]);
     let shared = shared().map(|section| (section.name.to_owned(), (section.schema)()));
@@ -92,7 +102,7 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
         return Some((Route::of(problems.take(path)?), PolicySettings::default()));
     };
     let (mut route, mut path, mut settings) = (None, None, RouteSettings::default());
-    let (mut host, mut methods, mut strip_prefix) = (None, Vec::new(), false);
+    let (mut host, mut methods, mut strip_prefix, mut rewrite) = (None, Vec::new(), false, None);
     for key in &keys {
         match (&*key.name, section::find(&key.name).map(|section| section.owner)) {
             ("path", _) => {
@@ -105,6 +115,7 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
                 methods = items.iter().filter_map(|method| problems.take(read_method(method))).collect();
             }
             ("strip_prefix", _) => strip_prefix = problems.take(key.boolean()).unwrap_or_default(),
+            ("rewrite", _) => rewrite = problems.take(read_rewrite(key)),
             (_, Some(Owner::Route(read))) => read(&mut settings, key, problems),
             _ => {
                 let known: Vec<_> = KEYS.into_iter().chain(shared().map(|section| section.name)).collect();
@@ -115,9 +126,12 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
     if path.is_none() {
         problems.push(item.at("a route needs its `path`, like \"/users\""));
     }
+    if strip_prefix && rewrite.is_some() {
+        problems.push(item.at("`rewrite` takes the place of the prefix already; remove `strip_prefix`"));
+    }
     let RouteSettings { policies, cache, cors, headers, compress } = settings;
     let guarded = policies != PolicySettings::default();
-    Some((Route { host, methods, strip_prefix, cache, cors, headers, compress, guarded, ..route? }, policies))
+    Some((Route { host, methods, strip_prefix, rewrite, cache, cors, headers, compress, guarded, ..route? }, policies))
 }
 
 /// Reads the host of requests.
@@ -126,6 +140,61 @@ pub(crate) fn read_host(key: &Written<'_>) -> Result<String, String> {
     let text = key.string(FORM)?;
     let host = canonical_host(text).filter(|host| is_host(host)).map(Cow::into_owned);
     host.ok_or_else(|| key.at(format!("host `{text}`: {FORM}")))
+}
+
+fn read_rewrite(key: &Written<'_>) -> Result<Arc<str>, String> {
+    const FORM: &str = "write a path such as \"/v1\", without a query";
+    let text = key.string(FORM)?;
+    let plain = text.starts_with('/') && text.len() <= MOST_REWRITE && canonical::is_plain(text);
+    let ends = text == "/" || !text.ends_with('/');
+    if plain && ends { Ok(Arc::from(text)) } else { Err(key.error(FORM)) }
+}
+
+/// Finds routes that lead to what another route of the service leads to as well, without its conditions on who may send requests.
+pub(super) fn find_bypasses(manifest: &Manifest, problems: &mut Problems) {
+    let all: Vec<_> = manifest.routes.iter().zip(&manifest.policies.routes).collect();
+    let service = &manifest.policies.service;
+    let conditions = |policies: &PolicySettings| {
+        let auth = match policies.auth.as_ref().or(service.auth.as_ref()) {
+            Some(Auth::Identified(settings)) => Some(settings.clone()),
+            Some(Auth::Anyone) | None => None,
+        };
+        (auth, policies.rules.clone(), policies.clients.clone())
+    };
+    for (route, (name, policies)) in &all {
+        for (other, (of, own)) in &all {
+            let (conditions, own) = (conditions(policies), conditions(own));
+            let (restricts, same) = (own != (None, Vec::new(), Clients::default()), own == conditions);
+            let rewritten = route.rewrite.is_some() || other.rewrite.is_some();
+            if name != of && rewritten && restricts && !same && overlap(&inner(route), &inner(other)) {
+                problems.push(format!(
+                    "route {name}: the service gets the same paths by it as by route {of}, whose `auth`, `rules`, `allow` or `deny` would \
+                     not hold; give both the same, or write another `rewrite`"
+                ));
+            }
+        }
+    }
+}
+
+/// The paths that a service gets by a route.
+fn inner(route: &Route) -> Pattern {
+    let below = |segments| Pattern { segments, below: true };
+    match &route.rewrite {
+        Some(path) => below(path.split('/').filter_map(Segment::read).collect()),
+        None if route.strip_prefix => below(Vec::new()),
+        None => route.path.clone(),
+    }
+}
+
+/// Whether some path matches both patterns.
+fn overlap(one: &Pattern, other: &Pattern) -> bool {
+    let same = |(one, other): (&Segment, &Segment)| match (one, other) {
+        (Segment::Name(one), Segment::Name(other)) => one == other,
+        _ => true,
+    };
+    let (long, short) = if one.segments.len() > other.segments.len() { (one, other) } else { (other, one) };
+    let reaches = short.below || long.segments.len() == short.segments.len();
+    reaches && one.segments.iter().zip(&other.segments).all(same)
 }
 
 fn read_method(method: &Written<'_>) -> Result<Method, String> {

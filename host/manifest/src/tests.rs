@@ -230,3 +230,54 @@ fn a_version_is_not_a_service_nor_the_other_way_round() {
         assert!(problem.contains(wanted), "{text}: {problem}");
     }
 }
+
+#[test]
+fn routes_rewrite_paths() {
+    let routes = |text: &str| read(text).unwrap().routes;
+    let text = "routes = [{ path = '/api', rewrite = '/v1/x' }, { path = '/old', rewrite = '/' }, '/new']";
+    let paths: Vec<_> = routes(text).into_iter().map(|route| route.rewrite.map(|path| path.to_string())).collect();
+    assert_eq!(paths, [Some("/v1/x".into()), Some("/".into()), None]);
+    let check = |text: &str, expected: &str| {
+        let problem = read(text).unwrap_err();
+        assert!(problem.contains(expected), "{text}: {problem}");
+    };
+    for wrong in ["v1", "", "/v1/", "//", "/a//b", "/a/../b", "/a?b", "/a%2Fb", "/{id}", "/a;b", "https://a/b"] {
+        check(&format!("routes = [{{ path = '/api', rewrite = '{wrong}' }}]"), "rewrite: write a path such as \"/v1\"");
+    }
+    check("routes = [{ path = '/a', rewrite = '/b', strip_prefix = true }]", "takes the place of the prefix already");
+    check(
+        "routes = [{ path = '/a', rewrite = '/b' }]\n[files]\nroot = 'x'",
+        "`rewrite` has no effect for a directory of files",
+    );
+}
+
+/// No route leads around the conditions of another one of its service.
+#[test]
+fn rewritten_routes_have_the_same_conditions() {
+    let auth = "auth = { scopes = 'admin' }";
+    let service = "\nauth = { api_keys = 'k' }";
+    for (text, bypass) in [
+        (format!("routes = [{{ path = '/api', rewrite = '/' }}, {{ path = '/admin', {auth} }}]{service}"), true),
+        (format!("routes = [{{ path = '/api', rewrite = '/admin/x' }}, {{ path = '/admin', {auth} }}]{service}"), true),
+        (format!("routes = [{{ path = '/api', rewrite = '/v1' }}, {{ path = '/{{any}}/x', {auth} }}]{service}"), true),
+        (format!("routes = ['/inner', {{ path = '/admin', rewrite = '/inner', {auth} }}]{service}"), true),
+        (
+            "routes = [{ path = '/api', rewrite = '/in' }, { path = '/staff', rewrite = '/in', deny = '10.0.0.0/8' }]"
+                .into(),
+            true,
+        ),
+        (format!("routes = [{{ path = '/public', rewrite = '/app', auth = false }}, '/app']{service}"), true),
+        (format!("routes = [{{ path = '/api', rewrite = '/v1' }}, {{ path = '/admin', {auth} }}]{service}"), false),
+        (
+            format!("routes = [{{ path = '/api', rewrite = '/in', {auth} }}, {{ path = '/in', {auth} }}]{service}"),
+            false,
+        ),
+        (format!("routes = [{{ path = '/api', rewrite = '/in' }}, '/in']{service}"), false),
+        ("routes = [{ path = '/a', rewrite = '/in' }, { path = '/b', rewrite = '/in', rate = '1/s' }]".into(), false),
+        (format!("routes = [{{ path = '/public', rewrite = '/pages', auth = false }}, '/app']{service}"), false),
+    ] {
+        let problem = read(&text).err().unwrap_or_default();
+        assert_eq!(problem.contains("would not hold"), bypass, "{text}: {problem}");
+        assert_eq!(problem.is_empty(), !bypass, "{text}: {problem}");
+    }
+}

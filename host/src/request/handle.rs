@@ -186,7 +186,9 @@ fn route<'a>(
             }
             let browser = login::browser(&target, caller, head);
             // After the record has the path that the client sent.
-            if found.prefix > 0 {
+            if let Some(path) = found.rewrite {
+                headers::rewrite(head, found.prefix, path)?;
+            } else if found.prefix > 0 {
                 // What is found relative to this path depends on it.
                 if found.prefix == head.uri.path().len() && service.backend.is_files() {
                     head.extensions.insert(BarePrefix);
@@ -250,7 +252,15 @@ fn find<'a>(
     };
     let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
     // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
-    Ok(Match { target, route: &snapshot.everywhere, number: usize::MAX, prefix: 0, cache: None, front: None })
+    Ok(Match {
+        target,
+        route: &snapshot.everywhere,
+        number: usize::MAX,
+        prefix: 0,
+        rewrite: None,
+        cache: None,
+        front: None,
+    })
 }
 
 /// Returns the response to `OPTIONS *`, which is about the server and not about a service (RFC 9110 9.3.7).

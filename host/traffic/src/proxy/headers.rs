@@ -2,6 +2,7 @@
 //! the forwarding headers, so that guests do not depend on what clients claim.
 
 mod peer;
+mod target;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use http_body::Frame;
 
 pub use self::peer::Peer;
 use self::peer::{RequestHost, element};
+pub use self::target::{rewrite, strip_prefix};
 use super::upgrade::OfferedProtocols;
 use crate::auth::identity;
 use lodge_base::canonical;
@@ -272,25 +274,6 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, mut dropped: Vec<HeaderName>, may: i
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-}
-
-/// Removes the first `length` bytes of the path, and adds them to `X-Forwarded-Prefix` for the guest.
-///
-/// # Errors
-/// Never for a length that a route has matched.
-pub fn strip_prefix(head: &mut request::Parts, length: usize) -> Result<(), Malformed> {
-    const BAD: Malformed = BAD_TARGET;
-    let (prefix, rest) = head.uri.path().split_at_checked(length).ok_or(BAD)?;
-    let outer = head.headers.get(PREFIX).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let forwarded = HeaderValue::try_from(format!("{outer}{prefix}")).map_err(|_| BAD)?;
-    let slash = if rest.starts_with('/') { "" } else { "/" };
-    let query = head.uri.query().map_or(String::new(), |query| format!("?{query}"));
-    let path = format!("{slash}{rest}{query}");
-    let mut parts = std::mem::take(&mut head.uri).into_parts();
-    parts.path_and_query = Some(path.parse().map_err(|_| BAD)?);
-    head.uri = Uri::from_parts(parts).map_err(|_| BAD)?;
-    head.headers.insert(PREFIX, forwarded);
-    Ok(())
 }
 
 /// Returns the authority of the target, else the Host header's, in canonical form, and writes that to the Host header.

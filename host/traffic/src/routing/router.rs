@@ -45,6 +45,7 @@ struct Entry<T> {
     route: Arc<str>,
     methods: Vec<Method>,
     strip_prefix: bool,
+    rewrite: Option<Arc<str>>,
     number: usize,
     cache: Option<Rules>,
     front: Option<Arc<Front>>,
@@ -64,6 +65,8 @@ pub struct Match<'a, T> {
     pub number: usize,
     /// The number of bytes at the start of the path that are removed before the service sees the path.
     pub prefix: usize,
+    /// What the service sees in place of these bytes.
+    pub rewrite: Option<&'a Arc<str>>,
     /// The route's cache rules; `None` when its responses are not cached.
     pub cache: Option<Rules>,
     /// What the host does for the clients of the route.
@@ -121,10 +124,10 @@ impl<T: Clone> Router<T> {
     }
 
     fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
-        let Route { methods, strip_prefix, cache, named, .. } = route.clone();
+        let Route { methods, strip_prefix, rewrite, cache, named, .. } = route.clone();
         let (path, owned, front) = (Arc::from(route.path.to_string()), Arc::clone(owned), Front::of(route));
         let target = target.clone();
-        let entry = Entry { route: path, methods, strip_prefix, number, cache, front, named, target, owned };
+        let entry = Entry { route: path, methods, strip_prefix, rewrite, number, cache, front, named, target, owned };
         self.entries(route).push(entry);
     }
 
@@ -162,6 +165,10 @@ impl<T> Router<T> {
         if found.prefix > 0 {
             found.prefix = canonical::same_segments(path, &comparable, found.prefix);
         }
+        // The service would compare a reading with other paths than the router does.
+        if found.rewrite.is_some() && canonical::has_readings(&comparable) {
+            return Err(Missed::Ambiguous);
+        }
         let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, by_name);
         if agree { Ok(found) } else { Err(Missed::Ambiguous) }
     }
@@ -181,9 +188,11 @@ impl<T> Router<T> {
         let exact = entries.iter().find(|entry| entry.methods.contains(method));
         match exact.or_else(|| entries.iter().find(|entry| entry.allows(method))) {
             Some(entry) => {
-                let prefix = if entry.strip_prefix { matched } else { 0 };
+                let rewrite = entry.rewrite.as_ref();
+                let prefix = if entry.strip_prefix || rewrite.is_some() { matched } else { 0 };
                 let Entry { target, route, number, cache, front, owned, .. } = entry;
-                Ok((Match { target, route, number: *number, prefix, cache: *cache, front: front.as_ref() }, owned))
+                let (number, cache, front) = (*number, *cache, front.as_ref());
+                Ok((Match { target, route, number, prefix, rewrite, cache, front }, owned))
             }
             None => Err(Missed::Method(allow(entries))),
         }

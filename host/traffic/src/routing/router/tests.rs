@@ -1,3 +1,5 @@
+mod rewrites;
+
 use proptest::prelude::*;
 
 use super::*;
