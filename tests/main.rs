@@ -129,6 +129,8 @@ mod messages {
 
 /// Hosts that know each other: docs/cluster.md.
 mod cluster {
+    #[cfg(feature = "redis")]
+    mod calls;
     mod members;
 }
 

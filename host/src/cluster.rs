@@ -25,6 +25,8 @@ use lodge_base::ids::Ids;
 use lodge_base::lock::lock;
 use lodge_state::{Error, Key, LockName, Quota, Store};
 use lodge_traffic::admission::Concurrency;
+use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::upstreams::discover::cluster::ServingHosts;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -74,6 +76,8 @@ pub struct Cluster {
     /// The last text of the status.
     shared: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     failures: [AtomicU64; OPERATIONS.len()],
+    /// Where upstreams look for hosts.
+    hosts: ServingHosts,
 }
 
 /// The names under which the cluster is in the store.
@@ -96,17 +100,18 @@ pub struct LocalServices {
 }
 
 impl Cluster {
-    /// Creates the cluster that the configuration names; `None` if it names none.
+    /// Creates the cluster that the configuration names; `None` if it names none. What it knows of other hosts is passed on to `hosts`.
     ///
     /// # Errors
     /// If the host has no name, and which setting gives it one.
-    pub fn new(config: &Config) -> Result<Option<Arc<Self>>, String> {
+    pub fn new(config: &Config, hosts: ServingHosts) -> Result<Option<Arc<Self>>, String> {
         let settings = &config.cluster;
         let Some(cluster) = settings.name.clone() else { return Ok(None) };
         let host = match &settings.host {
             Some(host) => host.clone(),
             None => machine().ok_or("cluster.host: the machine has no name that is plain text; set cluster.host")?,
         };
+        hosts.join();
         let [members, leader] = ["members", "leader"].map(|what| format!("{what}/{cluster}"));
         Ok(Some(Arc::new(Self {
             names: Names { cluster, host, members, leader },
@@ -125,6 +130,7 @@ impl Cluster {
             view: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             failures: Default::default(),
+            hosts,
         })))
     }
 
@@ -208,6 +214,11 @@ impl Cluster {
         let snapshot = load.current.snapshot();
         let served = snapshot.targets.iter().filter(|target| !target.is_disabled());
         let served = served.map(|target| target.deployment()).filter(|deployment| deployment.withdrawn().is_none());
+        // What this host only forwards to others that serve it is not served here: requests would go in circles.
+        let forwards = |deployment: &Deployment| {
+            deployment.spec.manifest.upstream.as_ref().is_some_and(|upstream| upstream.cluster_service().is_some())
+        };
+        let served = served.filter(|deployment| !forwards(deployment));
         HostRecord {
             id: self.id.clone(),
             address: self.address.clone(),
@@ -218,6 +229,11 @@ impl Cluster {
             services: served.map(|deployment| (deployment.name.to_string(), deployment.digest().short())).collect(),
             more: 0,
         }
+    }
+
+    /// Passes on to upstreams which other hosts serve what.
+    fn pass_on(&self, view: &ClusterView) {
+        self.hosts.replace(view.serving(self.zone.as_deref(), self.address.as_deref()));
     }
 
     /// Counts a failure, and says once that the store cannot be used, and once that it can be used again.
@@ -254,6 +270,7 @@ impl Cluster {
             tracing::info!("cluster {cluster}: the server of `state.url` can be used again after {away}");
         }
         if view.members.expire(self.keep, now) {
+            self.pass_on(&view);
             tracing::warn!("cluster {cluster}: the other hosts were not seen for too long, and are not known any more");
         }
     }

@@ -20,6 +20,7 @@ pub mod postgres;
 pub mod publisher;
 mod reader;
 pub mod reconcile;
+pub mod remote;
 pub mod rollout;
 pub mod scan;
 pub mod service_files;

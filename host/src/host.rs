@@ -9,7 +9,7 @@ mod systemd;
 mod tasks;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
@@ -26,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::guests::builds::Builds;
 use crate::guests::deployer::Deployer;
 use crate::guests::publisher::Publisher;
+use crate::guests::remote::RemoteServices;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 use crate::guests::trust;
@@ -135,6 +136,7 @@ impl Host {
         let handler = Arc::new(Handler {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
+            remote: OnceLock::new(),
             audit: AuditTrail::open(&config.audit)?,
             failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
@@ -162,16 +164,19 @@ impl Host {
         let mut deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
         handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
         let operator_keys = operator_keys(&config, &deployer, &mut doubts).await?;
-        let config = Arc::new(config);
+        let (config, deployer) = (Arc::new(config), Arc::new(deployer));
+        if let Some(remote) = RemoteServices::new(&deployer, &config, publisher.shared_limits()) {
+            let _ = handler.remote.set(remote);
+        }
         Ok(Self {
-            cluster: Cluster::new(&config)?,
+            cluster: Cluster::new(&config, deployer.upstreams.serving_hosts())?,
             operator_keys,
             doubts,
             listeners: Listeners { plain, secure },
             acme,
             admin,
             pulls: Pulls::new(Arc::clone(&config), Arc::clone(&handler.metrics)),
-            deployer: Arc::new(deployer),
+            deployer,
             reset,
             publisher,
             handler,

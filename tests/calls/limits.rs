@@ -103,6 +103,7 @@ async fn a_deadline_reaches_the_callee() {
     let host = host(&["sleeper", "sleeper3"]).start().await;
     let config = lodge_base::config::resolve(&[]).unwrap().config;
     let handler = Handler {
+        remote: Default::default(),
         explains: false,
         trusted_proxies: Vec::new(),
         proofs: None,
@@ -130,7 +131,8 @@ async fn a_deadline_reaches_the_callee() {
         let peer = Peer::service("me");
         let deadline = Instant::now() + Duration::from_millis(200);
         let host = format!("{callee}.localhost");
-        let call = Call { from: Some("caller"), host: &host, request_id: Arc::from("1"), deadline, depth: 1 };
+        let call =
+            Call { from: Some("caller"), host: &host, elsewhere: None, request_id: Arc::from("1"), deadline, depth: 1 };
         let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
         let response = crate::harness::within(handler.respond(&peer, Some(&call), request)).await;
         assert_eq!(response.status(), 504);

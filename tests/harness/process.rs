@@ -108,11 +108,16 @@ impl Process {
     pub(crate) async fn of(mut command: Command) -> Self {
         let mut child = Leashed(command.stderr(Stdio::piped()).spawn().expect("lodge starts"));
         let mut stderr = BufReader::new(child.0.stderr.take().expect("piped"));
-        let (mut first, mut second) = (String::new(), String::new());
-        stderr.read_line(&mut first).expect("a line");
-        stderr.read_line(&mut second).expect("a line");
-        let log = Arc::new(Mutex::new(format!("{first}{second}")));
-        let (address, admin) = (address_in(&first), address_in(&second));
+        // With TLS, there are lines about certificates and its own address between these two.
+        let (mut begin, mut addresses) = (String::new(), Vec::new());
+        while addresses.len() < 2 {
+            let mut line = String::new();
+            assert!(stderr.read_line(&mut line).expect("a line") > 0, "it ended: {begin}");
+            addresses.extend(line.contains("http://").then(|| address_in(&line)));
+            begin.push_str(&line);
+        }
+        let (address, admin) = (addresses[0], addresses[1]);
+        let log = Arc::new(Mutex::new(begin));
         std::thread::spawn({
             let log = Arc::clone(&log);
             move || {

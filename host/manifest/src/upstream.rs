@@ -181,6 +181,20 @@ impl Spec {
         self.replicas.iter().cloned().chain(file).collect()
     }
 
+    /// Returns the service whose hosts in the cluster are the replicas, so that this host only forwards what they serve.
+    pub fn cluster_service(&self) -> Option<&Arc<str>> {
+        self.replicas.iter().find_map(|source| match source {
+            Source::Cluster { service, .. } => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Whether a replica of this scheme sees the host of the client's request. Other hosts of the cluster route by it.
+    pub fn keeps_host(&self, scheme: Scheme) -> bool {
+        let is_auto = self.host == HostName::Auto && self.cluster_service().is_some();
+        is_auto || self.host.keeps_clients(scheme)
+    }
+
     /// Whether any replica may use TLS. A file may list such replicas at any time.
     pub fn may_speak_tls(&self) -> bool {
         self.replicas_file.is_some() || self.replicas.iter().any(Source::is_tls)
@@ -236,6 +250,12 @@ impl Spec {
             !self.replicas.is_empty() || self.replicas_file.is_some(),
             "replicas",
             "there are none; write replicas = [\"http://10.0.0.7:8080\"], or name a replicas_file",
+        );
+        let is_same = |source: &Source| matches!(source, Source::Cluster { service, .. } if Some(service) == self.cluster_service());
+        must(
+            self.cluster_service().is_none() || self.replicas.iter().all(is_same) && self.replicas_file.is_none(),
+            "replicas",
+            "hosts of the cluster are the only replicas of an upstream, and of one service; write another upstream for others",
         );
         let weighs = !matches!(self.policy, Policy::RoundRobin | Policy::Random);
         must(

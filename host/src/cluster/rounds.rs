@@ -171,6 +171,7 @@ impl Cluster {
         let keeps = view.is_unsettled(now);
         let Changes { joined, left } = view.members.update(reading, keeps, now);
         let truncated = view.members.truncated;
+        self.pass_on(&view);
         drop(view);
         if !joined.is_empty() {
             tracing::info!("hosts in the cluster {cluster}: {}", named(&joined));

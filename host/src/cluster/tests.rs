@@ -7,6 +7,7 @@ use lodge_state::{Attempt, Holder, Lease, Locks, Pending, Token, Value};
 use super::leader::{Announcement, FencedValue};
 use super::*;
 use crate::guests::publisher::Publisher;
+use lodge_traffic::upstreams::discover::cluster::ServingHost;
 
 /// Hosts in one process, with one store in its memory.
 struct Hosts {
@@ -29,7 +30,7 @@ impl Hosts {
         let mut config = self.config.clone();
         config.cluster.host = Some(name.into());
         config.cluster.advertise = Some(format!("http://{name}.example:8080").parse().unwrap());
-        Cluster::new(&config).unwrap().unwrap()
+        Cluster::new(&config, ServingHosts::default()).unwrap().unwrap()
     }
 
     async fn round(&self, host: &Cluster) {
@@ -249,4 +250,38 @@ fn pauses_differ_by_a_tenth() {
 fn the_namespace_is_no_service() {
     let (service, _) = lodge_manifest::spec::split(NAMESPACE);
     assert!(!lodge_manifest::spec::is_name(service) && !lodge_manifest::spec::is_name(NAMESPACE));
+}
+
+/// What others serve is known by service: not their versions, not this host itself, and where they are as they say.
+#[test]
+fn what_others_serve_is_passed_on() {
+    let record = |address: &str, zone: &str, services: &[&str]| {
+        let services = services.iter().map(|name| ((*name).to_owned(), "0123456789ab".to_owned())).collect();
+        let zone = Some(zone.to_owned()).filter(|zone| !zone.is_empty());
+        HostRecord { address: Some(address.to_owned()), zone, services, ..HostRecord::default() }
+    };
+    let records = [
+        ("b", record("http://10.0.0.2:8080/", "z1", &["users", "users@2"])),
+        ("c", record("https://c.example/", "z2", &["orders", "users"])),
+        ("d", HostRecord { address: None, ..record("", "z1", &["users"]) }),
+        ("e", record("http://10.0.0.1:8080/", "z1", &["users"])),
+        ("f", record("http://10.0.0.6:8080/", "", &["users"])),
+    ];
+    let records = records.map(|(name, record)| (name.to_owned(), (lodge_state::Version::new(1), record)));
+    let mut view = ClusterView::default();
+    view.members.update(roster::Roster { records: records.into(), ..Default::default() }, false, Instant::now());
+    let shown = |zone, own| {
+        let serving = view.serving(zone, own);
+        let shown = |(name, hosts): (&String, &Vec<ServingHost>)| {
+            let hosts = hosts.iter().map(|host| format!("{}{}", host.fixed, if host.is_far { " far" } else { "" }));
+            format!("{name}: {}", hosts.collect::<Vec<_>>().join(", "))
+        };
+        (serving.by_service.iter().map(shown).collect::<Vec<_>>(), serving.on_loopback)
+    };
+    let users = "users: http://10.0.0.2:8080, https://c.example:443 far, http://10.0.0.6:8080 far";
+    let own = Some("http://10.0.0.1:8080/");
+    assert_eq!(shown(Some("z1"), own), (vec!["orders: https://c.example:443 far".to_owned(), users.to_owned()], false));
+    let (near, on_loopback) = shown(None, Some("http://127.0.0.1:8080/"));
+    assert!(on_loopback && !near.iter().any(|line| line.contains("far")) && near[1].contains("10.0.0.1"), "{near:?}");
+    assert!(shown(None, Some("http://localhost/")).1 && !shown(None, None).1);
 }

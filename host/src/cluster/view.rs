@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lodge_manifest::upstream::source::{Fixed, Source};
+use lodge_traffic::upstreams::discover::cluster::{HostsOfServices, ServingHost};
 use tokio::time::Instant;
 
 use super::members::{KnownHost, KnownHosts};
@@ -130,6 +132,29 @@ impl ClusterView {
         ShownCluster { status, records }
     }
 
+    /// Returns which other hosts serve what, for a host in `zone` with the address `own`.
+    pub(super) fn serving(&self, zone: Option<&str>, own: Option<&str>) -> HostsOfServices {
+        let on_loopback = own.and_then(place).is_some_and(|own| match own.address() {
+            Some(ip) => ip.is_loopback(),
+            None => &*own.host == "localhost",
+        });
+        let mut all = HostsOfServices { on_loopback, ..HostsOfServices::default() };
+        for (_, host) in self.members.iter() {
+            let address = host.record.address.as_deref().filter(|address| Some(*address) != own);
+            let Some(fixed) = address.and_then(place) else { continue };
+            let is_far = zone.is_some_and(|zone| host.record.zone.as_deref() != Some(zone));
+            // Requests are for a service, which gives its versions their shares.
+            for service in host.record.services.keys().filter(|name| !name.contains('@')) {
+                let serving = ServingHost { fixed: fixed.clone(), is_far };
+                match all.by_service.get_mut(service) {
+                    Some(hosts) => hosts.push(serving),
+                    None => drop(all.by_service.insert(service.clone(), vec![serving])),
+                }
+            }
+        }
+        all
+    }
+
     /// When the record of this host was last renewed, in seconds since 1970; 0 if it never was.
     pub(super) fn renewed_at(&self) -> f64 {
         let since = self.renewed.and_then(|(_, at)| at.duration_since(UNIX_EPOCH).ok());
@@ -167,6 +192,14 @@ fn described(name: &str, record: &HostRecord) -> ClusterMember {
         in_flight: record.in_flight,
         slots: record.slots,
         ..ClusterMember::default()
+    }
+}
+
+/// Returns where the URL of a host leads.
+fn place(url: &str) -> Option<Fixed> {
+    match Source::parse(url).ok()? {
+        Source::Fixed(fixed) => Some(fixed),
+        _ => None,
     }
 }
 

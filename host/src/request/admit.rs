@@ -36,6 +36,8 @@ pub(super) struct Routed<'a> {
     pub(super) judged: bool,
     /// The number of calls between services that led to the request.
     pub(super) depth: usize,
+    /// When the time is over that another host, which has forwarded the request, has for it.
+    pub(super) until: Option<Instant>,
     /// Whose request it is, if its route needs credentials.
     pub(super) identity: Option<Arc<Identity>>,
     /// What a login needs of the request, if browsers can log in at its service.
@@ -116,6 +118,7 @@ pub(super) async fn admit<'a>(
     }
     let own = record.record_admission(&permit) + target.deployment().limits().wall;
     let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
+    let deadline = routed.until.map_or(deadline, |until| deadline.min(until));
     fill.into_iter().for_each(|fill| fill.begin(deadline));
     Ok(routed.admitted(permit, deadline, record))
 }

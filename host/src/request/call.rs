@@ -1,5 +1,5 @@
-//! A call of a guest to another service of this host. The callee has its own permit, limits, record and trace, as for a
-//! client; no socket is involved.
+//! A call of a guest to another service of this host or, if that is in a cluster and has no such service, of another host. The callee has its own permit, limits, record and trace, as for a
+//! client; no socket is involved on this host.
 //!
 //! The call is a future of its caller: when the caller drops its request, the callee is cancelled
 //! (`capabilities/outbox.rs`).
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use wasmtime_wasi::runtime::spawn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
+use crate::guests::target::Target;
 use crate::request::handler::{Call, Handler};
 use crate::request::respond::Body;
 use lodge_runtime::capabilities::outbox::{SendFuture, complete};
@@ -38,7 +39,8 @@ impl LocalCalls for Handler {
             egress.service.metrics.calls.fetch_add(1, Relaxed);
             let end = response_deadline(&context);
             // Pinned in this future: it has some kilobytes, which would be moved into the future of `within`.
-            let responding = pin!(respond(self, egress, host, context, request));
+            let elsewhere = self.elsewhere(&host).await;
+            let responding = pin!(respond(self, egress, (host, elsewhere), context, request));
             let response = within(options.first_byte_timeout, Error::HttpResponseTimeout, responding).await??;
             complete(response.map(|body| {
                 TimedBody::new(body, options.between_bytes_timeout, end, sandbox.hold_response_body()).boxed_unsync()
@@ -47,10 +49,24 @@ impl LocalCalls for Handler {
     }
 }
 
+impl Handler {
+    /// Returns the service of other hosts of the cluster to which a call goes; `None` if this host has one of this name, is still
+    /// looking at its files, or does not call other hosts.
+    async fn elsewhere(&self, host: &str) -> Option<Arc<Target>> {
+        let remote = self.remote.get()?;
+        let is_here = {
+            let snapshot = self.current.snapshot();
+            snapshot.generation == 0 || snapshot.hosts.contains_key(host) || snapshot.absent.called(host).is_some()
+        };
+        // Most calls are to services of this host: their futures have no room for this one.
+        if is_here { None } else { Box::pin(remote.target(host)).await }
+    }
+}
+
 async fn respond(
     handler: Arc<Handler>,
     egress: Arc<Egress>,
-    host: String,
+    (host, elsewhere): (String, Option<Arc<Target>>),
     context: RequestContext,
     mut request: Request<WasiBody>,
 ) -> Result<Response<WasiBody>, Error> {
@@ -58,7 +74,8 @@ async fn respond(
     if let Some(onward) = onward {
         onward.inject(request.headers_mut());
     }
-    let call = Call { host: &host, from: Some(&egress.service.name), request_id, deadline, depth: depth + 1 };
+    let (from, elsewhere) = (Some(&*egress.service.name), elsewhere.as_ref());
+    let call = Call { host: &host, elsewhere, from, request_id, deadline, depth: depth + 1 };
     let response = handler.respond(&egress.peer, Some(&call), request).await;
     let (head, body) = response.into_parts();
     Ok(Response::from_parts(head, deliver(body).await?))

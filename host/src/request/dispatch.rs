@@ -16,6 +16,7 @@ use lodge_base::telemetry::traces::{Phase, Tracer};
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission::Permit;
+use lodge_traffic::proxy::cluster_hop::CLUSTER_HOP;
 
 /// An admitted request, without its head and body.
 pub(super) struct Admitted<'a> {
@@ -42,7 +43,7 @@ pub(super) struct Admitted<'a> {
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn dispatch<B: RequestBody>(
     mut admitted: Admitted<'_>,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     // The block captures each field of `admitted` by itself, so none of them is stored twice.
     async move {
@@ -50,6 +51,8 @@ pub(super) fn dispatch<B: RequestBody>(
         let exchange = Exchange { method: request.method().clone(), deadline: admitted.context.deadline, reserve };
         match &admitted.target.backend.kind {
             BackendKind::Guest(guest) => {
+                // A guest that passes on all headers would have its own calls taken for forwarded ones.
+                request.headers_mut().remove(CLUSTER_HOP);
                 if guest.continues_trace() {
                     admitted.context.onward = admitted.tracer.onward(request.headers()).map(Arc::new);
                 }

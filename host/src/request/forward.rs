@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, response};
+use http::{HeaderMap, Request, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use wasmtime_wasi_http::Error;
@@ -21,8 +22,10 @@ use lodge_runtime::capabilities::http::non_empty::poll_non_empty;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_traffic::admission;
 use lodge_traffic::proxy::body::BodyError;
+use lodge_traffic::proxy::cluster_hop::{CLUSTER_HOP, ClusterHop};
 use lodge_traffic::proxy::headers::filter_trailers;
 use lodge_traffic::proxy::upgrade::ClientUpgrade;
+use lodge_traffic::proxy::via::TooManyHops;
 use lodge_traffic::service::Service;
 use lodge_traffic::upstreams::Upstream;
 use lodge_traffic::upstreams::send::{Attempt, Failure, UpstreamResponse};
@@ -63,7 +66,8 @@ pub enum Forwarded {
 /// Returns the response of a replica. `onward` is the trace context that the replica receives.
 ///
 /// # Errors
-/// If no replica responds, or if `Via` shows too many passes through this host.
+/// If no replica responds, if `Via` shows too many passes through this host, or if another host has forwarded the request here and this
+/// one would forward it once more.
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
@@ -72,6 +76,7 @@ pub async fn forward<B: RequestBody>(
     onward: Option<OutboundTrace>,
 ) -> Result<Forwarded, RequestError> {
     upstream.via().add_hop(&mut request, context.depth, upstream.deployment().limits().call_depth)?;
+    mark_hop(upstream, request.headers_mut(), context)?;
     let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };
     let place = match &ours {
         Some(_) => Some(upstream.take_tunnel().ok_or(Failure::TunnelsFull)?),
@@ -119,6 +124,18 @@ pub async fn forward<B: RequestBody>(
         }
         Err(failure) => Err(failure.into()),
     }
+}
+
+/// Says to another host of the cluster what is forwarded. Other replicas have nothing to do with what led to this host.
+fn mark_hop(upstream: &Upstream, headers: &mut HeaderMap, context: &RequestContext) -> Result<(), TooManyHops> {
+    let is_forwarded = headers.remove(CLUSTER_HOP).is_some();
+    let Some(service) = upstream.spec().cluster_service() else { return Ok(()) };
+    if is_forwarded {
+        return Err(TooManyHops);
+    }
+    let left = context.deadline.saturating_duration_since(Instant::now());
+    ClusterHop { service: (**service).into(), calls: context.depth, left }.write(headers);
+    Ok(())
 }
 
 impl Relay {

@@ -24,6 +24,7 @@ use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
+use lodge_traffic::proxy::cluster_hop::ClusterHop;
 use lodge_traffic::proxy::cors::{self, CorsRequest};
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
@@ -167,6 +168,11 @@ fn route<'a>(
     }
     match found {
         Ok(found) => {
+            let forwarded = ClusterHop::of(&head.headers);
+            let name = &found.target.deployment().name;
+            if forwarded.as_ref().is_some_and(|hop| *hop.service != **name) {
+                return Err(Missed::Route.into());
+            }
             record.front = found.front.map(|front| Box::new(ClientFront::new(front, head)));
             let redirect = front::redirect(found.target, caller, head);
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
@@ -208,8 +214,11 @@ fn route<'a>(
             // The depth includes the passes through this host that `Via` shows, for requests that return over the
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
+            let (depth, until) =
+                forwarded.map_or((depth, None), |hop| (depth.max(hop.calls), Some(record.start() + hop.left)));
             let identity = None;
-            let routed = Routed { handler, caller, target, route, mirror, judged, depth, identity, browser, ruled };
+            let routed =
+                Routed { handler, caller, target, route, mirror, judged, depth, until, identity, browser, ruled };
             Ok(RouteOutcome::Service(routed, rules))
         }
         // Before the first scan of the directory.
@@ -239,10 +248,10 @@ fn absent(
 }
 
 /// Returns the route for a request. Clients use the routes, or the name of a service if `names` allows it; guests of this host
-/// use the name.
+/// use the name, which may be that of a service of other hosts.
 fn find<'a>(
     snapshot: &'a Snapshot,
-    caller: &Caller<'_>,
+    caller: &Caller<'a>,
     head: &http::request::Parts,
     names: bool,
 ) -> Result<Match<'a, Arc<Target>>, Missed> {
@@ -250,7 +259,7 @@ fn find<'a>(
         let authority = head.uri.authority().map_or("", |authority| authority.as_str());
         return snapshot.router.find(authority, head.uri.path(), &head.method, names);
     };
-    let target = snapshot.hosts.get(call.host).ok_or(Missed::Route)?;
+    let target = snapshot.hosts.get(call.host).or(call.elsewhere).ok_or(Missed::Route)?;
     // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
     Ok(Match {
         target,

@@ -1,14 +1,16 @@
 //! The parts of the host that every request uses, and the sender of a request.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
 
 use crate::audit::AuditTrail;
 use crate::certificates::acme::proofs::Proofs;
+use crate::guests::remote::RemoteServices;
 use crate::guests::snapshot::Current;
+use crate::guests::target::Target;
 use lodge_base::budget::Budget;
 use lodge_base::config::ServiceHosts;
 use lodge_base::ids::Ids;
@@ -29,6 +31,8 @@ use lodge_traffic::validation::room::ValidationRoom;
 pub struct Handler {
     /// The snapshot of what is served.
     pub current: Current,
+    /// The services of other hosts of the cluster, for calls; empty if guests may not call any.
+    pub remote: OnceLock<RemoteServices>,
     /// The peers whose forwarding headers are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// The public port of HTTPS, if requests without TLS are redirected to it.
@@ -82,6 +86,8 @@ pub struct Caller<'a> {
 pub struct Call<'a> {
     /// The host name that selects the service.
     pub host: &'a str,
+    /// The service of other hosts with this name, if this host has none.
+    pub elsewhere: Option<&'a Arc<Target>>,
     /// The service that calls; `None` for a message or a schedule of the host.
     pub from: Option<&'a str>,
     /// The id of the request that the calling guest handles. The call has the same id.

@@ -51,7 +51,7 @@ impl Handler {
     ) -> Handled {
         let MessageSender { peer, request_id, depth, deadline } = sender;
         let id = request_id.unwrap_or_else(|| self.ids.request());
-        let call = Call { host, from: None, request_id: Arc::clone(&id), deadline, depth };
+        let call = Call { host, elsewhere: None, from: None, request_id: Arc::clone(&id), deadline, depth };
         // The id is made of hexadecimal digits, or was a header already.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header);

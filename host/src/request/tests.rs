@@ -7,6 +7,7 @@ mod audited;
 mod cache;
 mod deadlines;
 mod fixture;
+mod forwarded;
 mod mirroring;
 mod permits;
 mod rules;

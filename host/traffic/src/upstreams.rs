@@ -146,7 +146,13 @@ impl Upstream {
         };
         let sources = spec.sources(directory);
         let tls_only = tls.is_some();
-        let discovery = Discovery::start(sources, shared.resolver(), &shared.watches, shared.pace.clone(), tls_only);
+        let discovery = Discovery::start(
+            sources,
+            shared.resolver(),
+            (&shared.watches, &shared.hosts),
+            shared.pace.clone(),
+            tls_only,
+        );
         let first_round = tokio::time::timeout(FIRST_ADDRESSES, discovery.first_round()).await;
         let service = Arc::clone(&deployment.name);
         if first_round.is_err() {

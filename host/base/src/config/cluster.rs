@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::key::{Key, duration};
+use super::key::{Key, duration, word};
 use crate::canonical;
 
 /// The most bytes of the name of a cluster or of a zone.
@@ -36,6 +36,20 @@ pub struct Membership {
     pub ttl: Duration,
     /// How long the others stay known while the server is away.
     pub keep: Duration,
+    /// Which other hosts get the calls of guests to services that this one does not have.
+    pub calls: RemoteCalls,
+}
+
+/// Which other hosts of a cluster get calls of guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RemoteCalls {
+    /// None.
+    #[default]
+    Off,
+    /// Those with an address that is https.
+    Https,
+    /// All.
+    Any,
 }
 
 /// Every setting, in the order of the docs.
@@ -92,6 +106,16 @@ pub(super) const KEYS: &[Key<Membership>] = &[
         default: "10m",
         help: "how long the other hosts stay known while the server of `state.url` is away",
         set: |c, text| duration(text, Duration::ZERO..=Duration::from_secs(24 * 60 * 60)).map(|value| c.keep = value),
+    },
+    Key {
+        name: "calls",
+        default: "off",
+        help: "where calls of guests to services go that only other hosts have: `off` for nowhere, `https` to hosts whose address is https, \
+               `any` to all",
+        set: |c, text| {
+            let words = [("off", RemoteCalls::Off), ("https", RemoteCalls::Https), ("any", RemoteCalls::Any)];
+            word(text, &words).map(|value| c.calls = value)
+        },
     },
 ];
 

@@ -4,7 +4,7 @@ use super::keys::words;
 use super::origin::{Origin, place};
 
 /// Settings that have no effect without another one. Those of security would seem to be in force.
-const DEPENDENT: [(&str, &str); 19] = [
+const DEPENDENT: [(&str, &str); 20] = [
     ("tls.client", "tls.client_ca"),
     ("tls.acme.contact", "tls.acme.domains"),
     ("tls.acme.directory", "tls.acme.domains"),
@@ -19,6 +19,7 @@ const DEPENDENT: [(&str, &str); 19] = [
     ("cluster.interval", "cluster.name"),
     ("cluster.ttl", "cluster.name"),
     ("cluster.keep", "cluster.name"),
+    ("cluster.calls", "cluster.name"),
     ("state.ca", "state.url"),
     ("state.certificate", "state.url"),
     ("state.key", "state.url"),

@@ -15,7 +15,7 @@ pub const MOST_REPLICAS: usize = 1000;
 
 /// The schema of `replicas`.
 pub(super) fn replicas_schema() -> Value {
-    let url = json!({ "type": "string", "pattern": "^(https?|dns|dns\\+https|srv|srv\\+https|k8s|k8s\\+https)://" });
+    let url = json!({ "type": "string", "pattern": "^(https?|dns|dns\\+https|srv|srv\\+https|k8s|k8s\\+https|cluster|cluster\\+https)://" });
     let weight = json!({ "type": "integer", "minimum": 1, "maximum": WEIGHT, "default": 1 });
     let weighted = schema::table(&["url"], json!({ "url": url, "weight": weight }));
     json!({

@@ -5,6 +5,7 @@
 //! dns://users.internal:8080          every address of a name; dns+https for TLS
 //! srv://_http._tcp.users.internal    every target of a service record; srv+https for TLS
 //! k8s://shop/users:http            every endpoint of a Service of Kubernetes; k8s+https for TLS
+//! cluster://users                  every other host of the cluster with users; cluster+https for TLS
 //! file:/etc/lodge/users.replicas     a file of entries of the first kind, one per line; # begins a comment
 //! ```
 
@@ -14,13 +15,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::spec::is_name;
 use crate::upstream::kubernetes::ServiceEndpoints;
 use crate::upstream::protocol::Scheme;
 
 /// The highest weight of a replica, as in SRV records (RFC 2782).
 pub const WEIGHT: u32 = 65_535;
 
-const SCHEMES: [&str; 8] = ["http", "https", "dns", "dns+https", "srv", "srv+https", "k8s", "k8s+https"];
+const SCHEMES: [&str; 10] =
+    ["http", "https", "dns", "dns+https", "srv", "srv+https", "k8s", "k8s+https", "cluster", "cluster+https"];
 
 /// An entry of a list of replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,13 @@ pub enum Source {
     },
     /// All endpoints of a Service of Kubernetes.
     Kubernetes(ServiceEndpoints),
+    /// All other hosts of the cluster that serve a service.
+    Cluster {
+        /// The scheme of the addresses of these hosts.
+        scheme: Scheme,
+        /// The name of the service.
+        service: Arc<str>,
+    },
     /// The current content of a file.
     File(PathBuf),
 }
@@ -87,7 +97,9 @@ impl Source {
     pub fn is_tls(&self) -> bool {
         match self {
             Self::Fixed(fixed) => fixed.scheme == Scheme::Https,
-            Self::Dns { scheme, .. } | Self::Srv { scheme, .. } => *scheme == Scheme::Https,
+            Self::Dns { scheme, .. } | Self::Srv { scheme, .. } | Self::Cluster { scheme, .. } => {
+                *scheme == Scheme::Https
+            }
             Self::Kubernetes(endpoints) => endpoints.scheme == Scheme::Https,
             Self::File(_) => true,
         }
@@ -165,6 +177,9 @@ fn read(text: &str) -> Result<Source, String> {
             Source::Srv { scheme: tls(https), name }
         }
         "k8s" | "k8s+https" => Source::Kubernetes(ServiceEndpoints::parse(tls(scheme == "k8s+https"), rest)?),
+        "cluster" | "cluster+https" => {
+            Source::Cluster { scheme: tls(scheme == "cluster+https"), service: service(rest)? }
+        }
         "file" => Source::File(path(rest)?),
         other => return Err(unknown(other)),
     };
@@ -225,6 +240,13 @@ fn is_host(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(fits)
 }
 
+/// Parses `//SERVICE`, optionally with a slash at the end.
+fn service(rest: &str) -> Result<Arc<str>, String> {
+    let rest = rest.strip_prefix("//").ok_or("has no // after its scheme")?;
+    let name = rest.strip_suffix('/').unwrap_or(rest);
+    if is_name(name) { Ok(name.into()) } else { Err(format!("{name:?} is not the name of a service")) }
+}
+
 /// Parses `file:PATH` and `file:///PATH`.
 fn path(rest: &str) -> Result<PathBuf, String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -250,6 +272,7 @@ impl fmt::Display for Source {
             Self::Dns { scheme, name, port } => write!(f, "dns{}://{name}:{port}", plus(scheme)),
             Self::Srv { scheme, name } => write!(f, "srv{}://{name}", plus(scheme)),
             Self::Kubernetes(endpoints) => endpoints.fmt(f),
+            Self::Cluster { scheme, service } => write!(f, "cluster{}://{service}", plus(scheme)),
             Self::File(path) => write!(f, "file:{}", path.display()),
         }
     }
@@ -275,6 +298,8 @@ mod tests {
             ("srv://_https._tcp.users", "srv+https://_https._tcp.users"),
             ("k8s://shop/users:http", "k8s://shop/users:http"),
             ("k8s+https://users:8443/", "k8s+https://users:8443"),
+            ("cluster://users/", "cluster://users"),
+            ("cluster+https://Users_2", "cluster+https://Users_2"),
             ("file:replicas", "file:replicas"),
             ("file:///etc/replicas", "file:/etc/replicas"),
         ] {
@@ -333,6 +358,9 @@ mod tests {
             ("k8s://a:65536", "\"65536\" is not a port"),
             ("k8s://a:Http", "\"Http\" is not a port"),
             ("k8s://a:1 weight=2", "only a single replica can have a weight"),
+            ("cluster:users", "no //"),
+            ("cluster://users@2", "\"users@2\" is not the name of a service"),
+            ("cluster://users:1 weight=2", "is not the name of a service"),
             ("file:", "has no path"),
         ] {
             let error = Source::parse(text).unwrap_err();

@@ -140,6 +140,21 @@ fn problems_have_lines_and_ways_out() {
         check(&mixed, "line 3: upstream.tls.names: holds for https only");
     }
     assert!(read("[upstream]\nreplicas = ['https://a', 'srv://_https._tcp.b']\ntls.names = 'a.test'").is_ok());
+    // A request says to another host of the cluster for which service it is, so that all replicas must be for one.
+    for (replicas, is_right) in [
+        ("replicas = ['cluster://users', 'cluster+https://users']", true),
+        ("replicas = ['cluster://users', 'cluster://orders']", false),
+        ("replicas = ['cluster://users', 'http://b']", false),
+        ("replicas = ['cluster://users']\nreplicas_file = 'a.list'", false),
+    ] {
+        let of_cluster = read(&format!("[upstream]\n{replicas}"));
+        match is_right {
+            true => assert_eq!(of_cluster.unwrap().cluster_service().map(|name| &**name), Some("users")),
+            false => {
+                check(&format!("[upstream]\n{replicas}"), "hosts of the cluster are the only replicas of an upstream")
+            }
+        }
+    }
     check("upstream = 'http://a'", "line 1: upstream: write a section [upstream], with `replicas` in it");
     check("[upstream]", "upstream.replicas: there are none; write replicas = [");
     check("[upstream]\nreplicas = []", "upstream.replicas: there are none");

@@ -53,7 +53,7 @@ impl TlsSpec {
         let is_plain = !spec.replicas.iter().all(Source::is_tls);
         if let Some((name, _)) = set.into_iter().find(|(_, is_set)| *is_set).filter(|_| is_plain) {
             let why = "holds for https only, and without TLS no replica is verified; write every replica as https://, dns+https://, \
-                       srv+https:// or k8s+https://";
+                       srv+https://, k8s+https:// or cluster+https://";
             problems.push((name, why));
         }
         problems

@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use super::fixture::{Fixture, call, record, within};
-use crate::request::admit::admit;
+use crate::request::admit::{Routed, admit};
 use crate::request::handler::Call;
 
 const WALL: Duration = Duration::from_secs(30);
 
 /// Admits a request, and returns its deadline.
 async fn deadline(host: &Fixture, call: Option<&Call<'_>>) -> (Instant, Instant) {
+    deadline_until(host, call, None).await
+}
+
+/// The same of a request that another host has forwarded, and for which that has time until then.
+async fn deadline_until(host: &Fixture, call: Option<&Call<'_>>, until: Option<Instant>) -> (Instant, Instant) {
     let mut record = record();
     let caller = host.caller(call);
-    let routed = host.routed("users", &caller);
+    let routed = Routed { until, ..host.routed("users", &caller) };
     let start = record.start();
     let admitted = within(admit(&routed, &HeaderMap::new(), None, &mut record)).await.unwrap();
     (start, admitted.context.deadline)
@@ -31,6 +36,9 @@ async fn the_earlier_deadline_counts() {
     let later = Instant::now() + 2 * WALL;
     let (start, called) = deadline(&host, Some(&call("users.localhost", 1, later))).await;
     assert_eq!(called, start + WALL);
+    assert_eq!(deadline_until(&host, None, Some(sooner)).await.1, sooner);
+    let (start, forwarded) = deadline_until(&host, None, Some(later)).await;
+    assert_eq!(forwarded, start + WALL);
     assert!(host.is_idle());
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,6 +74,7 @@ impl Fixture {
         let publisher = Publisher::new(Arc::clone(&slots));
         let (services, upstreams) = (Services::new(CpuScheduler::new(1)), SharedUpstreams::new(8, &Default::default()));
         let handler = Handler {
+            remote: OnceLock::new(),
             current: publisher.current(),
             trusted_proxies: Vec::new(),
             proofs: None,
@@ -112,7 +113,8 @@ impl Fixture {
 
     async fn backend(&self, name: &str, text: &str) -> Backend {
         // The file does not exist, so there are no replicas.
-        let text = format!("{text}\n[upstream]\nreplicas_file = 'none.list'");
+        let none = if text.contains("[upstream]") { "" } else { "[upstream]\nreplicas_file = 'none.list'" };
+        let text = format!("{text}\n{none}");
         let manifest = match name.split_once('@') {
             None => Manifest::read(name, &text, &self.config.limits, 1 << 30).unwrap(),
             Some((service, _)) => {
@@ -188,6 +190,7 @@ impl Fixture {
             mirror: None,
             judged: false,
             depth: 0,
+            until: None,
             identity: None,
             browser: None,
             ruled: None,
@@ -243,7 +246,7 @@ pub(super) fn record() -> Record {
 
 /// A call to `host` of a guest whose own request ends at `deadline`.
 pub(super) fn call(host: &str, depth: usize, deadline: Instant) -> Call<'_> {
-    Call { host, from: Some("caller"), request_id: Arc::from("1"), deadline, depth }
+    Call { host, elsewhere: None, from: Some("caller"), request_id: Arc::from("1"), deadline, depth }
 }
 
 pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {

@@ -3,6 +3,7 @@
 //! Every [`Source`] has a task of its own, so a slow one delays no other. While a source fails, its last good result
 //! stays in use (`source_state.rs`). Changes are published as one list in a `watch`, so a request never waits for DNS.
 
+pub mod cluster;
 mod follow;
 #[doc(hidden)]
 pub mod fuzz;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::transport::Target;
+use cluster::ServingHosts;
 use follow::SourceTask;
 use kubernetes::ServiceWatches;
 use lodge_base::lasting::forever;
@@ -79,7 +81,7 @@ impl Discovery {
     pub fn start(
         sources: Vec<Source>,
         resolver: Arc<Resolver>,
-        watches: &Arc<ServiceWatches>,
+        (watches, hosts): (&Arc<ServiceWatches>, &ServingHosts),
         pace: Pace,
         tls_only: bool,
     ) -> Self {
@@ -103,6 +105,11 @@ impl Discovery {
                     let watches = Arc::clone(watches);
                     let endpoints = move || kubernetes::follow(follow.clone(), wanted.clone(), Arc::clone(&watches));
                     drop(tasks.spawn(forever("endpoints of replicas", endpoints)));
+                }
+                Source::Cluster { scheme, service } => {
+                    let hosts = hosts.clone();
+                    let serving = move || follow.clone().cluster((scheme, Arc::clone(&service)), hosts.clone());
+                    drop(tasks.spawn(forever("hosts of the cluster", serving)));
                 }
                 named => {
                     let named = move || follow.clone().named(named.clone());

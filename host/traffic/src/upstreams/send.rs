@@ -1,5 +1,7 @@
 //! Sends a request to a replica, and again to another replica where that is safe and within the retry budget.
 
+mod outcome;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,6 +13,7 @@ use http::{Request, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 
+use self::outcome::{failed, failure, failure_reason, outcome};
 use super::replay::Replay;
 use super::replicas::ChosenReplica;
 use super::retry::{Repeatable, TryOutcome};
@@ -159,7 +162,7 @@ impl Job<'_> {
             };
             match self.next_request(may, never_sent, now) {
                 Some(next) => request = next,
-                None => return Err(failure(kind, cause)),
+                None => return Err(failure(kind, self.explained(cause))),
             }
         }
     }
@@ -168,6 +171,14 @@ impl Job<'_> {
     fn may_retry(&self, last: TryOutcome, now: Instant) -> bool {
         self.repeatable.again(self.tried.len(), last, now, self.deadline, &self.inner.spec.retry)
             && (!last.needs_another() || self.has_another(now))
+    }
+
+    /// Adds to the cause of the last failure where the request was tried before.
+    fn explained(&self, cause: String) -> String {
+        let before = self.tried.iter().rev().skip(1).rev();
+        let replicas = before.filter_map(|at| self.members.replicas.iter().nth(*at));
+        let before: Vec<_> = replicas.map(|(replica, _)| replica.address.to_string()).collect();
+        if before.is_empty() { cause } else { format!("{cause}; tried before: {}", before.join(", ")) }
     }
 
     fn has_another(&self, now: Instant) -> bool {
@@ -267,7 +278,7 @@ impl Attempt {
     ) -> Result<FinishedAttempt, Failure> {
         let Some(pool) = self.members.pools.get(self.chosen.index) else { return Err(Failure::NoReplica) };
         let target = &self.chosen.replica().address;
-        if !self.inner.spec.host.keeps_clients(target.scheme) {
+        if !self.inner.spec.keeps_host(target.scheme) {
             set_host_to_replica(&mut request, &target.authority());
         }
         let start = Instant::now();
@@ -347,54 +358,5 @@ fn set_host_to_replica(request: &mut Request<AnyBody>, authority: &str) {
     }
     if let Ok(uri) = http::Uri::from_parts(parts) {
         *request.uri_mut() = uri;
-    }
-}
-
-fn outcome(result: &AttemptResult) -> TryOutcome {
-    match result {
-        Ok(response) => TryOutcome::Responded(response.status()),
-        Err(error) => match error.kind {
-            ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => TryOutcome::Unconnected,
-            ErrorKind::Overloaded | ErrorKind::Unsendable | ErrorKind::Upload | ErrorKind::Refused => {
-                TryOutcome::Unsent
-            }
-            ErrorKind::Reset if error.reused => TryOutcome::Closed,
-            ErrorKind::Reset | ErrorKind::Rubbish => TryOutcome::Reset,
-            ErrorKind::ReadTimeout => TryOutcome::TimedOut,
-        },
-    }
-}
-
-/// Returns the reason of a failed attempt for the metrics; `None` for success.
-fn failure_reason(result: &AttemptResult) -> Option<&'static str> {
-    Some(match result {
-        Ok(response) if TryOutcome::Responded(response.status()).verdict() == Some(true) => return None,
-        Ok(_) => "gateway-error",
-        Err(error) => failed(error.kind),
-    })
-}
-
-/// Returns the reason of an error for the metrics.
-fn failed(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Connect | ErrorKind::ConnectTimeout | ErrorKind::Tls => "unconnected",
-        ErrorKind::Overloaded => "overloaded",
-        ErrorKind::Unsendable | ErrorKind::Upload => "request-failed",
-        ErrorKind::Refused => "unsent",
-        ErrorKind::Reset => "reset",
-        ErrorKind::Rubbish => "rubbish",
-        ErrorKind::ReadTimeout => "timed-out",
-    }
-}
-
-fn failure(kind: ErrorKind, cause: String) -> Failure {
-    match kind {
-        ErrorKind::Overloaded => Failure::Overloaded(cause),
-        ErrorKind::Upload => Failure::Body(BodyError::Broken),
-        ErrorKind::Unsendable => Failure::Request(cause),
-        ErrorKind::ConnectTimeout | ErrorKind::ReadTimeout => Failure::TimedOut(cause),
-        ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Refused | ErrorKind::Reset | ErrorKind::Rubbish => {
-            Failure::Response(cause)
-        }
     }
 }

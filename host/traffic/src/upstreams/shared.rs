@@ -7,6 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::watch;
 
 use super::Upstream;
+use super::discover::cluster::ServingHosts;
 use super::discover::kubernetes::{ServiceWatches, WatchPace};
 use super::discover::{Pace, Resolver};
 use super::replay::ReplayMemory;
@@ -24,6 +25,8 @@ pub struct SharedUpstreams {
     pub(super) pace: Pace,
     /// The watches of Services of Kubernetes.
     pub(super) watches: Arc<ServiceWatches>,
+    /// The other hosts of the cluster.
+    pub(super) hosts: ServingHosts,
     pub(super) roots: OnceLock<Result<Arc<RootCertStore>, String>>,
     pub(super) tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     pub(super) via: Arc<Via>,
@@ -43,6 +46,7 @@ impl SharedUpstreams {
             resolver: OnceLock::new(),
             pace: Pace::default(),
             watches: Arc::new(ServiceWatches::new(kubernetes, WatchPace::default())),
+            hosts: ServingHosts::default(),
             roots: OnceLock::new(),
             tls: OnceLock::new(),
             via: Arc::default(),
@@ -62,6 +66,11 @@ impl SharedUpstreams {
         let mut latest = lock(&self.latest);
         latest.retain(|_, upstream| upstream.strong_count() > 0);
         latest.insert(Arc::clone(service), Arc::downgrade(upstream));
+    }
+
+    /// Returns what is known of the other hosts of the cluster, which the cluster replaces.
+    pub fn serving_hosts(&self) -> ServingHosts {
+        self.hosts.clone()
     }
 
     /// Returns the pseudonym of this host in `Via`.

@@ -32,12 +32,12 @@ pub(super) struct SourceTask {
     pub(super) tls_only: bool,
 }
 
-/// A line of a file of replicas, with the state of its host name.
-struct FileEntry {
-    fixed: Fixed,
-    state: SourceState,
-    error: Option<String>,
-    next: Instant,
+/// A line of a file of replicas, or a host of a cluster, with the state of its host name.
+pub(super) struct FileEntry {
+    pub(super) fixed: Fixed,
+    pub(super) state: SourceState,
+    pub(super) error: Option<String>,
+    pub(super) next: Instant,
 }
 
 impl SourceTask {
@@ -119,7 +119,7 @@ impl SourceTask {
     }
 
     /// Resolves the lines of a file whose next lookup is due.
-    async fn resolve_due(&self, source: &Source, entries: &mut [FileEntry]) {
+    pub(super) async fn resolve_due(&self, source: &Source, entries: &mut [FileEntry]) {
         for entry in entries {
             let now = Instant::now();
             if now < entry.next {
@@ -141,7 +141,9 @@ impl SourceTask {
             Source::Fixed(fixed) => self.resolve_one(fixed, known).await,
             Source::Dns { scheme, name, port } => self.resolve_all(*scheme, name, *port, 1, known).await,
             Source::Srv { scheme, name } => self.srv_targets(*scheme, name, known).await,
-            Source::Kubernetes(_) | Source::File(_) => Resolution::Failed(format!("{source}: is not in DNS")),
+            Source::Kubernetes(_) | Source::Cluster { .. } | Source::File(_) => {
+                Resolution::Failed(format!("{source}: is not in DNS"))
+            }
         }
     }
 
@@ -230,7 +232,7 @@ fn endpoint(fixed: &Fixed, ip: IpAddr) -> Endpoint {
 }
 
 /// Replaces the lines, and keeps the state of those that are still there.
-fn reconcile(entries: &mut Vec<FileEntry>, named: Vec<Fixed>) {
+pub(super) fn reconcile(entries: &mut Vec<FileEntry>, named: Vec<Fixed>) {
     let mut before = std::mem::take(entries);
     let now = Instant::now();
     entries.extend(named.into_iter().map(|fixed| {

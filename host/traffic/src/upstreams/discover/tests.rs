@@ -17,7 +17,7 @@ fn quick() -> Pace {
 fn start(sources: &[&str], resolver: &Arc<Resolver>, pace: Pace) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
     let watches = ServiceWatches::new(&Default::default(), Default::default());
-    Discovery::start(sources, Arc::clone(resolver), &Arc::new(watches), pace, false)
+    Discovery::start(sources, Arc::clone(resolver), (&Arc::new(watches), &Default::default()), pace, false)
 }
 
 /// Formats replicas, with weights other than 1.
@@ -199,7 +199,8 @@ async fn plain_replicas_of_a_file_are_refused() {
     };
     write("http://10.0.0.1:80\n");
     let watches = Arc::new(ServiceWatches::new(&Default::default(), Default::default()));
-    let discovery = Discovery::start(vec![Source::File(path.clone())], resolver, &watches, quick(), true);
+    let discovery =
+        Discovery::start(vec![Source::File(path.clone())], resolver, (&watches, &Default::default()), quick(), true);
     let fails = async || {
         let begin = std::time::Instant::now();
         while !discovery.source_errors().of(0).is_some_and(|why| why.contains("upstream.tls is set")) {

@@ -21,7 +21,7 @@ fn watches(server: &FakeServer, pace: WatchPace, zone: Option<&str>) -> Arc<Serv
 
 fn start(sources: &[&str], watches: &Arc<ServiceWatches>) -> Discovery {
     let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
-    Discovery::start(sources, Arc::new(Resolver::system()), watches, Pace::default(), false)
+    Discovery::start(sources, Arc::new(Resolver::system()), (watches, &Default::default()), Pace::default(), false)
 }
 
 /// The addresses of the replicas; those for other zones with a star.
