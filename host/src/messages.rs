@@ -83,6 +83,8 @@ struct Triggers {
     schedules: HashMap<Arc<str>, Trigger<Vec<Schedule>>>,
     /// Services whose subscription was ended because their manifest has none.
     without: HashSet<Arc<str>>,
+    /// Services whose schedules this host has run.
+    scheduled: HashSet<Arc<str>>,
     tasks: JoinSet<()>,
 }
 
@@ -90,8 +92,8 @@ struct Triggers {
 /// lets them finish.
 pub async fn follow(handler: Arc<Handler>, stores: Arc<Stores>, active: Arc<ActiveTriggers>, stop: StopSignal) {
     let current = handler.current.clone();
-    let (consumers, schedules, without, tasks) = Default::default();
-    let mut triggers = Triggers { handler, stores, active, consumers, schedules, without, tasks };
+    let (consumers, schedules, without, scheduled, tasks) = Default::default();
+    let mut triggers = Triggers { handler, stores, active, consumers, schedules, without, scheduled, tasks };
     let mut generation = 0;
     while !stop.is_stopping() {
         let snapshot = current.snapshot();
@@ -140,9 +142,10 @@ impl Triggers {
             let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.stores));
             let parts = || (Arc::clone(&handler), Arc::clone(&stores), Arc::clone(&deployment.service));
             if !manifest.schedules.is_empty() && !self.schedules.contains_key(name) {
+                let resumed = !self.scheduled.insert(Arc::clone(name));
                 let scheduler = |schedule: &Schedule| {
                     let (handler, stores, service) = parts();
-                    Scheduler::new(handler, stores, service, (schedule.clone(), limits))
+                    Scheduler::new(handler, stores, service, (schedule.clone(), limits, resumed))
                 };
                 let schedulers: Vec<_> = manifest.schedules.iter().map(scheduler).collect();
                 let trigger = self.begin(&manifest.schedules, limits, |stop| schedule::run(schedulers, stop));

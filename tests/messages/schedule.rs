@@ -34,6 +34,24 @@ async fn a_service_is_called_when_it_is_due() {
     assert!(times.is_sorted_by(|one, next| one < next), "each time once: {times:?}");
     assert!(times[0].ends_with('Z'), "{times:?}");
     counted(&host, "ok").await;
+    // While it is disabled, nothing is called, and nothing is wrong.
+    let service = host.current.snapshot().target("worker").unwrap().deployment().service.clone();
+    service.set_disabled(true);
+    let outcomes = async || {
+        let mut all = Vec::new();
+        for outcome in ["failed", "missed", "overlapped"] {
+            all.push(
+                metric(&host, &format!("lodge_schedule_calls_total{{service=\"worker\",outcome=\"{outcome}\"}}")).await,
+            );
+        }
+        all
+    };
+    let (before, counted) = (worker.delivered().len(), outcomes().await);
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert!(worker.delivered().len() <= before + 1, "one may have begun");
+    assert_eq!(outcomes().await, counted);
+    service.set_disabled(false);
+    until("it is called again", || worker.delivered().len() >= before + 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +98,7 @@ async fn missed_calls_are_told() {
     drop(process);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let process = Process::serve(directory.path(), &[]).await;
-    until("they are counted", || process.log().contains("by its schedule were missed: no host was running")).await;
+    until("they are counted", || process.log().contains(" missed: no host ran this schedule then")).await;
     let metrics = get(process.admin, "/metrics").await.text();
     assert!(metrics.contains("lodge_schedule_calls_total{service=\"worker\",outcome=\"missed\"}"), "{metrics}");
 }

@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::reference::{Reference, SCHEME};
 use crate::schema;
 use crate::section::{Owner, Section, Subject, View, words};
+use crate::target;
 use crate::written::{Problems, Written};
 
 /// Where a component is.
@@ -122,17 +123,13 @@ fn ready(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems
             problems.push(key.unknown("ready", &["path"]));
             continue;
         }
-        let path = problems.take(key.string("write a path, like \"/health\""));
-        if let Some(path) = path.filter(|path| !is_path(path)) {
-            problems.push(key.error(format!("`{path}` is not a path; write it like \"/health\"")));
-        }
-        manifest.ready = path.map(str::to_owned);
+        let path = key.string("write a path, like \"/health\"").and_then(|path| {
+            target::check(path, "\"/health\"").map_err(|wrong| key.error(wrong))?;
+            Ok(path.to_owned())
+        });
+        manifest.ready = problems.take(path);
     }
     if !written.has("path") {
         problems.push(written.at("ready.path is missing; write it like \"/health\""));
     }
-}
-
-fn is_path(text: &str) -> bool {
-    text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -37,8 +37,14 @@ pub(super) fn find(keys: &[Written<'_>], manifest: &Manifest, problems: &mut Pro
             Some(Subject::Execution) => problems.push(of_components(key)),
             Some(Subject::Service) | None => {}
         }
-        if manifest.files.is_some() && key.name == "consume" {
-            problems.push(key.error("a directory handles no messages"));
+        match (&*key.name, &manifest.files) {
+            ("consume", Some(_)) => problems.push(key.error("a directory handles no messages")),
+            ("schedule", Some(_)) => {
+                problems.push(
+                    key.error("a directory has nothing to call; write it in the manifest of a component or [upstream]"),
+                );
+            }
+            _ => {}
         }
         for inner in key.table().iter().flatten() {
             if key.name == "limits" && OF_COMPONENTS.contains(&inner.inside(key)) {
@@ -86,6 +92,18 @@ mod tests {
         let expected = ["isolation", "calls", "http", "cpu_weight", "ready", "component", "limits.memory", "env"];
         assert_eq!(said, expected, "{problems}");
         assert!(problems.contains("line 6: component: has no effect, because [upstream] says"), "{problems}");
+    }
+
+    #[test]
+    fn a_directory_is_sent_nothing_but_requests() {
+        for (section, said) in [
+            ("[consume]\nsubject = 'a'", "line 3: consume: a directory handles no messages"),
+            ("[schedule]\ncron = '* * * * *'", "line 3: schedule: a directory has nothing to call"),
+            ("[[schedule]]\ncron = '* * * * *'", "line 3: schedule: a directory has nothing to call"),
+        ] {
+            let problem = read(&format!("[files]\nroot = '/srv/site'\n{section}")).unwrap_err();
+            assert!(problem.starts_with(said) && problem.lines().count() == 1, "{problem}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
+use crate::target;
 use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, count, duration, size};
 
@@ -33,9 +34,8 @@ const KEYS: &[Key<Consume>] = &[
         default: "",
         help: "the path that messages are sent to with POST; /messages/SUBJECT without this key",
         set: |consume, text| {
-            let path = http::uri::PathAndQuery::try_from(text).ok().filter(|_| text.starts_with('/'));
-            let path = path.ok_or_else(|| format!("`{}` is not a path; write it like /orders", text.escape_debug()))?;
-            consume.path = Some(path.as_str().to_owned());
+            target::check(text, "/orders")?;
+            consume.path = Some(text.to_owned());
             Ok(())
         },
     },

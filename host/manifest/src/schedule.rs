@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::Manifest;
 use crate::schema;
 use crate::section::{Owner, Section, Subject, View, words};
+use crate::target;
 use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::Key;
 
@@ -29,12 +30,7 @@ const KEYS: &[Key<Schedule>] = &[
         default: "",
         help: "when it is called: minute, hour, day of the month, month, day of the week, in UTC",
         set: |schedule, text| {
-            let wrong =
-                |why: String| format!("`{}`: {why}; write it like \"0 3 * * *\", for 3:00 UTC", text.escape_debug());
-            if text.len() > MOST_BYTES {
-                return Err(wrong(format!("it is longer than {MOST_BYTES} bytes")));
-            }
-            schedule.cron = Some(Cron::from_str(text).map_err(|error| wrong(error.to_string()))?);
+            schedule.cron = Some(parse(text).map_err(|why| format!("`{}`: {why}", text.escape_debug()))?);
             Ok(())
         },
     },
@@ -43,16 +39,23 @@ const KEYS: &[Key<Schedule>] = &[
         default: "/schedule",
         help: "the path that is called with POST",
         set: |schedule, text| {
-            let path = http::uri::PathAndQuery::try_from(text).ok().filter(|_| text.starts_with('/'));
-            let path = path.ok_or_else(|| format!("`{}` is not a path; write it like /clean", text.escape_debug()))?;
+            target::check(text, "/clean")?;
             if text.len() > MOST_PATH_BYTES {
                 return Err(format!("the path is longer than {MOST_PATH_BYTES} bytes"));
             }
-            schedule.path = path.as_str().to_owned();
+            schedule.path = text.to_owned();
             Ok(())
         },
     },
 ];
+
+/// Keys that other schedulers have, and what stands for them here.
+const ELSEWHERE: &[(&[&str], &str)] =
+    &[(&["timezone", "time_zone", "tz", "zone"], UTC), (&["every", "interval"], EVERY)];
+
+const UTC: &str = "times are UTC";
+const EVERY: &str = "every ten minutes is `cron = \"*/10 * * * *\"`";
+const SEVERAL: &str = "several times are a list in a field, like \"0 3,4 * * *\"";
 
 /// `[schedule]`.
 pub(crate) const SECTION: Section = Section {
@@ -92,6 +95,29 @@ impl Schedule {
     }
 }
 
+/// Reads an expression.
+///
+/// # Errors
+/// Why it is none, and what to write instead.
+fn parse(text: &str) -> Result<Cron, String> {
+    if text.len() > MOST_BYTES {
+        return Err(format!("it is longer than {MOST_BYTES} bytes"));
+    }
+    match text.trim() {
+        zone if zone.contains("TZ=") => return Err(format!("{UTC}; write the expression alone")),
+        every if every.starts_with("@every") => return Err(EVERY.to_owned()),
+        _ => {}
+    }
+    let cron = Cron::from_str(text).map_err(|error| {
+        let error = error.to_string();
+        format!("{}; write it like \"0 3 * * *\", for 3:00 UTC", error.trim_end_matches('.'))
+    })?;
+    if cron.find_next_occurrence(&DateTime::UNIX_EPOCH, true).is_err() {
+        return Err("it never comes: no month has that day".to_owned());
+    }
+    Ok(cron)
+}
+
 /// Returns the expression, and of several schedules each with its path.
 fn view(manifest: &Manifest) -> Option<Value> {
     match manifest.schedules.as_slice() {
@@ -115,7 +141,9 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Vec<Schedule> {
         if schedules.iter().any(|known| known.path == schedule.path) {
             let path = &schedule.path;
             problems.push(item.at(format!(
-                "two schedules call {path}; write one with a list in `cron`, or give each a path, like {path}?1"
+                "two schedules call {path}; write both in one expression, as {SEVERAL}, or give each a path, like \
+                 {path}{}",
+                if path.contains('?') { "&1" } else { "?1" }
             )));
         }
         schedules.push(schedule);
@@ -125,9 +153,25 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Vec<Schedule> {
 
 fn schedule(written: &Written<'_>, problems: &mut Problems) -> Option<Schedule> {
     let mut schedule = with_defaults(KEYS, Schedule::default());
+    if let Some(wrong) = elsewhere(written) {
+        problems.push(wrong);
+        return None;
+    }
     let complete = problems.take(written.require("cron", KEYS)).is_some();
     let sound = written.settings(KEYS, &mut schedule, problems);
     (complete && sound).then_some(schedule)
+}
+
+/// Returns the problem of a key that is one of other schedulers, or of a list of expressions.
+fn elsewhere(written: &Written<'_>) -> Option<String> {
+    written.table()?.iter().find_map(|key| {
+        let name = key.inside(written);
+        if name == "cron" && key.list().is_some() {
+            return Some(key.error(format!("write one expression; {SEVERAL}")));
+        }
+        let (_, hint) = ELSEWHERE.iter().find(|(names, _)| names.contains(&name))?;
+        Some(key.unknown_with(Some((*hint).to_owned()), &[]))
+    })
 }
 
 #[cfg(test)]
@@ -153,9 +197,10 @@ mod tests {
         assert_eq!((seconds.next(at(1)), seconds.next(at(2))), (Some(at(2)), Some(at(4))));
         assert_eq!(seconds.path, "/schedule");
         assert_eq!(manifest("").unwrap().schedules, []);
-        // It never comes.
-        let never = read("schedule.cron = '0 0 30 2 *'");
-        assert_eq!(never.next(at(0)), None);
+        let leap = read("schedule.cron = '0 0 29 2 *'");
+        assert_eq!(leap.next(at(0)), Some(at(789 * 86_400)), "1972");
+        let once = read("schedule.cron = '0 0 3 1 1 * 1971'");
+        assert_eq!(once.next(at(400 * 86_400)), None, "over");
     }
 
     #[test]
@@ -168,6 +213,7 @@ mod tests {
         let problem = |text: &str| manifest(text).unwrap_err();
         let twice = problem(&text.replace("/clean", "/schedule"));
         assert!(twice.contains("line 4: two schedules call /schedule; "), "{twice}");
+        assert!(twice.contains("like \"0 3,4 * * *\", or give each a path, like /schedule?1"), "{twice}");
         assert!(problem("[[schedule]]\npath = '/x'").contains("schedule.cron is missing"));
         assert!(problem("schedule = ['* * * * *']").contains("write a section [schedule]"));
         let many = "[[schedule]]\ncron = '* * * * *'\n".repeat(MOST + 1);
@@ -180,7 +226,30 @@ mod tests {
         assert!(problem("[schedule]").contains("schedule.cron is missing"), "{}", problem("[schedule]"));
         for text in ["", "* * *", "61 * * * *", "* * * * x", &"*".repeat(300)] {
             let problem = problem(&format!("[schedule]\ncron = '{text}'"));
-            assert!(problem.starts_with("line 2: schedule.cron: `"), "{problem}");
+            assert!(problem.starts_with("line 2: schedule.cron: `") && !problem.contains(".;"), "{problem}");
+        }
+        for (keys, said) in [
+            ("cron = '0 0 30 2 *'", "schedule.cron: `0 0 30 2 *`: it never comes"),
+            ("cron = '0 0 31 4,6 *'", "it never comes"),
+            ("cron = 'TZ=Europe/Berlin 0 3 * * *'", "times are UTC; write the expression alone"),
+            ("cron = '@every 10m'", "every ten minutes is `cron = \"*/10 * * * *\"`"),
+            (
+                "cron = ['0 3 * * *', '0 4 * * *']",
+                "schedule.cron: write one expression; several times are a list in a field",
+            ),
+            (
+                "cron = '0 3 * * *'\ntimezone = 'Europe/Berlin'",
+                "line 3: unknown key `schedule.timezone`; times are UTC",
+            ),
+            ("every = '10m'", "line 2: unknown key `schedule.every`; every ten minutes is `cron = "),
+            ("cron = '* * * * *'\npath = '/a b'", "line 3: schedule.path: `/a b` is not a path; write /a%20b"),
+            ("cron = '* * * * *'\npath = '/a#b'", "`/a#b` has a fragment, which is never sent"),
+        ] {
+            let problem = problem(&format!("[schedule]\n{keys}"));
+            assert!(problem.contains(said) && problem.lines().count() == 1, "{problem}");
+        }
+        for taken in ["@daily", "@hourly", "0 3 * * 7", "0 0 3 * * * 2030", "0 3 * JAN MON-FRI", "0 0 L * *"] {
+            assert!(manifest(&format!("schedule.cron = '{taken}'")).is_ok(), "{taken}");
         }
         let long = problem(&format!("[schedule]\ncron = '* * * * *'\npath = '/{}'", "x".repeat(128)));
         assert!(long.contains("schedule.path: the path is longer than 128 bytes"), "{long}");

@@ -153,11 +153,26 @@ impl Section {
     /// Whether it is written as `[name]`, if not as several `[[name]]` as well.
     fn is_table(&self) -> bool {
         let schema = (self.schema)();
-        let is = |schema: &Value, kind: &str| schema.get("type").is_some_and(|it| it == kind);
-        let several = |schema: &Value| is(schema, "array") && schema.get("items").is_some_and(|it| is(it, "object"));
         let forms = schema.get("anyOf").and_then(Value::as_array);
-        is(&schema, "object") || forms.is_some_and(|forms| forms.iter().all(|form| is(form, "object") || several(form)))
+        let table_or_list = |form| is(form, "object") || is_list(form);
+        is(&schema, "object") || forms.is_some_and(|forms| forms.iter().all(table_or_list))
     }
+
+    /// Whether there may be several, as `[[name]]`.
+    pub(crate) fn is_list(&self) -> bool {
+        let schema = (self.schema)();
+        let forms = schema.get("anyOf").and_then(Value::as_array);
+        is_list(&schema) || forms.is_some_and(|forms| forms.iter().any(is_list))
+    }
+}
+
+fn is(schema: &Value, kind: &str) -> bool {
+    schema.get("type").is_some_and(|it| it == kind)
+}
+
+/// Whether a schema is that of a list of tables.
+fn is_list(schema: &Value) -> bool {
+    is(schema, "array") && schema.get("items").is_some_and(|items| is(items, "object"))
 }
 
 /// Adds the properties of a schema and those of its alternatives.

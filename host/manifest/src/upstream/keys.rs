@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Check, Ejection, HostName, Policy, Retry, Spec};
 use crate::key::RequestKey;
 use crate::percent::Percent;
+use crate::target;
 use crate::upstream::protocol::Protocol;
 use crate::upstream::tls::TlsSpec;
 use lodge_base::config::key::{Key, count, duration, word};
@@ -247,8 +248,7 @@ fn pem(text: &str) -> Result<Option<PathBuf>, String> {
 fn path(text: &str) -> Result<Option<String>, String> {
     match text {
         "" => Ok(None),
-        _ if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(text.to_owned())),
-        _ => Err(format!("`{text}` is not a path; write it like \"/health\"")),
+        _ => target::check(text, "\"/health\"").map(|()| Some(text.to_owned())),
     }
 }
 

@@ -307,8 +307,10 @@ impl Scanner {
                 Some(Content::Unreadable(refusal)) => return Err(refusal.clone()),
                 Some(Content::Withdrawn) => return Err(withdrawn(&file_name(path))),
             };
-            let wrong = "see docs/manifest.md";
-            read(text).map_err(|problems| Refusal::new(&file_name(path), problems.join("; "), wrong))
+            read(text).map_err(|problems| {
+                let remedy = format!("see docs/{}.md", lodge_manifest::page(text, &problems));
+                Refusal::new(&file_name(path), problems.join("; "), remedy)
+            })
         };
         let of = read(&files.service, &|text| Manifest::read(service, text, &look.config.limits, most))?;
         if files.own == files.service { Ok(of) } else { read(&files.own, &|text| of.version(text, most)) }
