@@ -35,6 +35,7 @@ use crate::listener::connection::Server;
 use crate::listener::intake::Buffers;
 use crate::listener::tls::TlsServer;
 use crate::messages::ActiveTriggers;
+use crate::registry::client::RegistryClient;
 use crate::registry::follow::Pulls;
 use crate::request::handler::Handler;
 use lodge_base::budget::Budget;
@@ -120,6 +121,7 @@ impl Host {
         let directory = path_and_identity(&config.guests);
         raise_file_limit(config.listener.connections);
         let Sockets { plain, secure, admin, mut doubts } = Sockets::open(&config).await?;
+        doubts.extend(RegistryClient::doubt(&config.pull));
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
@@ -347,6 +349,9 @@ fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>,
     tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(&listeners.plain.listener));
     if let Some((secure, _)) = &listeners.secure {
         tracing::info!(target: START, "serving {} on https://{}", config.guests.display(), at(&secure.listener));
+    }
+    if let Some(clients) = config.tls.clients() {
+        tracing::info!("{clients}");
     }
     if let Some(admin) = admin {
         tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));

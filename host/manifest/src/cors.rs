@@ -100,6 +100,7 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Arc<Cors>> {
     let keys = written.section(&known, problems)?;
     let mut cors = with_defaults(KEYS, Cors::default());
     cors.headers = Some(HeaderValue::from_static("content-type"));
+    let mut sound = true;
     for key in &keys {
         let read = match key.inside(written) {
             "origins" => origins(key).map(|origins| cors.origins = origins),
@@ -107,14 +108,14 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Arc<Cors>> {
             "expose" => headers(key).map(|headers| cors.expose = headers),
             _ => key.set(&written.name, KEYS, &mut cors),
         };
-        problems.take(read);
+        sound &= problems.take(read).is_some();
     }
     if !written.has("origins") {
         problems.push(written.error("it lacks `origins`, such as [\"https://app.example.com\"]"));
     }
     // Every page could act as the person in front of the browser.
     let open = |origins: &Vec<HeaderValue>| origins.iter().any(|origin| origin == "null");
-    if cors.credentials && cors.origins.as_ref().is_none_or(open) {
+    if sound && cors.credentials && cors.origins.as_ref().is_none_or(open) {
         problems.push(written.error("`credentials` needs a list of origins, without `*` and `null`"));
     }
     Some(Arc::new(cors))
@@ -238,6 +239,9 @@ mod tests {
         check("cors.origins = 'https://a.test:443'", "has the usual port");
         check("cors.origins = ['*', 'https://a.test']", "`*` is all origins; write it alone");
         check("cors.origins = []", "write 1 to 100 origins");
+        // What is no origin is one problem.
+        let one = manifest("cors = { origins = 'https://*.test', credentials = true }").unwrap_err();
+        assert!(one.contains("is not an origin") && one.lines().count() == 1, "{one}");
         check("cors = { origins = '*', credentials = true }", "`credentials` needs a list of origins");
         check("cors = { origins = ['null'], credentials = true }", "`credentials` needs a list of origins");
         check("cors = { credentials = true }", "it lacks `origins`");

@@ -77,7 +77,8 @@ fn shared() -> impl Iterator<Item = &'static Section> {
 }
 
 fn read(manifest: &mut Manifest, written: &Written<'_>, problems: &mut Problems) {
-    let Some(items) = problems.take(written.items("[\"/users\"]")) else { return };
+    let form = if written.item().is_some() { "[{ path = \"/users\" }], or [[routes]]" } else { "[\"/users\"]" };
+    let Some(items) = problems.take(written.items(form)) else { return };
     if items.len() > MOST_ROUTES {
         let many = format!("{} are more than {MOST_ROUTES}; use one route for all paths below it", items.len());
         return problems.push(written.error(many));

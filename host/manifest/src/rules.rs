@@ -162,7 +162,20 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Vec<RequestRule> {
         }
         return Vec::new();
     }
-    items.iter().filter_map(|item| rule(item, FORM, problems)).collect()
+    let (mut rules, mut ended) = (Vec::new(), false);
+    for item in &items {
+        if ended {
+            problems.push(item.at(
+                "rules: this one is never evaluated, since the one before has no `when` and ends the list; remove it, or \
+                 write it first",
+            ));
+            break;
+        }
+        let rule = rule(item, FORM, problems);
+        ended = !item.has("when") && rule.as_ref().is_some_and(|rule| rule.end.is_some());
+        rules.extend(rule);
+    }
+    rules
 }
 
 fn rule(item: &Written<'_>, form: &str, problems: &mut Problems) -> Option<RequestRule> {

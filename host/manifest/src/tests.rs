@@ -75,6 +75,14 @@ fn problems_have_lines_and_ways_out() {
     check("\nroute = ['/']", "line 2: unknown key `route`; did you mean `routes`?");
     check("\nzzz = 1", "line 2: unknown key `zzz`, expected one of `enabled`");
     check("enabled = true\nenabled = true", "line 2: `enabled` has a value already");
+    for section in ["schedule", "rules", "redirects"] {
+        check(
+            &format!("[{section}]\n[{section}]"),
+            &format!("line 2: `{section}` has a value already; write each one as [[{section}]]"),
+        );
+    }
+    check("[schedule]\n[[schedule]]", "`schedule` has a value already; write each one as [[schedule]]");
+    check("[[schedule]]\n[schedule]", "`schedule` has a value already; write each one as [[schedule]]");
     check("\nroutes = [“/x”]", "line 2: “ is not a quotation mark of TOML; write \"");
     check("\n\ncache = { ttl = '9000d' }", "line 3: cache.ttl: must be between");
     check("\nmirror = 1", "line 2: mirror: only a version can set this");
@@ -84,6 +92,9 @@ fn problems_have_lines_and_ways_out() {
     );
     check("routes = [{ path = '/x', methods = ['get'] }]", "method `get`: write it like \"GET\"");
     check("routes = [{ path = '/x', host = 'a:80' }]", "host `a:80`: write it like");
+    for one in ["routes = { path = '/x' }", "[routes]\npath = '/x'"] {
+        check(one, "line 1: routes: write a list, like [{ path = \"/users\" }], or [[routes]]");
+    }
     check("routes = [7]", "line 1: routes: a route is a path, or a table");
     check("routes = ['/x', '/x']", "duplicate route `/x`");
     check("component = '../x.wasm'", "must be the name of a .wasm file");
@@ -92,6 +103,7 @@ fn problems_have_lines_and_ways_out() {
         "line 2: digest: `sha256:12` is not a digest; write \"sha256:\" and 64 hexadecimal digits",
     );
     check("ready.path = 'x'", "ready.path: `x` is not a path");
+    check("ready.path = '/ö#'", "ready.path: `/ö#` has a fragment, which is never sent");
     check("env = { 'A=B' = 'x' }", "env: `A=B` cannot be the name");
     check(&format!("env.A = '{}'", "x".repeat(70_000)), "are more than");
     check("isolation = 'none'", "isolation: `none` is not one of `request`, `service`");

@@ -16,7 +16,9 @@ use crate::guests::publisher::Publisher;
 use crate::guests::scan::{FileState, Scan, Scanner};
 use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
+use lodge_manifest::refusal::file_name;
 use lodge_manifest::section::{SECTIONS, View};
+use lodge_manifest::spec::GuestSpec;
 use lodge_runtime::code_cache;
 
 /// Checks everything and prints the report or, with `only_grants`, what manifests grant. Fails if a file is refused.
@@ -84,6 +86,7 @@ async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, Stri
         refusals.extend(found.trouble);
         match found.state {
             FileState::Ready(spec) => {
+                absent_files(&spec).iter().for_each(|absent| super::notice(absent));
                 let deployer = Arc::clone(&deployer);
                 compiling.spawn(async move { deployer.deploy(spec).await });
             }
@@ -111,6 +114,21 @@ async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, Stri
             .for_each(|service| service.unknown_calls.clear());
     }
     Ok(reports)
+}
+
+/// Returns a line for each file that `[files]` names and that does not exist. It may come later, as the host looks for it at each
+/// request.
+fn absent_files(spec: &GuestSpec) -> Vec<String> {
+    let Some(files) = &spec.manifest.files else { return Vec::new() };
+    let (root, manifest) = (spec.path.with_file_name("").join(&files.root), file_name(&spec.path));
+    let named = [("fallback", &files.fallback), ("not_found", &files.not_found)];
+    let named = named.into_iter().filter_map(|(key, name)| Some((key, name.as_ref()?)));
+    named
+        .filter(|(_, name)| root.is_dir() && !root.join(name).is_file())
+        .map(|(key, name)| {
+            clean(&format!("{manifest}: files.{key}: there is no file {name} in {}", root.display())).into_owned()
+        })
+        .collect()
 }
 
 fn format_report(report: &FileReport<ServiceInfo>) -> String {
@@ -147,4 +165,31 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
         lines.push(format!("{file}  REFUSED: {}; {}", clean(&refused.reason), clean(&refused.remedy)));
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lodge_base::config;
+    use lodge_manifest::Manifest;
+    use lodge_manifest::digest::Digest;
+
+    #[test]
+    fn files_that_do_not_exist_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let site = directory.path().join("site");
+        std::fs::create_dir(&site).unwrap();
+        std::fs::write(site.join("there.html"), "").unwrap();
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let absent = |keys: &str| {
+            let manifest = Manifest::read("web", &format!("[files]\nroot = 'site'\n{keys}"), &limits, 1 << 30).unwrap();
+            let (name, path) = ("web".to_owned(), directory.path().join("web.toml"));
+            absent_files(&GuestSpec { name, path, content: None, digest: Digest::of(b""), size: 0, manifest })
+        };
+        assert_eq!(absent(""), [""; 0]);
+        assert_eq!(absent("fallback = 'there.html'"), [""; 0]);
+        let both = absent("fallback = 'a/index.html'\nnot_found = '404.html'");
+        assert!(both[0].starts_with("web.toml: files.fallback: there is no file a/index.html in /"), "{both:?}");
+        assert!(both[1].starts_with("web.toml: files.not_found: there is no file 404.html in "), "{both:?}");
+    }
 }

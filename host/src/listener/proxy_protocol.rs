@@ -141,7 +141,7 @@ impl HeaderFailure {
                     .to_owned()
             }
             Self::Invalid(why) => {
-                format!("{why}; let the proxy send a header of the PROXY protocol (HAProxy: `send-proxy-v2`)")
+                format!("{why}; let the proxy send one (HAProxy: `send-proxy-v2`)")
             }
             Self::Late => "its PROXY protocol header was not complete within `listener.first_byte`".to_owned(),
         })

@@ -67,6 +67,12 @@ impl RegistryClient {
         Ok(Self { exchange: RegistryHttp::new(settings)? })
     }
 
+    /// Says what is wrong with the certificates of registries. Components that are here already are served without them.
+    pub fn doubt(settings: &Pull) -> Option<String> {
+        let why = settings.ca.as_ref().and_then(|_| Self::new(settings).err())?;
+        Some(format!("{why}: no component can be pulled"))
+    }
+
     /// Returns a session for the repository of a reference.
     pub fn session(&self, reference: &Reference, access: Access) -> Session<'_> {
         Session {

@@ -264,7 +264,11 @@ async fn certificates_are_verified() {
     assert_eq!(pull(&settings, &registry.reference(":1")).await.unwrap(), bytes);
     let problem = pull(&Pull { ca: None, ..settings.clone() }, &registry.reference(":1")).await.unwrap_err();
     assert!(problem.contains("certificate"), "{problem}");
+    assert_eq!(RegistryClient::doubt(&settings), None);
     std::fs::write(&ca, "rubbish").unwrap();
+    let doubt = RegistryClient::doubt(&settings).unwrap();
+    assert!(doubt.starts_with("pull.ca: /") && doubt.ends_with(": no component can be pulled"), "{doubt}");
+    assert_eq!(RegistryClient::doubt(&Pull { ca: None, ..settings.clone() }), None);
     assert!(RegistryClient::new(&settings).is_err_and(|why| why.contains("no certificate")));
 }
 

@@ -38,6 +38,23 @@ pub struct TlsListener {
     pub hsts: Duration,
 }
 
+impl TlsListener {
+    /// Says whether clients need certificates; `None` if none is verified.
+    pub fn clients(&self) -> Option<String> {
+        self.listen.and(self.client_ca.as_ref()).map(|_| {
+            let need = match self.client {
+                ClientCertificates::Required => {
+                    "clients of tls.listen need a certificate that tls.client_ca has signed"
+                }
+                ClientCertificates::Optional => {
+                    "clients of tls.listen may have a certificate that tls.client_ca has signed"
+                }
+            };
+            format!("{need}; `listen` takes requests without one")
+        })
+    }
+}
+
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsVersion {
@@ -166,6 +183,23 @@ impl TlsListener {
 #[cfg(test)]
 mod tests {
     use super::super::{Origin, resolve};
+
+    #[test]
+    fn clients_know_whether_they_need_certificates() {
+        let said = |settings: &[(&str, &str)]| {
+            let set = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            resolve(&[(Origin::Flag, set)]).unwrap().config.tls.clients()
+        };
+        let listen = [("tls.listen", "127.0.0.1:8443"), ("tls.certificates", "certs"), ("tls.client_ca", "ca.crt")];
+        assert_eq!(said(&listen[..2]), None);
+        let need = said(&listen).unwrap();
+        assert!(
+            need.contains(" need a certificate ") && need.ends_with("`listen` takes requests without one"),
+            "{need}"
+        );
+        let may = said(&[listen[0], listen[1], listen[2], ("tls.client", "optional")]).unwrap();
+        assert!(may.contains(" may have a certificate "), "{may}");
+    }
 
     /// Others write `on`; the host has to know where browsers find HTTPS.
     #[test]

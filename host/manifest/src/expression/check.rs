@@ -222,6 +222,9 @@ impl Checker {
             CelType::List(inner) => kind.may_equal(inner),
             CelType::Map(_) => kind.fits(&CelType::Text),
             CelType::Any => true,
+            CelType::Text if matches!(node, CelNode::Variable(Variable::Address)) => {
+                return fail(id, "a network is no list; write cidr(\"10.0.0.0/8\").containsIP(client.address)");
+            }
             CelType::Text => return fail(id, "a text has no items; write a.contains(b)"),
             other => return fail(of.id, format!("the type is {other}, which has neither items nor keys")),
         };

@@ -68,6 +68,13 @@ fn after_text(text: &str, quote: char, raw: bool) -> &str {
     ""
 }
 
+/// Returns the bytes of a size with a unit, such as `1MiB`.
+fn size(word: &str) -> Option<u64> {
+    let unit = word.trim_start_matches(|character: char| character.is_ascii_digit() || character == '.');
+    let is_size = unit.len() < word.len() && unit.ends_with(['B', 'b', 'k', 'K', 'M', 'G', 'i']);
+    lodge_base::config::key::size(word, 1..=usize::MAX).ok().filter(|_| is_size).map(|bytes| bytes as u64)
+}
+
 /// Returns what to look for in a text that is no expression.
 pub(super) fn hint(text: &str) -> String {
     let bare = bare(text).unwrap_or_default();
@@ -90,6 +97,9 @@ pub(super) fn hint(text: &str) -> String {
         if words.contains(&word) {
             say(&format!("`{operator}` is written for `{word}`"));
         }
+    }
+    if let Some((word, bytes)) = words.iter().find_map(|word| Some((word, size(word)?))) {
+        say(&format!("sizes are bytes: `{bytes}` for `{word}`"));
     }
     if bare.split(" in").skip(1).any(|next| next.trim_start().starts_with('(')) {
         say("a list has square brackets, like [\"GET\", \"POST\"]");

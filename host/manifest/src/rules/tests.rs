@@ -9,11 +9,15 @@ fn rules(text: &str) -> Vec<String> {
 fn forms() {
     let text = "routes = ['/a', { path = '/b', rules = [{ deny = 404 }] }]\n\
                 [[rules]]\nwhen = 'request.method == \"DELETE\"'\ndeny = 403\nmessage = 'no'\n\
-                [[rules]]\nallow = true\nset = { X-Tier = 'gold', x-tenant = { cel = 'identity.claims.tenant' } }\nversion = 'canary'\n\
+                [[rules]]\nwhen = 'true'\nallow = true\nset = { X-Tier = 'gold', x-tenant = { cel = 'identity.claims.tenant' } }\nversion = 'canary'\n\
                 [[rules]]\ndeny = true";
     assert_eq!(
         rules(text),
-        ["deny 403 when request.method == \"DELETE\"", "set x-tier, set x-tenant, version canary, allow", "deny 403"]
+        [
+            "deny 403 when request.method == \"DELETE\"",
+            "set x-tier, set x-tenant, version canary, allow when true",
+            "deny 403"
+        ]
     );
     let read = manifest(text).unwrap();
     let first = read.policies.service.rules.first().unwrap();
@@ -46,6 +50,15 @@ fn mistakes() {
     check("[[rules]]\ndeny = 403\nallow = true", "a rule with `deny` has no `allow`");
     check("[[rules]]\ndeny = false", "write true");
     check("[[rules]]\nallow = false", "write true");
+    for end in ["deny = 404", "allow = true"] {
+        check(
+            &format!(
+                "[[rules]]\nwhen = 'true'\n{end}\n[[rules]]\n{end}\n[[rules]]\nset = {{ x-a = 'a' }}\n[[rules]]\n{end}"
+            ),
+            "line 6: rules: this one is never evaluated, since the one before has no `when`",
+        );
+    }
+    assert_eq!(rules("[[rules]]\nversion = 'a'\n[[rules]]\nset = { x-a = 'a' }").len(), 2);
     check("[[rules]]\nallow = true\nmessage = 'a'", "`message` has no effect without `deny`");
     check("[[rules]]\ndeny = 200", "write a status from 400 to 599");
     check("[[rules]]\ndeny = 401", "[auth] refuses requests without credentials");
@@ -68,8 +81,9 @@ fn mistakes() {
     check(&"[[rules]]\ndeny = true\n".repeat(101), "101 rules are more than 100");
     let patterns = "[[rules]]\nwhen = \"request.path.matches('a')\"\ndeny = true\n".repeat(51);
     check(&patterns, "a manifest has at most 50 calls of matches()");
-    let route =
-        |number: usize| format!("[[routes]]\npath = '/{number}'\nrules = [{}]\n", "{ deny = true },".repeat(91));
+    let route = |number: usize| {
+        format!("[[routes]]\npath = '/{number}'\nrules = [{}]\n", "{ when = 'true', deny = true },".repeat(91))
+    };
     check(&(0..11).map(route).collect::<String>(), "rules: there are more than 1000 in all routes");
     check("rate = '1/s'\nversion = 'a'", "`version`");
 }

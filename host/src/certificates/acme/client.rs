@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -32,6 +32,8 @@ const MOST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone)]
 pub(super) struct AuthorityClient {
     http: Http1Client<BodyWrapper<Bytes>>,
+    /// Whether the authorities of the system verify the server.
+    of_system: bool,
     /// The latest time at which the authority wants to be asked again, by `Retry-After` of any response.
     wait: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -53,7 +55,7 @@ impl AuthorityClient {
         let resolver = GaiResolver::new();
         let settings =
             Http1Settings { resolver, roots, https_only: true, connect: None, head: HEAD, idle: (1, TIMEOUT) };
-        Ok(Self { http: settings.client()?, wait: Arc::default() })
+        Ok(Self { http: settings.client()?, of_system: ca.is_none(), wait: Arc::default() })
     }
 
     /// Returns the latest time at which the authority wants to be asked again, if a response said that.
@@ -67,13 +69,18 @@ impl HttpClient for AuthorityClient {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let Self { http, wait } = self.clone();
+        let Self { http, of_system, wait } = self.clone();
         Box::pin(async move {
             let other = |why: String| Error::Other(why.into());
             let to = request.uri().authority().map_or_else(String::new, ToString::to_string);
+            // Everything but the directory is sent for with a signature.
+            let directory = (request.method() == Method::GET).then(|| request.uri().clone());
             let exchange = async {
-                let failed = |error| other(format!("no response of {to}: {}", http1::with_cause(&error)));
+                let failed = |error| other(no_response(&to, &http1::with_cause(&error), of_system));
                 let (head, body) = http.request(request).await.map_err(failed)?.into_parts();
+                if let Some(url) = directory.filter(|_| !head.status.is_success()) {
+                    return Err(other(format!("{url} responds {}; is `tls.acme.directory` right?", head.status)));
+                }
                 let broken = |error| other(format!("the response of {to} broke off, or is too large: {error}"));
                 let body = http1::read(body, MOST_BYTES).await.map_err(broken)?;
                 Ok::<_, Error>(Response::from_parts(head, Full::new(body)))
@@ -88,6 +95,18 @@ impl HttpClient for AuthorityClient {
             Ok(BytesResponse::from(response))
         })
     }
+}
+
+/// Returns why there is no response.
+fn no_response(to: &str, cause: &str, of_system: bool) -> String {
+    // Some causes end with their fields.
+    let cause = cause.split(" {").next().unwrap_or(cause);
+    let hint = if of_system && cause.contains("invalid peer certificate") {
+        "; a private authority needs `tls.acme.ca`, the certificates that its server is verified by"
+    } else {
+        ""
+    };
+    format!("no response of {to}: {cause}{hint}")
 }
 
 /// Replaces `Retry-After` by one in seconds of at most [`MOST_PAUSE`], or removes it if it is not valid, and returns that time. The
@@ -117,6 +136,18 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+
+    #[test]
+    fn a_certificate_that_nobody_knows_has_a_way_out() {
+        let cause = "client error (Connect): invalid peer certificate: UnsupportedContext { algorithm: [42, 134] }";
+        let said = "no response of ca.test: client error (Connect): invalid peer certificate: UnsupportedContext";
+        assert_eq!(no_response("ca.test", cause, false), said);
+        assert!(
+            no_response("ca.test", cause, true)
+                .starts_with(&format!("{said}; a private authority needs `tls.acme.ca`"))
+        );
+        assert_eq!(no_response("ca.test", "refused", true), "no response of ca.test: refused");
+    }
 
     #[test]
     fn pauses_are_bounded() {

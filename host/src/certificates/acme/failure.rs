@@ -74,6 +74,11 @@ impl From<Error> for OrderFailure {
             Error::Api(problem) if is(&problem, "badNonce") => Self::new(FailureKind::Nonce, said(&problem)),
             Error::Api(problem) => Self::refused(said(&problem)),
             Error::Timeout(_) => Self::refused("the authority did not decide in time"),
+            Error::Json(error) => {
+                let why =
+                    format!("it responds with something else than ACME ({error}); is `tls.acme.directory` right?");
+                Self::new(FailureKind::Unreachable, printable(&why))
+            }
             error => Self::new(FailureKind::Unreachable, printable(&error.to_string())),
         }
     }
@@ -98,4 +103,18 @@ pub(super) fn said(problem: &Problem) -> String {
 /// Bounds a text of another program, which may have control characters.
 pub(super) fn printable(text: &str) -> String {
     foreign_line(text, MOST_TEXT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_authority_is_a_wrong_directory() {
+        let error = serde_json::from_str::<u8>("\"a\"").unwrap_err();
+        let failure = OrderFailure::from(Error::Json(error));
+        assert_eq!(failure.kind, FailureKind::Unreachable);
+        assert!(failure.why.starts_with("it responds with something else than ACME (invalid type"), "{}", failure.why);
+        assert!(failure.why.ends_with("; is `tls.acme.directory` right?"), "{}", failure.why);
+    }
 }

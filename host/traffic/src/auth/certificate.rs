@@ -7,10 +7,15 @@ use http::header::HeaderValue;
 
 use super::denial::Cause;
 use super::identity::{AuthMethod, Identity};
+use lodge_base::telemetry::logs::foreign_line;
 use lodge_manifest::auth::certificate::{CertificateName, CertificatePattern};
 
 /// The most names of a certificate that can identify a client: the first URIs, and the first DNS names.
 const MOST_NAMES: usize = 32;
+
+/// The most names in a line of the log, and the most characters of one.
+const MOST_SHOWN: usize = 4;
+const MOST_NAME: usize = 200;
 
 /// The verified certificate of a client.
 #[derive(Debug)]
@@ -48,8 +53,40 @@ impl ClientCertificate {
             let name = if name.is_uri { CertificateName::Uri(&name.text) } else { CertificateName::Dns(&name.text) };
             allowed.iter().any(|pattern| pattern.matches(name))
         };
-        let name = self.names.iter().find(is_allowed).ok_or(Cause::Certificate)?;
+        let Some(name) = self.names.iter().find(is_allowed) else {
+            tracing::debug!(
+                "a client certificate has none of the names of `client_certificates`: it has {}",
+                self.shown()
+            );
+            return Err(Cause::Certificate);
+        };
         let identity = || Arc::new(Identity::new(AuthMethod::Certificate, &name.text, &[]));
         Ok(Arc::clone(name.identity.get_or_init(identity)))
+    }
+
+    /// Returns its first names, for the log.
+    fn shown(&self) -> String {
+        let names = self.names.iter().take(MOST_SHOWN).map(|name| foreign_line(&name.text, MOST_NAME));
+        let more = self.names.len().saturating_sub(MOST_SHOWN);
+        let more = (more > 0).then(|| format!("{more} more"));
+        let all: Vec<_> = names.chain(more).collect();
+        if all.is_empty() { "neither a URI nor a DNS name (the CN does not count)".into() } else { all.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_a_line_are_bounded() {
+        let of = |uris: &[&str], dns: &[&str]| {
+            ClientCertificate::new(HeaderValue::from_static("x"), uris, dns, SystemTime::UNIX_EPOCH).shown()
+        };
+        assert_eq!(of(&["spiffe://a/b"], &["a.test"]), "spiffe://a/b, a.test");
+        assert_eq!(of(&[], &[]), "neither a URI nor a DNS name (the CN does not count)");
+        assert_eq!(of(&[], &["a", "b", "c", "d", "e", "f"]), "a, b, c, d, 2 more");
+        let long = of(&["x\ny".repeat(10_000).as_str(); 20], &[]);
+        assert!(long.len() < 1_000 && !long.contains('\n'), "{long}");
     }
 }
