@@ -15,6 +15,7 @@ use crate::policies::{PolicySettings, RouteSettings};
 use crate::route::{Pattern, Route, Segment};
 use crate::schema;
 use crate::section::{self, Owner, SECTIONS, Section};
+use crate::validate::Validation;
 use crate::written::{Problems, Written};
 use lodge_base::canonical::{self, canonical_host};
 
@@ -153,26 +154,32 @@ fn read_rewrite(key: &Written<'_>) -> Result<Arc<str>, String> {
 
 /// Finds routes that lead to what another route of the service leads to as well, without its conditions on who may send requests.
 pub(super) fn find_bypasses(manifest: &Manifest, problems: &mut Problems) {
-    let all: Vec<_> = manifest.routes.iter().zip(&manifest.policies.routes).collect();
+    if manifest.routes.iter().all(|route| route.rewrite.is_none()) {
+        return;
+    }
     let service = &manifest.policies.service;
     let conditions = |policies: &PolicySettings| {
         let auth = match policies.auth.as_ref().or(service.auth.as_ref()) {
             Some(Auth::Identified(settings)) => Some(settings.clone()),
             Some(Auth::Anyone) | None => None,
         };
-        (auth, policies.rules.clone(), policies.clients.clone())
+        let validation = policies.validation.as_ref().or(service.validation.as_ref());
+        let validation = validation.filter(|validation| **validation != Validation::Off).cloned();
+        (auth, policies.rules.clone(), policies.clients.clone(), validation)
     };
-    for (route, (name, policies)) in &all {
-        for (other, (of, own)) in &all {
-            let (conditions, own) = (conditions(policies), conditions(own));
-            let (restricts, same) = (own != (None, Vec::new(), Clients::default()), own == conditions);
+    let free = (None, Vec::new(), Clients::default(), None);
+    let all = manifest.routes.iter().zip(&manifest.policies.routes);
+    let all: Vec<_> = all.map(|(route, (name, policies))| (route, name, inner(route), conditions(policies))).collect();
+    for (route, name, path, conditions) in &all {
+        let bypassed = all.iter().find(|(other, of, below, own)| {
             let rewritten = route.rewrite.is_some() || other.rewrite.is_some();
-            if name != of && rewritten && restricts && !same && overlap(&inner(route), &inner(other)) {
-                problems.push(format!(
-                    "route {name}: the service gets the same paths by it as by route {of}, whose `auth`, `rules`, `allow` or `deny` would \
-                     not hold; give both the same, or write another `rewrite`"
-                ));
-            }
+            name != of && rewritten && *own != free && own != conditions && overlap(path, below)
+        });
+        if let Some((_, of, ..)) = bypassed {
+            problems.push(format!(
+                "route {name}: the service gets the same paths by it as by route {of}, whose `auth`, `rules`, `allow`, `deny` or \
+                 `validate` would not hold; give both the same, or write another `rewrite`"
+            ));
         }
     }
 }

@@ -279,6 +279,8 @@ fn rewritten_routes_have_the_same_conditions() {
             true,
         ),
         (format!("routes = [{{ path = '/public', rewrite = '/app', auth = false }}, '/app']{service}"), true),
+        ("routes = [{ path = '/a', rewrite = '/in', validate = false }, '/in']\nvalidate.body = 's.json'".into(), true),
+        ("routes = [{ path = '/a', rewrite = '/in' }, '/in']\nvalidate.body = 's.json'".into(), false),
         (format!("routes = [{{ path = '/api', rewrite = '/v1' }}, {{ path = '/admin', {auth} }}]{service}"), false),
         (
             format!("routes = [{{ path = '/api', rewrite = '/in', {auth} }}, {{ path = '/in', {auth} }}]{service}"),
