@@ -348,6 +348,9 @@ fn check_key(id: u64, map: &CelNode, key: &str) -> Result<(), CelProblem> {
     if matches!(map, CelNode::Variable(Variable::Headers)) && !is_name {
         return fail(id, format!("no header is named `{key}`: names are in small letters"));
     }
+    if matches!(map, CelNode::Variable(Variable::Headers)) && key == "host" {
+        return fail(id, "HTTP/2 has no such header; write request.host, which every request has");
+    }
     Ok(())
 }
 

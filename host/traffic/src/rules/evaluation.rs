@@ -8,7 +8,7 @@ use std::rc::Rc;
 use http::HeaderMap;
 
 use super::failure::RuleFailure;
-use super::input::RuleInput;
+use super::input::{RuleInput, is_seen};
 use super::operations::{any, calculate, call, compare, negated, timestamp};
 use super::value::{Evaluated, Value};
 use lodge_base::canonical;
@@ -90,7 +90,7 @@ impl<'a> Evaluation<'a> {
             }
             CelNode::Has(of, key) => {
                 let found = match self.eval(of)? {
-                    Value::Headers(headers) => headers.contains_key(&**key) && is_small(key),
+                    Value::Headers(headers) => headers.contains_key(&**key) && is_seen(key),
                     of => self.find(&of, key)?.is_some(),
                 };
                 Ok(Value::Bool(found))
@@ -221,7 +221,7 @@ impl<'a> Evaluation<'a> {
     /// Returns the value of a header that has one line. Which one of several a service reads is not known here.
     fn header(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
         match headers.get_all(name).iter().nth(1) {
-            Some(_) if is_small(name) => Err(RuleFailure::Several),
+            Some(_) if is_seen(name) => Err(RuleFailure::Several),
             _ => self.joined(headers, name),
         }
     }
@@ -229,7 +229,7 @@ impl<'a> Evaluation<'a> {
     /// Returns all lines of a header as one, with commas (RFC 9110 5.3), or as cookies are joined (RFC 6265 4.2.1).
     fn joined(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
         // A map has no key in other letters.
-        let mut lines = headers.get_all(name).iter().filter(|_| is_small(name));
+        let mut lines = headers.get_all(name).iter().filter(|_| is_seen(name));
         let Some(first) = lines.next() else { return Ok(None) };
         self.charge(first.len())?;
         let first = first.to_str().map_err(|_| RuleFailure::Encoding)?;
@@ -288,7 +288,7 @@ impl<'a> Evaluation<'a> {
             (of, Value::Text(key)) => match of {
                 // That there are several is no reason to say that there is none.
                 Value::Query(query) => Ok(form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == *key)),
-                Value::Headers(headers) => Ok(is_small(key) && headers.contains_key(&**key)),
+                Value::Headers(headers) => Ok(is_seen(key) && headers.contains_key(&**key)),
                 of => self.find(of, key).map(|found| found.is_some()),
             },
             _ => Err(RuleFailure::Type),
@@ -303,7 +303,9 @@ impl<'a> Evaluation<'a> {
             Value::Scopes(items) => items.iter().map(|item| Value::text(item)).collect(),
             Value::Array(items) => items.iter().map(Value::of_json).collect(),
             Value::Object(keys) => keys.keys().map(|key| Value::text(key)).collect(),
-            Value::Headers(headers) => headers.keys().map(|name| Value::text(name.as_str())).collect(),
+            Value::Headers(headers) => {
+                headers.keys().filter(|name| is_seen(name.as_str())).map(|name| Value::text(name.as_str())).collect()
+            }
             Value::Query(query) => {
                 form_urlencoded::parse(query.as_bytes()).map(|(name, _)| Value::Text(name)).collect()
             }
@@ -345,9 +347,4 @@ impl<'a> Evaluation<'a> {
             Loop::Filter | Loop::Map => Value::List(made.into()),
         })
     }
-}
-
-/// Whether the name of a header is in small letters, as in all requests.
-fn is_small(name: &str) -> bool {
-    !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }

@@ -55,3 +55,8 @@ impl<'a> RuleInput<'a> {
         }
     }
 }
+
+/// Whether rules see a header of this name: it is in small letters, as in all requests, and not `host`, which only HTTP/1.1 has.
+pub(super) fn is_seen(name: &str) -> bool {
+    name != "host" && !name.bytes().any(|byte| byte.is_ascii_uppercase())
+}

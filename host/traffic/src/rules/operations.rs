@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::failure::RuleFailure;
+use super::input::is_seen;
 use super::value::{Evaluated, Value};
 use lodge_manifest::expression::node::{Arithmetic, Comparison, Function};
 use lodge_manifest::expression::time::{FIRST, LAST};
@@ -135,7 +136,7 @@ fn size(value: &Value<'_>) -> Evaluated<'static> {
         Value::Scopes(items) => items.len(),
         Value::Array(items) => items.len(),
         Value::Object(keys) => keys.len(),
-        Value::Headers(headers) => headers.keys_len(),
+        Value::Headers(headers) => headers.keys().filter(|name| is_seen(name.as_str())).count(),
         Value::Query(query) => form_urlencoded::parse(query.as_bytes()).count(),
         _ => return Err(RuleFailure::Type),
     };
