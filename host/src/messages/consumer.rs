@@ -35,6 +35,9 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// The first and the longest pause while the queue is not available or the service fails every message.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// The time between two log lines about refused messages.
+const WARNINGS: Duration = Duration::from_secs(60);
+
 /// Failures in succession after which the consumer pauses.
 const PATIENCE: u32 = 3;
 
@@ -55,6 +58,8 @@ struct Shared {
     lease: Duration,
     /// Failures since the last message that the service has handled.
     failures: watch::Sender<u32>,
+    /// When the log last said that messages are refused.
+    warned: watch::Sender<Option<Instant>>,
 }
 
 impl Consumer {
@@ -75,6 +80,7 @@ impl Consumer {
             consume,
             lease: time.min(MAX_LEASE),
             failures: watch::Sender::new(0),
+            warned: watch::Sender::new(None),
         };
         Self { shared: Arc::new(shared), stores, slots }
     }
@@ -182,7 +188,15 @@ impl Shared {
                 Handled { status: StatusCode::BAD_REQUEST, reached: false, complete: true, body: None }
             }
         };
-        let settlement = delivery::settlement(&handled, delivery.attempt, &self.consume);
+        let settlement = delivery::settlement(&handled, (delivery.attempt, delivery.age), &self.consume);
+        if delivery::is_of_the_host(handled.status, handled.reached) && self.may_warn() {
+            let (name, subject, status) = (&*self.service.name, &delivery.message.subject, handled.status.as_u16());
+            tracing::warn!(
+                service = name,
+                "messages to {subject} wait: this host refuses them before they reach {name}, with status {status}; see its rules, \
+                 policies and routes; said once a minute"
+            );
+        }
         self.failures.send_modify(|failures| match settlement {
             // A rejected message was handled.
             Settlement::Acknowledge | Settlement::Reject => *failures = 0,
@@ -190,6 +204,15 @@ impl Shared {
         });
         self.settle(queue, consumer, (&delivery, settlement, &handled), end.into()).await;
         drop(permit);
+    }
+
+    /// Whether the log may say now that messages are refused.
+    fn may_warn(&self) -> bool {
+        self.warned.send_if_modified(|last| {
+            let due = last.is_none_or(|last| last.elapsed() >= WARNINGS);
+            *last = if due { Some(Instant::now()) } else { *last };
+            due
+        })
     }
 
     /// Settles a message, again and again until it succeeds or the lease ends.

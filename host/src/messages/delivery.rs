@@ -71,8 +71,8 @@ pub(super) fn delivered(
     Ok(request)
 }
 
-/// Returns what becomes of a message that was delivered for the `attempt`th time and handled in this way.
-pub(super) fn settlement(handled: &Handled, attempt: u32, consume: &Consume) -> Settlement {
+/// Returns what becomes of a message of this age that was delivered for the `attempt`th time and handled in this way.
+pub(super) fn settlement(handled: &Handled, (attempt, age): (u32, Duration), consume: &Consume) -> Settlement {
     let Handled { status, reached, complete, .. } = *handled;
     match status {
         status if status.is_success() && complete => Settlement::Acknowledge,
@@ -80,11 +80,26 @@ pub(super) fn settlement(handled: &Handled, attempt: u32, consume: &Consume) -> 
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS if !reached => {
             Settlement::Release(consume.pause)
         }
+        // The host refused it, as its rules or routes are now. It waits for as long again as it has waited.
+        status if is_of_the_host(status, reached) => Settlement::Release(age.max(consume.pause).min(consume.max_pause)),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Settlement::Retry(pause(attempt, consume)),
         // The message is at fault, and will be the next time.
         status if status.is_client_error() => Settlement::Reject,
         _ => Settlement::Retry(pause(attempt, consume)),
     }
+}
+
+/// Whether the host has refused a message for a reason that is not in the message itself, as its form and its size are.
+pub(super) fn is_of_the_host(status: StatusCode, reached: bool) -> bool {
+    const OF_MESSAGE: [StatusCode; 6] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::URI_TOO_LONG,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ];
+    !reached && status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS && !OF_MESSAGE.contains(&status)
 }
 
 /// The pause after a delivery: doubled with each.
@@ -121,7 +136,7 @@ mod tests {
     fn only_the_fault_of_the_message_ends_it_at_once() {
         let settled = |status: u16, reached, complete| {
             let handled = Handled { status: StatusCode::from_u16(status).unwrap(), reached, complete, body: None };
-            settlement(&handled, 2, &consume())
+            settlement(&handled, (2, Duration::from_secs(7)), &consume())
         };
         let (retry, release) = (Settlement::Retry(Duration::from_secs(2)), Settlement::Release(Duration::from_secs(1)));
         assert_eq!(settled(200, true, true), Settlement::Acknowledge);
@@ -134,6 +149,18 @@ mod tests {
             assert_eq!(settled(status, true, true), Settlement::Reject, "{status}");
         }
         assert_eq!([settled(503, false, true), settled(429, false, true)], [release, release]);
-        assert_eq!(settled(413, false, true), Settlement::Reject);
+        for status in [401, 403, 404, 405, 418] {
+            assert_eq!(settled(status, false, true), Settlement::Release(Duration::from_secs(7)), "{status}");
+            assert_eq!(settled(status, true, true), Settlement::Reject, "{status}");
+        }
+        for status in [400, 413, 415, 422] {
+            assert_eq!(settled(status, false, true), Settlement::Reject, "{status}");
+        }
+        // The pause grows with the age, within its bounds.
+        let refused = Handled { status: StatusCode::FORBIDDEN, reached: false, complete: true, body: None };
+        for (age, pause) in [(0, 1), (30, 30), (3600, 60)] {
+            let settled = settlement(&refused, (1, Duration::from_secs(age)), &consume());
+            assert_eq!(settled, Settlement::Release(Duration::from_secs(pause)));
+        }
     }
 }
