@@ -24,6 +24,9 @@ const FAILURES: usize = 20;
 /// The number of failing requests whose stderr is kept until their failure is recorded.
 const FAILING: usize = 8;
 
+/// The number of disabled services whose files are gone that are remembered.
+const DISABLED: usize = 1024;
+
 /// The least time between two log lines about outages of a service's state.
 const OUTAGE_LINES: Duration = Duration::from_secs(60);
 
@@ -36,7 +39,8 @@ pub struct Service {
     pub share: Arc<CpuShare>,
     /// The service's counters.
     pub metrics: ServiceMetrics,
-    disabled: AtomicBool,
+    /// Shared with [`Services`], which remember it when the service is gone.
+    disabled: Arc<AtomicBool>,
     /// The files of the version that was withdrawn, and the reason.
     withdrawn: Mutex<Option<((Digest, u64), String)>>,
     failures: Mutex<VecDeque<FailedRequest>>,
@@ -86,7 +90,14 @@ pub struct FailureReport<'a> {
 #[derive(Debug)]
 pub struct Services {
     cpu: Arc<CpuScheduler>,
-    known: Mutex<HashMap<Arc<str>, Weak<Service>>>,
+    known: Mutex<HashMap<Arc<str>, KnownService>>,
+}
+
+/// A service that is there, or was disabled when it was.
+#[derive(Debug)]
+struct KnownService {
+    service: Weak<Service>,
+    disabled: Arc<AtomicBool>,
 }
 
 impl Services {
@@ -98,12 +109,19 @@ impl Services {
     /// Returns the service with this name, and creates it if there is none.
     pub fn get_or_create(&self, name: &str) -> Arc<Service> {
         let mut known = lock(&self.known);
-        if let Some(service) = known.get(name).and_then(Weak::upgrade) {
+        if let Some(service) = known.get(name).and_then(|known| known.service.upgrade()) {
             return service;
         }
-        known.retain(|_, service| service.strong_count() > 0);
-        let service = Arc::new(Service::new(name, self.cpu.share()));
-        known.insert(Arc::clone(&service.name), Arc::downgrade(&service));
+        let mut remembered = DISABLED;
+        known.retain(|other, known| {
+            let stays = &**other == name || known.disabled.load(Relaxed) && remembered > 0;
+            remembered -= usize::from(stays && &**other != name && known.service.strong_count() == 0);
+            stays || known.service.strong_count() > 0
+        });
+        let disabled = known.get(name).map(|known| Arc::clone(&known.disabled)).unwrap_or_default();
+        let service = Service { disabled: Arc::clone(&disabled), ..Service::new(name, self.cpu.share()) };
+        let service = Arc::new(service);
+        known.insert(Arc::clone(&service.name), KnownService { service: Arc::downgrade(&service), disabled });
         service
     }
 }
@@ -115,7 +133,7 @@ impl Service {
             name: Arc::from(name),
             share,
             metrics: ServiceMetrics::default(),
-            disabled: AtomicBool::new(false),
+            disabled: Arc::default(),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
             stderr: Mutex::default(),
@@ -130,7 +148,7 @@ impl Service {
         self.disabled.load(Relaxed)
     }
 
-    /// Disables or enables the service until the host ends. A manifest's `enabled` lasts longer.
+    /// Disables or enables the service until the host ends, also if its files are gone meanwhile. A manifest's `enabled` lasts longer.
     pub fn set_disabled(&self, disabled: bool) {
         self.disabled.store(disabled, Relaxed);
     }
@@ -228,6 +246,27 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However often its files go and come back, until it is enabled.
+    #[test]
+    fn a_disabled_service_returns_disabled() {
+        let services = Services::new(CpuScheduler::new(1));
+        services.get_or_create("a").set_disabled(true);
+        for _ in 0..2 {
+            services.get_or_create("b");
+            assert!(services.get_or_create("a").is_disabled());
+        }
+        services.get_or_create("a").set_disabled(false);
+        services.get_or_create("b");
+        assert!(!services.get_or_create("a").is_disabled() && !services.get_or_create("b").is_disabled());
+        let served = services.get_or_create("served");
+        served.set_disabled(true);
+        for number in 0..DISABLED + 9 {
+            services.get_or_create(&number.to_string()).set_disabled(true);
+        }
+        assert!(services.get_or_create("served").is_disabled());
+        assert_eq!(lock(&services.known).len(), DISABLED + 2, "with the one that is there, and the last");
+    }
 
     #[test]
     fn outages_are_logged_once_a_minute() {
