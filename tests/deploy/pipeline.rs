@@ -223,6 +223,8 @@ async fn what_goes_wrong_changes_nothing() {
         (COMPONENT, &[("content-digest", wrong)][..], 400, "and content-digest says sha256:0000"),
         (COMPONENT, &[("content-digest", "md5=:AAAA:")], 400, "has no SHA-256"),
         (COMPONENT, &[("content-digest", wrong), ("content-digest", "sha-256=:BBBB:")], 400, "write it once"),
+        (COMPONENT, &[("content-range", "bytes 0-8/9")], 400, "arrives as a whole"),
+        (&format!("{COMPONENT}?digest=0"), &[], 400, "that of the header Content-Digest"),
         (COMPONENT, &[("lodge-signature", "none")], 400, "between two colons"),
         (COMPONENT, &[("lodge-signature", ":Kioq:")], 400, "has no signature: it is not base64"),
         (&format!("{COMPONENT}?percent=10"), &[], 400, "a share is that of a version"),

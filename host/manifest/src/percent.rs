@@ -25,7 +25,9 @@ impl Percent {
     /// # Errors
     /// What was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let number = text.trim_end_matches('%').trim().parse().ok().and_then(Self::from_number);
+        let number = text.strip_suffix('%').unwrap_or(text).trim();
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = number.parse().ok().filter(|_| plain).and_then(Self::from_number);
         number.ok_or_else(|| format!("`{text}` is not a percentage; write it like 10% or 2.5%"))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::CONTENT_RANGE;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -78,6 +79,10 @@ async fn place(
     let subject = Subject::read(name)?;
     let (percent, new) = parameters(&subject, request.uri().query().unwrap_or_default())?;
     let (head, body) = request.into_parts();
+    if head.headers.contains_key(CONTENT_RANGE) {
+        let why = "a component arrives as a whole, without Content-Range";
+        return Err(NotDeployed(StatusCode::BAD_REQUEST, "bad-body", why.into()));
+    }
     let signature = upload::signature(&head.headers)?;
     let files = subject.files(&admin.config)?;
     let canary = percent.zip(subject.label.as_deref());
@@ -105,15 +110,24 @@ async fn place(
 /// Returns the share of a canary, and whether the service may be created.
 fn parameters(subject: &Subject, query: &str) -> Result<(Option<Percent>, bool), NotDeployed> {
     let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, "bad-query", why);
-    let (mut percent, mut new) = (None, false);
+    let (mut percent, mut new) = (None, None);
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
         match key.as_ref() {
-            "percent" => percent = Some(Percent::parse(&value).map_err(|why| bad(format!("percent: {why}")))?),
-            "new" => new = value.parse().map_err(|_| bad("`new` must be `true` or `false`".into()))?,
-            // Others are ignored, as in the whole API.
-            _ => {}
+            "percent" if percent.is_none() => {
+                percent = Some(Percent::parse(&value).map_err(|why| bad(format!("percent: {why}")))?);
+            }
+            "new" if new.is_none() => {
+                new = Some(value.parse().map_err(|_| bad("`new` must be `true` or `false`".into()))?);
+            }
+            "percent" | "new" => return Err(bad(format!("`{key}` is there more than once"))),
+            // What would be ignored may be what the sender relies on.
+            _ => {
+                let known = "a deployment has `percent` and `new`; a digest is that of the header Content-Digest";
+                return Err(bad(format!("unknown parameter: {known}")));
+            }
         }
     }
+    let new = new.unwrap_or_default();
     match (&subject.label, percent) {
         (Some(_), None) => Err(bad("a version needs its share of the requests: `?percent=10%25`".into())),
         (None, Some(_)) => Err(bad(format!("a share is that of a version, such as {}@{CANARY}", subject.service))),
@@ -326,4 +340,30 @@ fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
         *response.status_mut() = StatusCode::ACCEPTED;
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_those_of_a_deployment_and_there_once() {
+        let read = |name: &str, query: &str| parameters(&Subject::read(name).unwrap(), query).map_err(|why| why.2);
+        assert_eq!(read("a", "").unwrap(), (None, false));
+        assert_eq!(read("a", "new=true").unwrap(), (None, true));
+        assert_eq!(read("a@c", "percent=2.5%25&new=false").unwrap(), (Some(Percent(250)), false));
+        for (query, why) in [
+            ("new=true&new=false", "more than once"),
+            ("percent=1&percent=1", "more than once"),
+            ("percent=1&x=y", "unknown parameter"),
+            ("percent=1&digest=0", "Content-Digest"),
+            ("percent=1e1", "not a percentage"),
+            ("percent=%2B5", "not a percentage"),
+            ("percent=10%25%25", "not a percentage"),
+            ("percent=inf", "not a percentage"),
+            ("percent=", "not a percentage"),
+        ] {
+            assert!(read("a@c", query).is_err_and(|said| said.contains(why)), "{query}");
+        }
+    }
 }
