@@ -26,6 +26,7 @@ pub mod expression;
 pub mod files;
 pub mod front;
 pub mod grants;
+pub mod guards;
 pub mod headers;
 pub mod key;
 pub mod keyvalue;

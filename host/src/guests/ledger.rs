@@ -5,6 +5,7 @@
 //! versions of broken files.
 
 mod change;
+mod guard;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 use crate::guests::scan::{FileState, ScannedService};
 use lodge_manifest::digest::Digest;
 use lodge_manifest::refusal::Refusal;
-use lodge_manifest::spec::GuestSpec;
+use lodge_manifest::spec::{GuestSpec, split};
 
 pub use change::Change;
+use guard::{Formers, Ruling};
 
 /// How long a file must be gone before its service is removed, so that tools that replace a file by deleting and
 /// creating it lose no request.
@@ -34,6 +36,7 @@ pub const HELD: Duration = Duration::from_millis(80);
 /// The state of every service. `G` is a guest.
 pub struct Ledger<G> {
     services: BTreeMap<String, LedgerEntry<G>>,
+    formers: Formers,
 }
 
 struct LedgerEntry<G> {
@@ -60,6 +63,10 @@ struct LedgerEntry<G> {
     pulling: bool,
     /// A problem that leaves the files as good as they are.
     trouble: Option<Refusal>,
+    /// What was ruled on its files in the last scan.
+    ruling: Ruling,
+    /// When its manifest counts as complete, though it takes requests that were denied before it.
+    opens: Option<Instant>,
     /// What will be served if a scan at least [`HELD`] later finds no manifest.
     held: Option<(GuestSpec, G)>,
 }
@@ -88,6 +95,8 @@ impl<G> Default for LedgerEntry<G> {
             changing: false,
             pulling: false,
             trouble: None,
+            ruling: Ruling::Follow,
+            opens: None,
             held: None,
         }
     }
@@ -95,7 +104,7 @@ impl<G> Default for LedgerEntry<G> {
 
 impl<G> Default for Ledger<G> {
     fn default() -> Self {
-        Self { services: BTreeMap::new() }
+        Self { services: BTreeMap::new(), formers: Formers::default() }
     }
 }
 
@@ -108,12 +117,22 @@ impl<G: Clone> Ledger<G> {
                 service.drop_pending();
                 (service.changing, service.refused, service.wanted) = (false, None, None);
                 (service.pulling, service.trouble) = (false, None);
-                service.gone.get_or_insert(now);
+                (service.gone, service.opens) = (service.gone.or(Some(now)), None);
             }
         }
+        self.formers.leave(|name| !found.contains_key(name));
         let mut arrived = Vec::new();
-        for (name, ScannedService { state, settled, touched, bare, trouble }) in found {
+        for (name, scanned) in found {
+            let ruling = self.rule(&name, &scanned);
             let service = self.services.entry(name.clone()).or_default();
+            let ScannedService { state, settled, touched, bare, trouble, unsure, .. } = scanned;
+            service.opens = (ruling == Ruling::Wait).then(|| now + unsure);
+            let (state, settled) = match ruling.clone() {
+                Ruling::Follow => (state, settled),
+                Ruling::Refuse(refusal) => (FileState::Refused(refusal), true),
+                Ruling::Wait => (FileState::Changing, settled),
+            };
+            service.ruling = ruling;
             (service.pulling, service.trouble) = (matches!(state, FileState::Pulling), trouble);
             let was_orphan = std::mem::replace(&mut service.orphan, matches!(state, FileState::Orphan(_)));
             service.changing = match state {
@@ -134,8 +153,11 @@ impl<G: Clone> Ledger<G> {
                     service.bare = Some(since).filter(|_| bare && service.live.is_none());
                     if service.is_due(&spec, now) {
                         arrived.extend(service.held.take());
-                    } else if let Some(change) = service.want(&name, spec, (settled, touched), now, &mut wanted) {
-                        changes.push(change);
+                    } else {
+                        if service.live.is_none() {
+                            self.formers.want(&name, &spec.manifest);
+                        }
+                        changes.extend(service.want(&name, spec, (settled, touched), now, &mut wanted));
                     }
                 }
                 FileState::Refused(refusal) => {
@@ -148,6 +170,7 @@ impl<G: Clone> Ledger<G> {
                 }
                 FileState::Disabled => {
                     // A manifest disables the service, so it is not being replaced.
+                    self.formers.disable(&name);
                     changes.extend(service.live.take().map(|_| Change::Removed(name)));
                     *service = LedgerEntry { gone: Some(now), ..LedgerEntry::default() };
                 }
@@ -172,6 +195,15 @@ impl<G: Clone> Ledger<G> {
         changes.extend(arrived.into_iter().filter_map(|(spec, guest)| self.serve(spec, guest)));
         changes.extend(self.expire(now));
         (wanted, changes)
+    }
+
+    /// Rules on the files of a service or version. A version has the policies of its service, and so waits for them.
+    fn rule(&self, name: &str, scanned: &ScannedService) -> Ruling {
+        let live = |name: &str| self.services.get(name)?.live.as_ref().map(|(spec, _)| spec);
+        let own = self.formers.rule(name, scanned, live(name));
+        let (service, Some(_)) = split(name) else { return own };
+        let of = self.services.get(service).map_or(&Ruling::Follow, |service| &service.ruling);
+        own.beside(scanned, of, live(service))
     }
 
     /// Applies the result of a compilation, unless it is not wanted any more.
@@ -204,6 +236,9 @@ impl<G: Clone> Ledger<G> {
         let service = self.services.get_mut(&spec.name)?;
         service.bare = None;
         let before = service.live.replace((spec.clone(), guest));
+        if let Some((old, _)) = &before {
+            self.formers.replaced(old);
+        }
         Some(match before {
             Some((old, _)) if old.digest == spec.digest => Change::Reconfigured(spec),
             Some((old, _)) => Change::Replaced(spec, old.digest),
@@ -212,6 +247,12 @@ impl<G: Clone> Ledger<G> {
                 None => Change::Added(spec),
             },
         })
+    }
+
+    /// Tells that what is live was published, except what was refused beside other services: of these the former ones stay.
+    pub fn published(&mut self, is_served: impl Fn(&GuestSpec) -> bool) {
+        let live = |name: &str| self.services.get(name).and_then(|service| service.live.as_ref());
+        self.formers.retain(|name| live(name).is_none_or(|(spec, _)| !is_served(spec)));
     }
 
     /// The services that are served, by name.
@@ -266,14 +307,16 @@ impl<G: Clone> Ledger<G> {
         let held = self.services.values().filter(|service| service.held.is_some());
         let gone = leaving.filter_map(|service| Some(service.gone? + GONE));
         let due = held.filter_map(|service| Some(service.bare? + HELD));
-        gone.chain(due).chain(retried.filter_map(|service| service.attempts.1)).min()
+        let opens = self.services.values().filter_map(|service| service.opens);
+        gone.chain(due).chain(opens).chain(retried.filter_map(|service| service.attempts.1)).min()
     }
 
     fn expire(&mut self, now: Instant) -> Vec<Change> {
         let mut removed = Vec::new();
         self.services.retain(|name, service| {
             let gone = service.gone.is_some_and(|since| service.live.is_none() || now >= since + GONE);
-            if gone && service.live.take().is_some() {
+            if let Some((spec, _)) = service.live.take_if(|_| gone) {
+                self.formers.remove(spec);
                 removed.push(Change::Removed(name.clone()));
             }
             // A refusal stays as long as its file.

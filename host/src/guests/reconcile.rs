@@ -20,6 +20,7 @@ use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::refusal::Refusal;
+use lodge_manifest::spec::GuestSpec;
 
 /// Keeps the published snapshot in agreement with the directory, until the host ends.
 ///
@@ -180,6 +181,9 @@ impl Reconciler {
         self.restarting &= !self.ledger.is_settled();
         if !self.restarting {
             publish(&self.ledger, &self.publisher, self.deployer.metrics());
+            let snapshot = self.publisher.current.snapshot();
+            let target = |spec: &GuestSpec| snapshot.target(&spec.name);
+            self.ledger.published(|spec| target(spec).is_some_and(|target| target.deployment().spec == *spec));
         }
     }
 }

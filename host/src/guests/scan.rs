@@ -31,8 +31,20 @@ pub struct ScannedService {
     pub touched: bool,
     /// It has no manifest, and this is not the first scan: a manifest may follow its component.
     pub bare: bool,
+    /// The manifest of the service, if it is missing or empty.
+    pub blank: Option<String>,
+    /// How long the manifest may still turn out to be the first part of another.
+    pub unsure: Duration,
     /// A problem that leaves its files as good as they are, such as that of a registry.
     pub trouble: Option<Refusal>,
+}
+
+impl ScannedService {
+    /// Complete files in this state, which nobody has touched.
+    pub(super) fn of(state: FileState) -> Self {
+        let (settled, touched, bare, unsure) = (true, false, false, Duration::ZERO);
+        Self { state, settled, touched, bare, blank: None, unsure, trouble: None }
+    }
 }
 
 /// The result of a scan.

@@ -20,7 +20,7 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
 }
 
 fn found(state: FileState, settled: bool) -> ScannedService {
-    ScannedService { state, settled, touched: false, bare: false, trouble: None }
+    ScannedService { settled, ..ScannedService::of(state) }
 }
 
 fn ready(name: &str, version: u8) -> (String, ScannedService) {

@@ -144,10 +144,9 @@ impl Scanner {
 
     /// The state of one service.
     fn find(&mut self, stem: &str, component: &Path, look: &mut Look<'_>) -> ScannedService {
-        let as_is = |state| ScannedService { state, settled: true, touched: false, bare: false, trouble: None };
         let (service, label) = split(stem);
         if let Err(refusal) = named(service, label, component) {
-            return as_is(FileState::Refused(refusal));
+            return ScannedService::of(FileState::Refused(refusal));
         }
         let manifest = component.with_extension("toml");
         let files = Manifests { service: component.with_file_name(format!("{service}.toml")), own: manifest.clone() };
@@ -156,8 +155,13 @@ impl Scanner {
             // A manifest that disables the service takes effect at once, whatever follows.
             let disabled = self.manifest(&files, service, look, Settling::seen).is_ok_and(|read| !read.enabled);
             let state = if disabled { FileState::Disabled } else { FileState::Changing };
-            return ScannedService { settled: false, ..as_is(state) };
+            return ScannedService { settled: false, ..ScannedService::of(state) };
         }
+        let said = |path: &Path| self.manifests.get(path).is_some_and(|known| !known.known().is_blank());
+        let blank = Some(file_name(&files.service)).filter(|_| !said(&files.service));
+        let known = [&files.service, &files.own].into_iter().filter_map(|path| self.manifests.get(path));
+        let unsure = known.map(|known| known.unsure(look.now)).max().unwrap_or_default();
+        let as_is = |state| ScannedService { blank, unsure, ..ScannedService::of(state) };
         let (mut settled, mut touched) = (true, false);
         let bare = !self.first && self.manifests.get(&manifest).is_none_or(|known| *known.known() == Content::Absent);
         let spec = match self.manifest(&files, service, look, Settling::known) {
@@ -207,7 +211,7 @@ impl Scanner {
             }
             Err(refusal) => FileState::Refused(refusal),
         };
-        ScannedService { state, settled, touched, bare, trouble: None }
+        ScannedService { settled, touched, bare, ..as_is(state) }
     }
 
     /// The digest of a component, whether its signature is enough for the service, and its size. Reads it only if it may have
@@ -305,7 +309,6 @@ impl Scanner {
                 None | Some(Content::Absent) => "",
                 Some(Content::Text(text)) => text,
                 Some(Content::Unreadable(refusal)) => return Err(refusal.clone()),
-                Some(Content::Withdrawn) => return Err(withdrawn(&file_name(path))),
             };
             read(text).map_err(|problems| {
                 let remedy = format!("see docs/{}.md", lodge_manifest::page(text, &problems));
@@ -374,12 +377,6 @@ fn named(service: &str, label: Option<&str>, component: &Path) -> Result<(), Ref
     let remedy = "rename it: letters, digits, `-` and `_`, at most 63, starting with a letter or digit; a version \
                   of it has `@` and a label after that";
     Err(Refusal::new(&file_name(component), "its name is not valid for a service", remedy))
-}
-
-/// The refusal of a manifest that is gone or empty.
-fn withdrawn(file: &str) -> Refusal {
-    let reason = "it is gone or empty, and it said who may send requests (`auth`, `allow`, `deny`, `rules`)";
-    Refusal::new(file, reason, "write it again; a comment is enough to take everybody's requests")
 }
 
 /// Checks whether a component is the one that its manifest requires.

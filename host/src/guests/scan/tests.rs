@@ -6,6 +6,7 @@ use std::io::Write;
 use std::time::Instant;
 
 mod edits;
+mod guards;
 mod signatures;
 
 use super::settle::OPENS;
@@ -62,6 +63,7 @@ impl World {
         for spec in wanted {
             let _ = self.ledger.compiled(spec.clone(), Ok(spec));
         }
+        self.ledger.published(|_| true);
         scan
     }
 
@@ -145,88 +147,6 @@ fn a_manifest_counts_as_removed_after_a_while() {
     world.write("a.toml", "env.N = '3'");
     world.pass(SETTLE);
     assert_eq!((world.said("a"), world.live("a").unwrap().digest), (Some("3".into()), Digest::of(&component(1))));
-}
-
-/// Who may send requests is not undone by a file that is gone or empty, nor soon by the first part of one.
-#[test]
-fn a_manifest_that_guards_is_not_undone_by_its_absence() {
-    for guard in [
-        "auth.api_keys = 'k'",
-        "deny = ['10.0.0.0/8']",
-        "routes = [{ path = '/a', allow = ['10.0.0.0/8'] }]",
-        "rules = [{ deny = true }]",
-    ] {
-        let text = format!("env.N = '1'\n{guard}");
-        let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", text.as_bytes())], true);
-        let is_in_force = |world: &World| assert_eq!(world.said("a"), Some("1".into()), "{guard}");
-        for empty in [false, true] {
-            if empty {
-                world.write("a.toml", "\n")
-            } else {
-                world.unlink("a.toml")
-            }
-            world.pass(Duration::from_secs(60));
-            is_in_force(&world);
-            assert!(world.refused().concat().contains("it is gone or empty"), "{:?}", world.refused());
-            world.write("a.toml", &text);
-            world.pass(SETTLE);
-            is_in_force(&world);
-            assert_eq!(world.refused(), Vec::<String>::new());
-        }
-        // The first part of a text that is written slowly.
-        world.write("a.toml", "env.N = '2'");
-        world.pass(OPENS - Duration::from_millis(1));
-        is_in_force(&world);
-        world.pass(Duration::from_millis(1));
-        assert_eq!(world.said("a"), Some("2".into()));
-        // One that guards as much, but ends early.
-        world.write("a.toml", format!("{guard}\nenv.N = '1'"));
-        world.pass(SETTLE);
-        world.write("a.toml", format!("{guard}\n"));
-        world.pass(OPENS - Duration::from_millis(1));
-        is_in_force(&world);
-        world.pass(Duration::from_millis(1));
-        assert_eq!(world.said("a"), None);
-        // What was complete at once is taken at once.
-        world.write("a.toml", &text);
-        world.pass(SETTLE);
-        is_in_force(&world);
-        world.rename("a.toml", "env.N = '3'");
-        world.pass(PLACED * 2);
-        assert_eq!(world.said("a"), Some("3".into()), "{guard}");
-        // With its component, the service is gone.
-        world.write("a.toml", &text);
-        world.pass(SETTLE);
-        world.unlink("a.toml");
-        world.unlink("a.wasm");
-        world.pass(GONE + SETTLE);
-        assert!(world.live("a").is_none());
-        assert_eq!(world.refused(), Vec::<String>::new());
-    }
-    // More rules than before make up for no key, for no rule that is not there yet, and for none of a route.
-    let (one, two) = ("[[rules]]\nwhen = 'true'\ndeny = 403\n", "[[rules]]\nwhen = 'true'\ndeny = 404\n");
-    let route = |path: &str| format!("[[routes]]\npath = '{path}'\nallow = ['10.0.0.0/8']\n");
-    for (before, after) in [
-        (format!("auth.api_keys = 'k'\n{one}"), format!("{one}{two}")),
-        (one.to_owned(), two.repeat(2)),
-        (route("/a"), route("/b")),
-    ] {
-        let (before, after) = (format!("env.N = '1'\n{before}"), format!("env.N = '2'\n{after}"));
-        let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", before.as_bytes())], true);
-        world.write("a.toml", after);
-        world.pass(OPENS - Duration::from_millis(1));
-        assert_eq!(world.said("a"), Some("1".into()), "{before}");
-        world.pass(Duration::from_millis(1));
-        assert_eq!(world.said("a"), Some("2".into()), "{before}");
-    }
-    // The first of two rules, in a text that is new from its first line.
-    let text = "env.N = '1'\n[[rules]]\nwhen = 'true'\ndeny = 403\n[[rules]]\ndeny = 404";
-    let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", text.as_bytes())], true);
-    world.write("a.toml", "env.N = '2'\n[[rules]]\nwhen = 'true'\ndeny = 403");
-    world.pass(OPENS - Duration::from_millis(1));
-    assert_eq!(world.said("a"), Some("1".into()));
-    world.pass(Duration::from_millis(1));
-    assert_eq!(world.said("a"), Some("2".into()));
 }
 
 #[test]
