@@ -89,7 +89,7 @@ mod tests {
         "[auth]\napi_keys = 'k'",
         "[auth]\napi_keys = 'k'\nscopes = ['s']",
         "[auth.jwt]\nissuer = 'https://a.example'\naudience = 'a'\nkeys = 'k'\n[auth]\nclaims = { a = 'b' }",
-        "[[rules]]\ndeny = 403\n[[rules]]\ndeny = 404",
+        "[[rules]]\nwhen = 'true'\ndeny = 403\n[[rules]]\nwhen = 'true'\ndeny = 404",
         "[[routes]]\npath = '/a'\nhost = 'x.example'\nallow = ['10.0.0.0/8']\n[[routes]]\npath = '/a'\nallow = ['10.0.0.0/8']",
         "[[routes]]\npath = '/a'\n[routes.auth]\napi_keys = 'k'\nscopes = ['s']",
     ];
@@ -120,8 +120,16 @@ mod tests {
             ("deny = ['10.0.0.0/8']", "deny = ['10.0.0.0/8']\nallow = ['192.0.2.0/24']", false),
             ("allow = ['10.0.0.0/8']", "allow = ['10.0.0.0/8', '192.0.2.0/24']", true),
             ("allow = ['10.0.0.0/8']", "allow = ['10.0.0.0/8']\n[auth]\napi_keys = 'k'", false),
-            ("[[rules]]\ndeny = 403", "[[rules]]\ndeny = 403\n[[rules]]\ndeny = 404", false),
-            ("[[rules]]\ndeny = 403", "[[rules]]\ndeny = 404\n[[rules]]\ndeny = 403", true),
+            (
+                "[[rules]]\nwhen = 'true'\ndeny = 403",
+                "[[rules]]\nwhen = 'true'\ndeny = 403\n[[rules]]\nwhen = 'true'\ndeny = 404",
+                false,
+            ),
+            (
+                "[[rules]]\nwhen = 'true'\ndeny = 403",
+                "[[rules]]\nwhen = 'true'\ndeny = 404\n[[rules]]\nwhen = 'true'\ndeny = 403",
+                true,
+            ),
             ("[auth]\napi_keys = 'k'", "routes = [{ path = '/a', auth = false }]\n[auth]\napi_keys = 'k'", true),
             ("[auth]\napi_keys = 'k'", "[auth]\napi_keys = 'k'\npasswords = 'p'", true),
             ("[auth]\napi_keys = 'k'", "routes = ['/a', '/b']\n[auth]\napi_keys = 'k'", true),

@@ -62,7 +62,7 @@ fn a_manifest_that_guards_is_not_undone_by_its_absence() {
         assert_eq!(world.refused(), Vec::<String>::new());
     }
     // More rules than before make up for no key, for no rule that is not there yet, and for none of a route.
-    let (one, two) = ("[[rules]]\ndeny = 403\n", "[[rules]]\ndeny = 404\n");
+    let (one, two) = ("[[rules]]\nwhen = 'true'\ndeny = 403\n", "[[rules]]\nwhen = 'true'\ndeny = 404\n");
     let route = |path: &str| format!("[[routes]]\npath = '{path}'\nallow = ['10.0.0.0/8']\n");
     for (before, after) in [
         (format!("auth.api_keys = 'k'\n{one}"), format!("{one}{two}")),
@@ -78,9 +78,9 @@ fn a_manifest_that_guards_is_not_undone_by_its_absence() {
         assert_eq!(world.said("a"), Some("2".into()), "{before}");
     }
     // The first of two rules, in a text that is new from its first line.
-    let text = "env.N = '1'\n[[rules]]\ndeny = 403\n[[rules]]\ndeny = 404";
+    let text = "env.N = '1'\n[[rules]]\nwhen = 'true'\ndeny = 403\n[[rules]]\nwhen = 'true'\ndeny = 404";
     let mut world = World::new(&[("a.wasm", &component(0)), ("a.toml", text.as_bytes())], true);
-    world.write("a.toml", "env.N = '2'\n[[rules]]\ndeny = 403");
+    world.write("a.toml", "env.N = '2'\n[[rules]]\nwhen = 'true'\ndeny = 403");
     world.pass(OPENS - Duration::from_millis(1));
     assert_eq!(world.said("a"), Some("1".into()));
     world.pass(Duration::from_millis(1));
