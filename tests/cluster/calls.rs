@@ -32,7 +32,7 @@ impl Place {
         for (file, content) in files {
             match file.strip_suffix(".wasm") {
                 Some(name) => {
-                    drop(std::fs::copy(wasm(content), directory.path().join(format!("{name}.wasm"))).unwrap())
+                    std::fs::copy(wasm(content), directory.path().join(format!("{name}.wasm"))).unwrap();
                 }
                 None => std::fs::write(directory.path().join(file), content).unwrap(),
             }
@@ -86,8 +86,11 @@ async fn call(client: &mut Connection, url: &str) -> (u16, String) {
     (response.status, if error.is_empty() { response.text() } else { error })
 }
 
+/// How many requests were sent, and when which failed.
+type SentRequests = (usize, Vec<(Instant, String)>);
+
 /// Four clients that send requests until `stop`. Returns how many there were, and when which failed.
-fn clients(address: SocketAddr, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<(usize, Vec<(Instant, String)>)>> {
+fn clients(address: SocketAddr, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<SentRequests>> {
     let client = |_| {
         let stop = Arc::clone(stop);
         tokio::spawn(async move {
@@ -111,7 +114,7 @@ fn clients(address: SocketAddr, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<(usize
 /// The length of the response of `echo` to an empty request.
 const RIGHT: &str = "0";
 
-async fn join(clients: Vec<JoinHandle<(usize, Vec<(Instant, String)>)>>) -> (usize, Vec<(Instant, String)>) {
+async fn join(clients: Vec<JoinHandle<SentRequests>>) -> SentRequests {
     let (mut sent, mut failed) = (0, Vec::new());
     for client in clients {
         let (its, failures) = client.await.unwrap();

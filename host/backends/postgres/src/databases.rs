@@ -19,25 +19,19 @@ use lodge_state::postgres::{
     PostgresRows, PostgresServers, PostgresSession, PostgresValue,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout_at;
 
 use self::pool::{Pool, PooledClient};
 use crate::settings::PostgresSettings;
 
-/// The most statements that run at once in a host; further ones wait. Each may have a result in memory.
-const STATEMENTS: usize = 16;
-
 /// The databases of all services of a host.
-pub struct PostgresDatabases {
-    statements: Arc<Semaphore>,
-    runtime: Handle,
-}
+pub struct PostgresDatabases(Handle);
 
 impl PostgresDatabases {
     /// Connects to nothing yet. Connections are those of `runtime`.
     pub fn new(runtime: Handle) -> Self {
-        Self { statements: Arc::new(Semaphore::new(STATEMENTS)), runtime }
+        Self(runtime)
     }
 }
 
@@ -45,27 +39,22 @@ impl PostgresServers for PostgresDatabases {
     fn pool(&self, address: &PostgresAddress) -> Result<Arc<dyn PostgresPool>, String> {
         let tls = Tls { authorities: address.authorities.as_deref().map(<[u8]>::to_vec), identity: None };
         let settings = PostgresSettings::new(&address.url, &tls, address.connections);
-        let pool = Pool::new(settings.map_err(|error| error.to_string())?, self.runtime.clone());
-        Ok(Arc::new(DatabasePool { pool: Arc::new(pool), statements: Arc::clone(&self.statements) }))
+        let pool = Pool::new(settings.map_err(|error| error.to_string())?, self.0.clone());
+        Ok(Arc::new(DatabasePool(Arc::new(pool))))
     }
 }
 
-struct DatabasePool {
-    pool: Arc<Pool>,
-    statements: Arc<Semaphore>,
-}
+struct DatabasePool(Arc<Pool>);
 
 impl PostgresPool for DatabasePool {
     fn connection(&self) -> Arc<dyn PostgresSession> {
-        let (pool, statements) = (Arc::clone(&self.pool), Arc::clone(&self.statements));
-        Arc::new(RequestSession { pool, statements, slot: Mutex::default() })
+        Arc::new(RequestSession { pool: Arc::clone(&self.0), slot: Mutex::default() })
     }
 }
 
 /// The connection of a request.
 struct RequestSession {
     pool: Arc<Pool>,
-    statements: Arc<Semaphore>,
     slot: Mutex<ClientSlot>,
 }
 
@@ -82,13 +71,8 @@ impl PostgresSession for RequestSession {
         Box::pin(async move {
             check(&text, &parameters)?;
             let slot = Arc::clone(&self.slot.lock().unwrap_or_else(PoisonError::into_inner));
-            let deadline = deadline.into();
-            let ready = async {
-                let slot = slot.lock_owned().await;
-                let statement = Arc::clone(&self.statements).acquire_owned().await;
-                (slot, statement)
-            };
-            let Ok((mut slot, _statement)) = timeout_at(deadline, ready).await else { return Err(PostgresError::Busy) };
+            let deadline = tokio::time::Instant::from_std(deadline);
+            let Ok(mut slot) = timeout_at(deadline, slot.lock_owned()).await else { return Err(PostgresError::Busy) };
             // Taken out: if this future is dropped, so is the connection, which cancels the statement.
             let mut session = match slot.take() {
                 Some(session) => session,

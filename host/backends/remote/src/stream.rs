@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,12 +21,17 @@ use crate::connect_failure::ConnectFailure;
 /// operations may come before any of them is read.
 const MOST_UNANSWERED: u64 = 128 << 20;
 
+/// The most round trips of one operation, where operations follow each other. A driver looks types up that it does not know, and
+/// those that they consist of, each in a call within the last, and a stack has no room for thousands of these.
+const MOST_ROUND_TRIPS: u64 = 400;
+
 /// A connection, with or without TLS. A server that sends without end is cut off.
 #[derive(Debug)]
 pub struct ServerStream {
     transport: Transport,
     unanswered: Unanswered,
     most_unanswered: u64,
+    counts_round_trips: bool,
 }
 
 #[derive(Debug)]
@@ -35,24 +40,47 @@ enum Transport {
     Secure(Box<TlsStream<TcpStream>>),
 }
 
-/// The bytes that a connection has received since the last response that was complete. Clones are of the same connection.
+/// What a connection has received since the last response that was complete. Clones are of the same connection.
 #[derive(Clone, Debug, Default)]
-pub struct Unanswered(Arc<AtomicU64>);
+pub struct Unanswered(Arc<UnansweredCounts>);
+
+#[derive(Debug, Default)]
+struct UnansweredCounts {
+    bytes: AtomicU64,
+    /// How often something was sent after something was received.
+    round_trips: AtomicU64,
+    /// Whether something was received since something was sent.
+    has_received: AtomicBool,
+}
 
 impl Unanswered {
     /// Records that an operation has its response.
     pub fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.bytes.store(0, Ordering::Relaxed);
+        self.0.round_trips.store(0, Ordering::Relaxed);
     }
 
-    /// The bytes since then.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Whether the bounds of a connection for one operation at a time were exceeded since then.
+    pub fn is_excessive(&self, most: u64) -> bool {
+        self.0.bytes.load(Ordering::Relaxed) > most || self.0.round_trips.load(Ordering::Relaxed) > MOST_ROUND_TRIPS
+    }
+
+    /// Counts that something was sent.
+    fn count_sent(&self) -> io::Result<()> {
+        if !self.0.has_received.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let all = self.0.round_trips.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let endless = || io::Error::new(ErrorKind::InvalidData, "the operation does not end");
+        if all > MOST_ROUND_TRIPS { Err(endless()) } else { Ok(()) }
     }
 
     /// Counts received bytes, of which there are at most `most` for a response.
     fn count(&self, bytes: usize, most: u64) -> io::Result<()> {
-        let all = self.0.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
+        if bytes > 0 {
+            self.0.has_received.store(true, Ordering::Relaxed);
+        }
+        let all = self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
         let endless = || io::Error::new(ErrorKind::InvalidData, "the server sends without end");
         if all > most { Err(endless()) } else { Ok(()) }
     }
@@ -70,7 +98,7 @@ pub async fn connect(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> R
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
     let (transport, unanswered) = (Transport::Plain(tcp), Unanswered::default());
-    let stream = ServerStream { transport, unanswered, most_unanswered: MOST_UNANSWERED };
+    let stream = ServerStream { transport, unanswered, most_unanswered: MOST_UNANSWERED, counts_round_trips: false };
     match tls {
         None => Ok(stream),
         Some(config) => stream.secure(host, config).await,
@@ -83,20 +111,23 @@ impl ServerStream {
     /// # Errors
     /// What failed, and what would help.
     pub async fn secure(self, host: &str, config: Arc<ClientConfig>) -> Result<ServerStream, ConnectFailure> {
-        let ServerStream { transport: Transport::Plain(tcp), unanswered, most_unanswered } = self else {
+        let ServerStream { transport: Transport::Plain(tcp), unanswered, most_unanswered, counts_round_trips } = self
+        else {
             return Ok(self);
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             ConnectFailure::new("TLS needs a host that is a name or an address: correct the host of the URL")
         })?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| untrusted(&error))?;
-        Ok(ServerStream { transport: Transport::Secure(Box::new(stream)), unanswered, most_unanswered })
+        let transport = Transport::Secure(Box::new(stream));
+        Ok(ServerStream { transport, unanswered, most_unanswered, counts_round_trips })
     }
 
-    /// The same connection, of which a response has at most `bytes`.
+    /// The same connection, for operations that follow each other. A response has at most `bytes`, and an operation takes a bounded
+    /// number of round trips.
     #[must_use]
     pub fn limited(self, bytes: u64) -> ServerStream {
-        ServerStream { most_unanswered: bytes, ..self }
+        ServerStream { most_unanswered: bytes, counts_round_trips: true, ..self }
     }
 
     /// What counts the bytes that it receives.
@@ -108,7 +139,7 @@ impl ServerStream {
 impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let ServerStream { transport, unanswered, most_unanswered } = self.get_mut();
+        let ServerStream { transport, unanswered, most_unanswered, .. } = self.get_mut();
         let read = match transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -120,7 +151,11 @@ impl AsyncRead for ServerStream {
 
 impl AsyncWrite for ServerStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
+        let ServerStream { transport, unanswered, counts_round_trips, .. } = self.get_mut();
+        if *counts_round_trips {
+            unanswered.count_sent()?;
+        }
+        match transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Secure(stream) => Pin::new(stream).poll_write(cx, bytes),
         }

@@ -33,6 +33,9 @@ const CONNECTIONS: usize = 16;
 /// What guests receive instead of the reason for which there is no connection, which may name servers and users.
 const UNREACHABLE: &str = "the database cannot be reached: try again later; the log of the host says why";
 
+/// What guests receive for a database that is not granted.
+const DENIED: &str = "the manifest of the service grants no such database";
+
 /// The most bytes of an error's text that a guest receives.
 const TEXT: usize = 1 << 10;
 
@@ -123,6 +126,8 @@ impl RequestPostgres {
 /// A connection that a guest has opened.
 struct OpenPostgres {
     name: Arc<str>,
+    /// The URL that the connection is for.
+    url: String,
     connection: Arc<dyn PostgresSession>,
     granted: Arc<GrantedPostgres>,
 }
@@ -179,16 +184,26 @@ where
     })?;
     postgres.func_wrap_async(
         "[method]connection.query",
-        |caller: GuestCall<'_>, (handle, text, parameters): (_, String, Vec<P>)| {
-            let call = PostgresCall::begin(caller.data(), &handle);
-            Box::new(async move { Ok((call?.run(text, parameters).await.map(R::from),)) })
+        |mut caller: GuestCall<'_>, (handle, text, parameters): (_, String, Vec<P>)| {
+            let call = PostgresCall::begin(caller.data_mut(), &handle);
+            Box::new(async move {
+                Ok((match call? {
+                    Ok(call) => call.run(text, parameters).await.map(R::from),
+                    Err(error) => Err(error),
+                },))
+            })
         },
     )?;
     postgres.func_wrap_async(
         "[method]connection.execute",
-        |caller: GuestCall<'_>, (handle, text, parameters): (_, String, Vec<P>)| {
-            let call = PostgresCall::begin(caller.data(), &handle);
-            Box::new(async move { Ok((call?.run(text, parameters).await.map(|rows| rows.affected),)) })
+        |mut caller: GuestCall<'_>, (handle, text, parameters): (_, String, Vec<P>)| {
+            let call = PostgresCall::begin(caller.data_mut(), &handle);
+            Box::new(async move {
+                Ok((match call? {
+                    Ok(call) => call.run(text, parameters).await.map(|rows| rows.affected),
+                    Err(error) => Err(error),
+                },))
+            })
         },
     )
 }
@@ -198,13 +213,13 @@ where
 fn open(ctx: &mut Ctx, address: &str) -> wasmtime::Result<Result<Resource<OpenPostgres>, Error>> {
     let Some(of_request) = &mut ctx.postgres else {
         deny(&ctx.sandbox, Denial::Postgres);
-        return Ok(Err(Error::ConnectionFailed("the manifest of the service grants no such database".into())));
+        return Ok(Err(Error::ConnectionFailed(DENIED.into())));
     };
     let value = |key: &String| ctx.config.as_ref()?.value(key);
     let mut known = of_request.granted.settings.databases.iter().filter_map(|key| Some((key, value(key)?)));
     let Some((key, url)) = known.find(|(key, url)| *key == address || *url == address) else {
         deny(&ctx.sandbox, Denial::PostgresDatabase);
-        return Ok(Err(Error::ConnectionFailed("the manifest of the service grants no such database".into())));
+        return Ok(Err(Error::ConnectionFailed(DENIED.into())));
     };
     of_request.connections.retain(|connection| connection.strong_count() > 0);
     if of_request.connections.len() >= CONNECTIONS {
@@ -219,7 +234,7 @@ fn open(ctx: &mut Ctx, address: &str) -> wasmtime::Result<Result<Resource<OpenPo
         }
     };
     let weak = Arc::downgrade(&connection);
-    match ctx.table.push(OpenPostgres { name: key.as_str().into(), connection, granted }) {
+    match ctx.table.push(OpenPostgres { name: key.as_str().into(), url: url.to_owned(), connection, granted }) {
         Ok(handle) => {
             of_request.connections.push(weak);
             Ok(Ok(handle))
@@ -238,14 +253,31 @@ struct PostgresCall {
 }
 
 impl PostgresCall {
-    /// Begins a call.
+    /// Begins a call. A handle that a guest keeps has a connection to the URL of the current request.
     ///
     /// # Errors
-    /// If the guest has no such handle.
-    fn begin(ctx: &Ctx, handle: &Resource<OpenPostgres>) -> wasmtime::Result<Self> {
-        let OpenPostgres { name, connection, granted } = ctx.table.get(handle)?;
+    /// If the guest has no such handle, or its database is not granted any more.
+    fn begin(ctx: &mut Ctx, handle: &Resource<OpenPostgres>) -> wasmtime::Result<Result<Self, Error>> {
+        let Ctx { table, config, postgres, sandbox, .. } = ctx;
+        let open = table.get_mut(handle)?;
+        let Some(url) = config.as_ref().and_then(|config| config.value(&open.name)) else {
+            return Ok(Err(Error::ConnectionFailed(DENIED.into())));
+        };
+        if open.url != url {
+            match open.granted.connection(&open.name, url) {
+                Ok(connection) => (open.connection, open.url) = (connection, url.to_owned()),
+                Err(error) => {
+                    log_outage(&open.granted.service, &error.to_string());
+                    return Ok(Err(error.into()));
+                }
+            }
+            if let Some(of_request) = postgres {
+                of_request.connections.push(Arc::downgrade(&open.connection));
+            }
+        }
+        let OpenPostgres { name, connection, granted, .. } = open;
         let (database, connection, granted) = (Arc::clone(name), Arc::clone(connection), Arc::clone(granted));
-        Ok(Self { database, connection, granted, sandbox: Arc::clone(&ctx.sandbox) })
+        Ok(Ok(Self { database, connection, granted, sandbox: Arc::clone(sandbox) }))
     }
 
     /// Begins the span of a statement, if it is recorded.

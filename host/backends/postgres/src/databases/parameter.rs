@@ -69,6 +69,7 @@ fn whole<'a>(number: i128, of: &Type) -> Result<Parameter<'a>, String> {
         Type::INT2 => number.try_into().map(Parameter::Int2).map_err(|_| too_large()),
         Type::INT4 => number.try_into().map(Parameter::Int4).map_err(|_| too_large()),
         Type::INT8 => number.try_into().map(Parameter::Int8).map_err(|_| too_large()),
+        Type::OID if u32::try_from(number).is_err() => Err(too_large()),
         Type::OID | Type::NUMERIC => Ok(Parameter::Text(number.to_string().into())),
         // These have 53 bits for the number.
         Type::FLOAT8 if number.unsigned_abs() <= 1 << 53 => Ok(Parameter::Float8(number as f64)),
@@ -167,6 +168,7 @@ mod tests {
         for (value, of) in [
             (PostgresValue::Int32(40_000), Type::INT2),
             (PostgresValue::Unsigned(u64::MAX), Type::INT8),
+            (PostgresValue::Int8(-1), Type::OID),
             (PostgresValue::Int64((1 << 53) + 1), Type::FLOAT8),
             (PostgresValue::Float64(0.1), Type::FLOAT4),
             (PostgresValue::Float64(1.0), Type::INT4),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lodge_remote::{ConnectFailure, connect};
 use lodge_state::postgres::{IDLE, PostgresError, PostgresRows, PostgresValue};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::session::{DatabaseClient, MOST_RECEIVED};
@@ -34,7 +34,6 @@ pub(super) struct Pool {
 pub(super) struct PooledClient {
     session: DatabaseClient,
     pool: Arc<Pool>,
-    permit: OwnedSemaphorePermit,
 }
 
 impl Pool {
@@ -50,8 +49,9 @@ impl Pool {
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
-                Some((session, since)) if session.is_open() && since.elapsed() < IDLE => {
-                    return Ok(PooledClient { session, pool: Arc::clone(self), permit });
+                Some((mut session, since)) if session.is_open() && since.elapsed() < IDLE => {
+                    session.give(permit);
+                    return Ok(PooledClient { session, pool: Arc::clone(self) });
                 }
                 Some(_) => {}
                 None => break,
@@ -59,9 +59,10 @@ impl Pool {
         }
         let connected = timeout_at(deadline, self.connect()).await;
         let late = || Err(ConnectFailure::new("it does not answer in time: check the network, and its load"));
-        let session =
-            connected.unwrap_or_else(|_| late()).map_err(|why| PostgresError::Unreachable(why.to_string()))?;
-        Ok(PooledClient { session, pool: Arc::clone(self), permit })
+        let unreachable = |why: ConnectFailure| PostgresError::Unreachable(why.to_string());
+        let mut session = connected.unwrap_or_else(|_| late()).map_err(unreachable)?;
+        session.give(permit);
+        Ok(PooledClient { session, pool: Arc::clone(self) })
     }
 
     async fn connect(&self) -> Result<DatabaseClient, ConnectFailure> {
@@ -74,7 +75,8 @@ impl Pool {
             // Statements that wait get the error themselves.
             let _ = connection.await;
         });
-        Ok(DatabaseClient::new(client, driver.abort_handle(), received, self.settings.clone(), self.runtime.clone()))
+        let client = DatabaseClient::new(client, driver, received, self.settings.clone(), self.runtime.clone());
+        client.await
     }
 
     /// Closes connections that nobody has used for long.
@@ -114,14 +116,15 @@ impl PooledClient {
 
     /// Rolls back, resets the connection, and lets another request have it.
     pub(super) fn give_back(self) {
-        let Self { mut session, pool, permit } = self;
+        let Self { mut session, pool } = self;
         let runtime = pool.runtime.clone();
         runtime.spawn(async move {
             if timeout(RESET, session.reset()).await == Ok(true) {
+                let permit = session.take();
                 pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push((session, Instant::now()));
                 pool.sweep_later();
+                drop(permit);
             }
-            drop(permit);
         });
     }
 }

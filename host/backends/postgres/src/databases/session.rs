@@ -4,15 +4,17 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use lodge_remote::{Unanswered, connect};
+use lodge_remote::{ConnectFailure, Unanswered, connect};
 use lodge_state::postgres::{MAX_TRANSFER, PostgresColumn, PostgresError, PostgresRows, PostgresValue};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 
 use super::parameter::Parameter;
 use super::value;
+use crate::failure::refused;
 use crate::settings::PostgresSettings;
 use crate::tls::Connect;
 
@@ -20,6 +22,9 @@ use crate::tls::Connect;
 pub(super) const MOST_RECEIVED: u64 = 8 << 20;
 
 const TOO_LARGE: PostgresError = PostgresError::TooLarge { what: "the result", limit: MAX_TRANSFER, unit: "bytes" };
+
+/// The longest time for which a statement may go on after it was cancelled.
+const STOP: Duration = Duration::from_secs(2);
 
 /// The longest time for telling a server to stop a statement.
 const CANCEL: Duration = Duration::from_secs(5);
@@ -36,23 +41,45 @@ const RESET: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RES
 /// A connection to a server.
 pub(super) struct DatabaseClient {
     client: Client,
-    driver: AbortHandle,
+    /// Ends when the connection does.
+    driver: Option<JoinHandle<()>>,
+    /// The number of its process in the server.
+    process: i32,
     received: Unanswered,
     settings: PostgresSettings,
     runtime: Handle,
     /// Whether a statement was sent whose end is not known.
     is_busy: bool,
+    /// One of the connections that the service may have. Held until the server has none for it.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl DatabaseClient {
-    pub(super) fn new(
+    /// Begins to use a connection, whose `driver` is a task of `runtime`.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub(super) async fn new(
         client: Client,
-        driver: AbortHandle,
+        driver: JoinHandle<()>,
         received: Unanswered,
         settings: PostgresSettings,
         runtime: Handle,
-    ) -> Self {
-        Self { client, driver, received, settings, runtime, is_busy: false }
+    ) -> Result<Self, ConnectFailure> {
+        let process = client.query_one("SELECT pg_backend_pid()", &[]).await;
+        let process = process.and_then(|row| row.try_get(0)).map_err(|error| refused(&error))?;
+        let (is_busy, permit, driver) = (false, None, Some(driver));
+        Ok(Self { client, driver, process, received, settings, runtime, is_busy, permit })
+    }
+
+    /// Lets a request have the connection.
+    pub(super) fn give(&mut self, permit: OwnedSemaphorePermit) {
+        self.permit = Some(permit);
+    }
+
+    /// Takes what allows a request to have the connection.
+    pub(super) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.permit.take()
     }
 
     /// Whether the server has not closed it.
@@ -80,7 +107,7 @@ impl DatabaseClient {
         self.received.reset();
         self.is_busy = true;
         let result = match self.exchange(text, parameters).await {
-            Err(PostgresError::Lost) if self.received.bytes() > MOST_RECEIVED => Err(TOO_LARGE),
+            Err(PostgresError::Lost) if self.received.is_excessive(MOST_RECEIVED) => Err(TOO_LARGE),
             other => other,
         };
         self.is_busy = !matches!(result, Ok(_) | Err(PostgresError::Failed { .. } | PostgresError::Parameter { .. }));
@@ -105,10 +132,10 @@ impl DatabaseClient {
             for column in 0..row.len() {
                 let value = value::read(&row, column).map_err(|error| failed(&error))?;
                 size = size.saturating_add(value.size());
+                if size > MAX_TRANSFER {
+                    return Err(TOO_LARGE);
+                }
                 values.push(value);
-            }
-            if size > MAX_TRANSFER {
-                return Err(TOO_LARGE);
             }
             result.rows.push(values);
         }
@@ -120,6 +147,8 @@ impl DatabaseClient {
     pub(super) async fn reset(&mut self) -> bool {
         self.received.reset();
         self.is_busy = true;
+        // A request may have made types, and removed them.
+        self.client.clear_type_cache();
         let is_clean = self.client.batch_execute(RESET).await.is_ok();
         self.is_busy = !is_clean;
         is_clean
@@ -128,20 +157,41 @@ impl DatabaseClient {
 
 impl Drop for DatabaseClient {
     fn drop(&mut self) {
-        self.driver.abort();
+        let Some(mut driver) = self.driver.take() else { return };
         if !self.is_busy || self.client.is_closed() {
-            return;
+            return driver.abort();
         }
-        // The server notices a closed connection only when it sends something.
-        let (cancel, PostgresSettings { host, port, tls, .. }) = (self.client.cancel_token(), self.settings.clone());
+        let (cancel, settings, process, permit) =
+            (self.client.cancel_token(), self.settings.clone(), self.process, self.permit.take());
+        // The server notices a closed connection only when it sends something. The driver ends when the statement has: nothing else
+        // can be sent without its client.
         self.runtime.spawn(async move {
             let cancelled = async {
-                let stream = connect(&host, port, None).await.ok()?;
-                cancel.cancel_query_raw(stream, Connect { host: host.clone(), config: tls }).await.ok()
+                let PostgresSettings { host, port, tls, .. } = &settings;
+                let stream = connect(host, *port, None).await.ok()?;
+                cancel.cancel_query_raw(stream, Connect { host: host.clone(), config: tls.clone() }).await.ok()
             };
-            // A server that cannot be reached stops by its own `statement_timeout`.
             let _ = timeout(CANCEL, cancelled).await;
+            if timeout(STOP, &mut driver).await.is_err() {
+                // SQL can go on after it was cancelled, and not after this.
+                let _ = timeout(CANCEL, end(&settings, process)).await;
+            }
+            driver.abort();
+            drop(permit);
         });
+    }
+}
+
+/// Ends a process of the server, which the same user may do.
+async fn end(settings: &PostgresSettings, process: i32) -> Option<()> {
+    let PostgresSettings { host, port, tls, config, .. } = settings;
+    let stream = connect(host, *port, None).await.ok()?.limited(MOST_RECEIVED);
+    let to = Connect { host: host.clone(), config: tls.clone() };
+    let (client, connection) = config.connect_raw(stream, to).await.ok()?;
+    let text = format!("SELECT pg_terminate_backend({process})");
+    tokio::select! {
+        ended = client.batch_execute(&text) => ended.ok(),
+        _ = connection => None,
     }
 }
 

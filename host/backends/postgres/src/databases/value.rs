@@ -1,5 +1,7 @@
 //! Values in the binary form of PostgreSQL. What cannot be read exactly is unsupported, and never something else.
 
+use std::fmt::Write;
+
 use chrono::{Datelike, Days, NaiveDate};
 use lodge_state::postgres::{PostgresKind, PostgresValue};
 use tokio_postgres::Row;
@@ -40,7 +42,7 @@ pub(super) fn kind(of: &Type) -> PostgresKind {
 fn is_text(of: &Type) -> bool {
     let of = base(of);
     matches!(*of, Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN | Type::XML)
-        || of.name() == "citext"
+        || of.name() == "citext" && matches!(of.kind(), Kind::Simple)
         || matches!(of.kind(), Kind::Enum(_))
 }
 
@@ -168,7 +170,7 @@ fn numeric(bytes: &[u8]) -> Result<Option<String>, DecodeFailure> {
         text.push('0');
     }
     for position in 0..=weight {
-        text.push_str(&if position == 0 { digit(0).to_string() } else { format!("{:04}", digit(position)) });
+        push(&mut text, digit(position), position > 0);
     }
     if scale > 0 {
         text.push('.');
@@ -176,12 +178,24 @@ fn numeric(bytes: &[u8]) -> Result<Option<String>, DecodeFailure> {
         let mut position = weight + 1;
         while text.len() - whole < scale.into() {
             // Zeros between the point and the first digit are not stored.
-            text.push_str(&format!("{:04}", digit(position)));
+            push(&mut text, digit(position), true);
             position += 1;
         }
         text.truncate(whole + usize::from(scale));
     }
     Ok(Some(text))
+}
+
+/// Adds a digit of base 10,000: as four decimal ones, or without zeros before it.
+fn push(text: &mut String, digit: u16, whole: bool) {
+    // Most digits of the longest numbers are zeros.
+    if whole && digit == 0 {
+        text.push_str("0000");
+    } else {
+        let width = if whole { 4 } else { 0 };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{digit:0width$}");
+    }
 }
 
 #[cfg(test)]

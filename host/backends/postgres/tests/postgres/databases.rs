@@ -218,7 +218,7 @@ async fn results_and_connections_are_bounded() {
     }
     // What speaks another protocol within a statement ends the connection, and not the service.
     for copy in ["COPY (SELECT 1) TO STDOUT", "CREATE TEMP TABLE c (v integer)", "COPY c FROM STDIN"] {
-        let _ = within(&one, copy, &[], Duration::from_secs(5)).await;
+        let _ = within(&one, copy, &[], Duration::from_secs(1)).await;
     }
     assert_eq!(value(&one, "SELECT 1").await, PostgresValue::Int32(1));
     let large = PostgresValue::Bytes(vec![0; 4 << 20]);
@@ -243,4 +243,62 @@ async fn a_server_that_is_away_is_found_again() {
     let pool = PostgresDatabases::new(Handle::current()).pool(&address).unwrap();
     let error = run(&pool.connection(), "SELECT 1", &[]).await.unwrap_err().to_string();
     assert!(error.contains("user or password is wrong") && !error.contains("canary"), "{error}");
+}
+
+/// A service may define what it likes, and no result of it takes the memory or the stack of the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_types_and_numbers_are_bounded() {
+    let Some(server) = server::start(&[]) else { return };
+    let pool = pool(&server, 2);
+    let connection = pool.connection();
+    let domains = "DO $$ BEGIN CREATE DOMAIN d0 AS int; FOR i IN 1..3000 LOOP \
+        EXECUTE format('CREATE DOMAIN d%s AS d%s', i, i - 1); END LOOP; END $$";
+    run(&connection, domains, &[]).await.unwrap();
+    let numbers = format!("SELECT {}", vec!["1e131071"; 1_600].join(","));
+    for text in ["SELECT NULL::d3000[]", "SELECT $1::d3000[] IS NULL", &numbers] {
+        let error = run(&connection, text, &[PostgresValue::Null][..text.matches('$').count()]).await.unwrap_err();
+        assert_eq!(error.outcome(), "too-large", "{text:.40}: {error}");
+        assert_eq!(value(&connection, "SELECT 1").await, PostgresValue::Int32(1));
+    }
+    let PostgresValue::Text(longest) = value(&connection, "SELECT 1e131071").await else { panic!("it is a text") };
+    assert!(longest.len() == 131_072 && longest.starts_with("10"));
+}
+
+/// Transactions that wait for connections do not wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_connections_all_end() {
+    let Some(server) = server::start(&[]) else { return };
+    let pool = pool(&server, 4);
+    let requests = (0..64).map(|_| {
+        let connection = pool.connection();
+        tokio::spawn(async move {
+            for statement in ["BEGIN", "SELECT pg_sleep(0.01)", "COMMIT"] {
+                run(&connection, statement, &[]).await?;
+            }
+            Ok::<(), PostgresError>(())
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        request.await.unwrap().unwrap();
+    }
+}
+
+/// SQL that catches its cancellation ends as well, and until then its connection counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_cannot_outlive_their_end() {
+    let Some(server) = server::start(&[]) else { return };
+    let other = server::other(&server).await;
+    let pool = pool(&server, 1);
+    let connection = pool.connection();
+    run(&connection, "SET statement_timeout = 0", &[]).await.unwrap();
+    let stubborn =
+        "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$";
+    let ended = within(&connection, stubborn, &[], Duration::from_millis(300)).await;
+    assert_eq!(ended, Err(PostgresError::Timeout));
+    let refused = within(&pool.connection(), "SELECT 1", &[], Duration::from_millis(300)).await;
+    assert_eq!(refused, Err(PostgresError::Busy));
+    assert_eq!(value(&pool.connection(), "SELECT 1").await, PostgresValue::Int32(1));
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %'";
+    let count: i64 = other.query_one(running, &[]).await.unwrap().get(0);
+    assert_eq!(count, 0);
 }
