@@ -58,22 +58,29 @@ impl RemoteServices {
         if let Some(known) = self.known(host) {
             return Some(known);
         }
+        if self.is_full() {
+            tracing::warn!(service = &*service, "{service} of other hosts is not called: {MOST_SERVICES} others are");
+            return None;
+        }
         let made = self.make(&service).await.inspect_err(|why| {
             tracing::warn!(service = &*service, "{service} of other hosts cannot be called: {why}");
         });
         let target = made.ok()?;
-        let mut targets = lock(&self.targets);
-        if targets.len() >= MOST_SERVICES {
-            targets.retain(|_, target| self.hosts.serve(&target.deployment().name));
-        }
-        if targets.len() < MOST_SERVICES {
-            targets.insert(host.to_owned(), Arc::clone(&target));
-        }
+        lock(&self.targets).insert(host.to_owned(), Arc::clone(&target));
         Some(target)
     }
 
     fn known(&self, host: &str) -> Option<Arc<Target>> {
         lock(&self.targets).get(host).cloned()
+    }
+
+    /// Whether there is no room for another target, also without those that no host serves any more.
+    fn is_full(&self) -> bool {
+        let mut targets = lock(&self.targets);
+        if targets.len() >= MOST_SERVICES {
+            targets.retain(|_, target| self.hosts.serve(&target.deployment().name));
+        }
+        targets.len() >= MOST_SERVICES
     }
 
     fn is_tls_only(&self) -> bool {
