@@ -43,6 +43,8 @@ struct Plan {
     access: bool,
     /// What it responds to a code, whatever that is.
     says: Option<(&'static str, String)>,
+    /// Whether it takes more than a second.
+    slow: bool,
     /// Whether it accepts connections and says nothing.
     silent: bool,
     /// The last form for a code.
@@ -81,8 +83,14 @@ impl Provider {
         if self.plan.lock().unwrap().silent {
             tokio::time::sleep(PATIENCE).await;
         }
+        if self.plan.lock().unwrap().slow {
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+        }
         let (status, body) = self.respond(head, body);
-        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        // As the replica of a service, it would set cookies of the host.
+        let cookies = "set-cookie: __host-Lodge-session-shop=x; Path=/; Secure\r\nset-cookie: own=1";
+        let head =
+            format!("HTTP/1.1 {status}\r\n{cookies}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
         let _ = stream.write_all((head + &body).as_bytes()).await;
     }
 
@@ -211,7 +219,8 @@ const LOGIN: &str = "__Host-lodge-login-shop";
 fn manifest(provider: &Provider, name: &str, more: &str) -> String {
     format!(
         "routes = ['/{name}', {{ path = '/{name}/staff', auth = {{ claims = {{ groups = 'staff' }} }} }},\n\
-         {{ path = '/{name}/admin', auth = {{ claims = {{ groups = 'admin' }} }} }}, {{ path = '/{name}/open', auth = false }}]\n\
+         {{ path = '/{name}/admin', auth = {{ claims = {{ groups = 'admin' }} }} }}, {{ path = '/{name}/open', auth = false }},\n\
+         {{ path = '/{name}/shared', cors = {{ origins = 'https://app.test', credentials = true }} }}]\n\
          rate = {{ limit = '1000/h', by = 'claim:sub' }}\ncache = true\n\
          [auth.login]\nissuer = '{}'\nclient_id = 'shop'\nclient_secret.file = 'client.secret'\nurl = 'https://shop.test'\n\
          cookie_keys = 'cookies.list'\ncallback = '/{name}/callback'\nlogout = '/{name}/logout'\nscopes = 'email'\n\
@@ -223,13 +232,15 @@ fn manifest(provider: &Provider, name: &str, more: &str) -> String {
 async fn start(provider: &Provider) -> TestHost {
     let keys: Vec<_> = (1..33).collect();
     let host = host(&[])
+        .set("auth_failures", "30")
         .named("echo", "shop")
         .named("echo", "admin")
         .named("echo", "other")
         .file("client.secret", SECRET.as_bytes())
         .file("cookies.list", STANDARD.encode(keys).as_bytes())
-        .manifest("shop", &manifest(provider, "shop", ""))
+        .manifest("shop", &manifest(provider, "shop", "leeway = '0s'"))
         .manifest("admin", &manifest(provider, "admin", ""))
+        .manifest("replica", &format!("routes = '/replica'\n[upstream]\nreplicas = ['{}']", provider.issuer))
         .manifest("other", "routes = ['/other', { path = '/written', rewrite = '/inner' }]")
         .start()
         .await;
@@ -295,6 +306,9 @@ async fn people_log_in() {
         let text = jar.open(&host, path).await.text();
         assert!(text.contains("cookie: theme=dark\n") && !text.contains("__Host-lodge"), "{text}");
     }
+    let set = host.connect().await.ask(Method::GET, "/replica/x", &[], "").await;
+    assert_eq!(set.headers.get_all("set-cookie").iter().collect::<Vec<_>>(), ["own=1"], "{set:?}");
+    pages_of_other_origins(&host, &jar).await;
     let inner = jar.open(&host, "/written/x/head?a=/written").await.text();
     assert!(inner.contains(" /inner/x/head?a=/written\n") && !inner.contains("x-forwarded-prefix"), "{inner}");
     // Without the provider, sessions go on, and nobody else can complete a login.
@@ -306,11 +320,37 @@ async fn people_log_in() {
     assert_eq!((refused(&away), away.header("retry-after").as_str()), ((503, "auth-unavailable".into()), "1"));
     assert!(away.text().contains("the provider of logins does not respond"), "{away:?}");
     assert_eq!(jar.open(&host, "/shop/head").await.status, 200);
-    provider.plan(|plan| plan.says = None);
-    // The same request again, once the provider is back.
+    provider.plan(|plan| (plan.says, plan.slow) = (None, true));
+    // The same request again, once the provider is back. It issues the token later than the browser has come.
     assert_eq!(other.open(&host, &callback(&code, &state(&begun))).await.status, 302);
     assert!(other.0.contains_key(SESSION));
+    provider.plan(|plan| plan.slow = false);
     logout(&host, &provider, jar).await;
+}
+
+/// What they send with the session: only what changes nothing, or what `cors` allows.
+async fn pages_of_other_origins(host: &TestHost, jar: &Jar) {
+    let (evil, app) = (("origin", "https://evil.shop.test"), ("origin", "https://app.test"));
+    for (method, path, fields, status) in [
+        (Method::POST, "/shop/head", &[][..], 200),
+        (Method::POST, "/shop/head", &[("origin", "https://shop.test"), ("sec-fetch-site", "same-origin")], 200),
+        (Method::GET, "/shop/head", &[evil], 200),
+        (Method::POST, "/shop/head", &[evil], 403),
+        (Method::DELETE, "/shop/head", &[app], 403),
+        (Method::POST, "/shop/head", &[("sec-fetch-site", "same-site")], 403),
+        (Method::POST, "/shop/shared/head", &[app, ("sec-fetch-site", "cross-site")], 200),
+        (Method::POST, "/shop/shared/head", &[evil], 403),
+        (Method::POST, "/shop/open/head", &[evil], 200),
+        (Method::GET, "/shop/head", &[evil, ("connection", "upgrade"), ("upgrade", "websocket")], 403),
+        (Method::GET, "/shop/head", &[("connection", "upgrade"), ("upgrade", "websocket")], 200),
+    ] {
+        let response = jar.clone().ask(host, method.clone(), path, fields).await;
+        assert_eq!(response.status, status, "{method} {path} {fields:?}: {response:?}");
+        if status == 403 {
+            assert_eq!(refused(&response).1, "auth-insufficient");
+            assert!(response.text().contains("a page of another origin"), "{response:?}");
+        }
+    }
 }
 
 async fn logout(host: &TestHost, provider: &Provider, mut jar: Jar) {
@@ -451,6 +491,18 @@ async fn hostile_logins() {
     check(&before.clone().open(&host, &url).await, &before, 401, "the same code and state again");
     assert!(count > 35, "{count}");
     sessions_of_others(&host, &provider, &jar).await;
+    // A session is no licence to guess.
+    for _ in 0..60 {
+        let mut guesser = Jar::default();
+        let page = guesser.open(&host, "/shop/head").await;
+        if page.status == 429 {
+            return;
+        }
+        guesser.0.insert(SESSION.to_owned(), jar.0[SESSION].clone());
+        let guess = guesser.open(&host, &callback("junk", &state(&page.header("location")))).await;
+        assert!([302, 429].contains(&guess.status), "{guess:?}");
+    }
+    panic!("guesses with a session are not counted");
 }
 
 /// Cookies that are no session of the service, and returns to other origins.

@@ -28,6 +28,11 @@ impl ClientFront {
         Self { front: Arc::clone(front), cors, compression }
     }
 
+    /// Whether a page of another origin sends the request, and may use the cookies of its browser.
+    pub(super) fn allows_credentials(&self) -> bool {
+        self.cors.as_ref().is_some_and(CorsRequest::allows_credentials)
+    }
+
     /// Changes the head of the request on its way to the service.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
         if let Some(rules) = &self.front.headers {

@@ -190,7 +190,7 @@ fn route<'a>(
             {
                 record.set_audit(audit, caller.client, head, found.route);
             }
-            let browser = login::browser(&target, caller, head);
+            let browser = login::browser(&target, caller, head, record.front.as_deref());
             // After the record has the path that the client sent.
             if let Some(path) = found.rewrite {
                 headers::rewrite(head, found.prefix, path)?;

@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, request};
 
 use super::admit::Routed;
+use super::front::ClientFront;
 use super::identify::{attempter, attempts, limited};
 use super::record::Record;
 use super::respond::{self, Body};
@@ -16,6 +17,7 @@ use lodge_base::telemetry::traces::Phase;
 use lodge_traffic::auth::login::LoginPath;
 use lodge_traffic::auth::login::browser::BrowserRequest;
 use lodge_traffic::auth::login::cookies::HostCookies;
+use lodge_traffic::proxy::upgrade::OfferedProtocols;
 use lodge_traffic::routing::router::Missed;
 
 /// Headers by which servers decide before `Cache-Control` whether to store a response.
@@ -31,12 +33,22 @@ pub(super) struct LoginRequest<'a> {
 
 /// Takes the cookies of the host out of a request, as no service sees them. Returns what a login needs of it, if browsers can log in
 /// at its service.
-pub(super) fn browser(target: &Target, caller: &Caller<'_>, head: &mut request::Parts) -> Option<Box<BrowserRequest>> {
+pub(super) fn browser(
+    target: &Target,
+    caller: &Caller<'_>,
+    head: &mut request::Parts,
+    front: Option<&ClientFront>,
+) -> Option<Box<BrowserRequest>> {
     let cookies = HostCookies::take(&mut head.headers);
     let logins = target.auth().and_then(|checks| checks.logins());
-    logins.filter(|_| caller.call.is_none())?;
+    let logins = logins.filter(|_| caller.call.is_none())?;
     let target = head.uri.path_and_query()?.clone();
-    Some(Box::new(BrowserRequest::new(target, cookies, &head.method, &head.headers)))
+    let reads = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let changes = !reads || head.extensions.get::<OfferedProtocols>().is_some();
+    let mut browser = Box::new(BrowserRequest::new(target, cookies, &head.method, &head.headers));
+    browser.is_foreign =
+        changes && !logins.is_own_page(&head.headers) && !front.is_some_and(ClientFront::allows_credentials);
+    Some(browser)
 }
 
 /// Returns which path of a login a request is for, if it is for one.
@@ -74,16 +86,14 @@ impl<'a> LoginRequest<'a> {
                     attempts.check(client, start).map_err(|wait| limited(attempts, client, start, wait))?;
                 }
                 record.begin_phase(Phase::Queue);
-                let (redirect, identity) = logins.complete(browser, SystemTime::now()).await.map_err(|cause| {
-                    if let Some(attempts) = attempts.filter(|_| cause.is_guess()) {
-                        attempts.count(client, start);
-                    }
-                    checks.login_denial(cause)
-                })?;
-                if let Some(identity) = &identity {
-                    record.set_identity(identity);
+                let completed = logins.complete(browser, SystemTime::now()).await;
+                let result = completed.as_ref().map_or_else(|cause| Err(*cause), |login| login.result.clone());
+                match (&result, attempts) {
+                    (Ok(identity), _) => record.set_identity(identity),
+                    (Err(cause), Some(attempts)) if cause.is_guess() => attempts.count(client, start),
+                    (Err(_), _) => {}
                 }
-                redirect
+                completed.map_err(|cause| checks.login_denial(cause))?.redirect
             }
         };
         record.set_allowed();

@@ -42,6 +42,7 @@ use lodge_runtime::error::RunError;
 use lodge_runtime::response::{GuestBody, GuestResponse, content_length, is_headless};
 use lodge_traffic::admission::client_memory::ClientRoom;
 use lodge_traffic::admission::{Permit, Upload};
+use lodge_traffic::auth::login::cookies;
 use lodge_traffic::cache::recorder::Recorder;
 use lodge_traffic::proxy::compression::encoder::Encoder;
 use lodge_traffic::proxy::headers;
@@ -196,12 +197,13 @@ pub fn relaying(
 }
 
 /// Makes the head of a guest's or a replica's response one of this host: HTTP/1.1 whatever the replica's version (RFC
-/// 9112, 2.3), without hop-by-hop fields, and without a `Content-Length` that the status does not allow. RFC 9110, 8.6
+/// 9112, 2.3), without hop-by-hop fields and cookies of the host, and without a `Content-Length` that the status does not allow. RFC 9110, 8.6
 /// forbids it with 101 and 204. A 205 has no content, and a client that relies on the length would take the next
 /// response on the connection for the body.
 fn take_over(head: &mut http::response::Parts) {
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
+    cookies::remove_set(&mut head.headers);
     if matches!(head.status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
         head.headers.remove(header::CONTENT_LENGTH);
     }

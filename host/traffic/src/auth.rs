@@ -303,6 +303,9 @@ impl CredentialCheck {
         if let (Some(logins), Some(browser)) = (&self.logins, browser)
             && let Some(known) = logins.session(browser, now)?
         {
+            if browser.is_foreign {
+                return Err(Cause::ForeignPage);
+            }
             browser.renewed = known.renewed;
             return Ok(known.identity);
         }

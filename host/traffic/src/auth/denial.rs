@@ -70,6 +70,8 @@ pub enum Cause {
     SessionTooLarge,
     /// The provider is not known, or does not respond.
     NoProvider,
+    /// A page of another origin uses the session of its browser.
+    ForeignPage,
     /// A scope is missing.
     Scope,
     /// A claim is missing, or has another value.
@@ -119,7 +121,9 @@ impl Cause {
             Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
             Self::Session | Self::LoginState | Self::LoginRefused | Self::Nonce => DenialKind::Invalid,
             Self::NoKeys | Self::UnverifiedPassword | Self::NoProvider => DenialKind::Unavailable,
-            Self::Scope | Self::Claim | Self::Certificate | Self::SessionTooLarge => DenialKind::Insufficient,
+            Self::Scope | Self::Claim | Self::Certificate | Self::SessionTooLarge | Self::ForeignPage => {
+                DenialKind::Insufficient
+            }
         }
     }
 
@@ -137,6 +141,9 @@ impl Cause {
             }
             Self::LoginRefused | Self::Nonce => Some("the provider did not confirm the login; open the page again"),
             Self::SessionTooLarge => Some("the claims of the login do not fit into a cookie"),
+            Self::ForeignPage => {
+                Some("a page of another origin sent the request; `cors` with `credentials` allows its origin")
+            }
             Self::NoProvider => Some("the provider of logins does not respond; try again later"),
             _ => None,
         }
@@ -171,6 +178,7 @@ impl Cause {
             Self::Nonce => "nonce",
             Self::SessionTooLarge => "session-too-large",
             Self::NoProvider => "no-provider",
+            Self::ForeignPage => "foreign-page",
             Self::Scope => "scope",
             Self::Claim => "claim",
         }

@@ -13,11 +13,12 @@ pub(super) mod secret;
 mod session;
 mod state;
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use form_urlencoded::Serializer;
-use http::header::{HeaderMap, HeaderValue, ORIGIN};
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Uri};
 use quick_cache::sync::Cache;
 use serde_json::Map;
@@ -67,6 +68,28 @@ pub(super) struct KnownBrowser {
     pub(super) identity: Arc<Identity>,
     /// The cookie with the last use, which replaces that of the browser.
     pub(super) renewed: Option<HeaderValue>,
+}
+
+/// What becomes of a browser that the provider has sent back.
+#[derive(Debug)]
+pub struct CompletedLogin {
+    /// Where it goes.
+    pub redirect: LoginRedirect,
+    /// Who has logged in now, or why nobody has: the browser had a session before.
+    pub result: Result<Arc<Identity>, Cause>,
+}
+
+/// The time of a request that waits for the provider: what that issues meanwhile is not of the future.
+#[derive(Clone, Copy)]
+struct Clock {
+    start: SystemTime,
+    began: Instant,
+}
+
+impl Clock {
+    fn now(self) -> SystemTime {
+        self.start.checked_add(self.began.elapsed()).unwrap_or(self.start)
+    }
 }
 
 /// A path of the login itself, which no service handles.
@@ -137,11 +160,7 @@ impl Logins {
     ///
     /// # Errors
     /// If this is not the end of a login that the browser began, or the provider does not confirm it.
-    pub async fn complete(
-        &self,
-        browser: &BrowserRequest,
-        now: SystemTime,
-    ) -> Result<(LoginRedirect, Option<Arc<Identity>>), Cause> {
+    pub async fn complete(&self, browser: &BrowserRequest, now: SystemTime) -> Result<CompletedLogin, Cause> {
         let completed = self.completed(browser, now).await;
         self.metrics.logins.count(match &completed {
             Ok(_) => "ok",
@@ -151,13 +170,14 @@ impl Logins {
         // Another page of the browser has completed its login before.
         let had_one = completed.is_err() && self.session(browser, now).is_ok_and(|session| session.is_some());
         match completed {
-            Err(_) if had_one => {
+            Err(cause) if had_one => {
                 let state =
                     AuthorizationResponse::read(browser).and_then(|answer| Some(self.state(&answer.state?, now)?.1));
                 let path = state.as_ref().map_or("/", |state| &state.path);
-                Ok((LoginRedirect { location: self.at(path)?, cookies: Vec::new() }, None))
+                let redirect = LoginRedirect { location: self.at(path)?, cookies: Vec::new() };
+                Ok(CompletedLogin { redirect, result: Err(cause) })
             }
-            completed => completed.map(|(redirect, identity)| (redirect, Some(identity))),
+            completed => completed.map(|(redirect, identity)| CompletedLogin { redirect, result: Ok(identity) }),
         }
     }
 
@@ -178,20 +198,30 @@ impl Logins {
         }
         let code = answer.code.filter(|code| !answer.is_error && (1..=MOST_CODE).contains(&code.len()));
         let code = code.ok_or(Cause::LoginRefused)?;
-        if self.completed.get(&salt).is_some() {
+        if !self.is_first(&salt) {
             return Err(Cause::LoginState);
         }
-        self.completed.insert(salt, ());
-        let result = self.confirm(&configuration, &code, &state, now).await;
+        let clock = Clock { start: now, began: Instant::now() };
+        let result = self.confirm(&configuration, &code, &state, clock).await;
         if matches!(result, Err(Cause::NoProvider | Cause::NoKeys)) {
             // The code was not used, as far as is known.
             self.completed.remove(&salt);
         }
         let session = result?;
         let ended = cookies::set(&self.names.1, "", 0).ok_or(Cause::NoProvider)?;
-        let cookies = vec![self.cookie(&session, now)?, ended];
+        let cookies = vec![self.cookie(&session, clock.now())?, ended];
         let identity = Arc::new(session.identity(&self.settings.issuer));
         Ok((LoginRedirect { location: self.at(&state.path)?, cookies }, identity))
+    }
+
+    /// Whether nobody completes this login, or has completed it. From now on, somebody does.
+    fn is_first(&self, salt: &[u8; SALT]) -> bool {
+        let mut is_first = false;
+        let inserted = self.completed.get_or_insert_with(salt, || {
+            is_first = true;
+            Ok::<_, Infallible>(())
+        });
+        inserted.is_ok() && is_first
     }
 
     /// Exchanges the code, and verifies the ID token.
@@ -200,14 +230,14 @@ impl Logins {
         configuration: &ProviderConfiguration,
         code: &str,
         state: &LoginState,
-        now: SystemTime,
+        clock: Clock,
     ) -> Result<LoginSession, Cause> {
         let secret = self.secret.as_ref().map(|secret| secret.load().text().to_owned());
         let code = (code, state.verifier.as_str());
         let granted = self.provider.exchange(configuration, &self.settings, secret.as_deref(), code).await?;
         let verify = || {
             let keys = configuration.keys.keys.load();
-            id_token::verify(&self.provider.tokens, &keys, &granted.id_token, &state.nonce, now)
+            id_token::verify(&self.provider.tokens, &keys, &granted.id_token, &state.nonce, clock.now())
         };
         let token = match verify() {
             Err(Cause::UnknownKid | Cause::NoKeys) => {
@@ -216,7 +246,7 @@ impl Logins {
             }
             verified => verified?,
         };
-        Ok(self.begun(token, &granted, now))
+        Ok(self.begun(token, &granted, clock.now()))
     }
 
     /// Returns the session of a person who has logged in now.
@@ -238,8 +268,7 @@ impl Logins {
     /// # Errors
     /// [`Cause::LoginState`] if a page of another origin sends the request.
     pub fn end(&self, headers: &HeaderMap, browser: &BrowserRequest) -> Result<LoginRedirect, Cause> {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        if !origins.all(|origin| *origin == *self.settings.origin) {
+        if !self.is_own_page(headers) {
             return Err(Cause::LoginState);
         }
         // Browsers send no cookie if a page of another site sends the request: then there is nothing to end.
@@ -261,6 +290,11 @@ impl Logins {
             None => self.at(&self.settings.after_logout)?,
         };
         Ok(LoginRedirect { location, cookies: ended })
+    }
+
+    /// Whether a request with these headers comes from a page of the origin of the login, or from no page at all.
+    pub fn is_own_page(&self, headers: &HeaderMap) -> bool {
+        browser::is_of(&self.settings.origin, headers)
     }
 
     /// Returns which path of the login this is, if it is one, or the method that the path has.

@@ -49,6 +49,11 @@ impl CorsRequest {
         Self { rules: Arc::clone(rules), allowed }
     }
 
+    /// Whether the page that sends the request may use the cookies of its browser.
+    pub fn allows_credentials(&self) -> bool {
+        self.rules.credentials && self.allowed.is_some()
+    }
+
     /// Writes the fields of a response.
     pub fn write(&self, headers: &mut HeaderMap) {
         for name in &FIELDS {

@@ -1,8 +1,9 @@
 //! The cookies of the host. No service sees them: it could use the session of a sender at another service of the same origin.
 
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 
-/// The start of their names. Browsers take such a cookie only from this origin, by HTTPS, and for all of its paths.
+/// The start of their names. Browsers take such a cookie only from this host, by HTTPS, and for all of its paths. Cookies know no
+/// ports: a server at another port of the host receives it and can set it.
 const PREFIX: &str = "__Host-lodge-";
 
 /// The most bytes of a cookie with its attributes, which all browsers keep (RFC 6265 6.1).
@@ -55,6 +56,24 @@ fn is_own(pair: &[u8]) -> bool {
     pair.starts_with(PREFIX.as_bytes())
 }
 
+/// Removes the fields of a service's response that would set cookies of the host: it could log a browser out, or in as somebody else.
+pub fn remove_set(headers: &mut HeaderMap) {
+    // A cookie without a name is sent back as its value alone, and browsers differ in what they skip before a name.
+    let sets_own = |line: &HeaderValue| {
+        let is_skipped = |byte: &&u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || **byte == b'=';
+        let start = line.as_bytes().iter().skip_while(is_skipped).take(PREFIX.len());
+        start.copied().map(|byte| byte.to_ascii_lowercase()).eq(PREFIX.bytes().map(|byte| byte.to_ascii_lowercase()))
+    };
+    if !headers.get_all(SET_COOKIE).iter().any(sets_own) {
+        return;
+    }
+    let left: Vec<_> = headers.get_all(SET_COOKIE).iter().filter(|line| !sets_own(line)).cloned().collect();
+    headers.remove(SET_COOKIE);
+    for line in left {
+        headers.append(SET_COOKIE, line);
+    }
+}
+
 /// Returns the name of a cookie of this kind and service.
 pub(super) fn name(kind: &str, service: &str) -> String {
     format!("{PREFIX}{kind}-{service}")
@@ -93,6 +112,26 @@ mod tests {
             let shown = headers.get(COOKIE).map(|line| line.to_str().unwrap());
             let found = cookies.get("__Host-lodge-session-x");
             assert_eq!((shown, found), (left, value.map(str::as_bytes)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn services_do_not_set_them() {
+        for (lines, left) in [
+            (&["a=1", "__Host-lodge-session-x=v; Path=/", "b=2"][..], &["a=1", "b=2"][..]),
+            (&["  __HOST-LODGE-login-x=; Max-Age=0", "__Host-lodge-", "=__Host-lodge-session-x=v"], &[]),
+            (&[" = \t__host-lodge-session-x"], &[]),
+            (
+                &["__Host-other=v", "x__Host-lodge-a=v", "a=__Host-lodge-a=v", ""],
+                &["__Host-other=v", "x__Host-lodge-a=v", "a=__Host-lodge-a=v", ""],
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(SET_COOKIE, HeaderValue::from_static(line));
+            }
+            remove_set(&mut headers);
+            assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), left, "{lines:?}");
         }
     }
 

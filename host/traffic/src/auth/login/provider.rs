@@ -286,7 +286,18 @@ fn granted(status: StatusCode, body: &[u8]) -> Result<Result<Granted, Cause>, St
         return Err(format!("the provider responded with {status}"));
     }
     let id_token = text("id_token").ok_or("the provider gave no ID token")?.to_owned();
-    Ok(Ok(Granted { id_token, scope: text("scope").map(str::to_owned) }))
+    let scope = fields.as_ref().and_then(|fields| fields.get("scope")).map(scope).transpose()?;
+    Ok(Ok(Granted { id_token, scope }))
+}
+
+/// Reads the scopes that a provider granted. Some send a list. What is neither must not count as absent, which would grant all.
+fn scope(value: &Value) -> Result<String, String> {
+    let words = match value {
+        Value::String(words) => Some(words.clone()),
+        Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|list| list.join(" ")),
+        _ => None,
+    };
+    words.ok_or_else(|| "the `scope` that the provider gave is no text".to_owned())
 }
 
 #[cfg(test)]
@@ -354,10 +365,28 @@ mod tests {
             (302, "", "responded with 302"),
             (200, "", "no ID token"),
             (200, r#"{"id_token":7}"#, "no ID token"),
+            (200, r#"{"id_token":"a","scope":null}"#, "`scope`"),
+            (200, r#"{"id_token":"a","scope":7}"#, "`scope`"),
+            (200, r#"{"id_token":"a","scope":{"openid":true}}"#, "`scope`"),
+            (200, r#"{"id_token":"a","scope":["openid",null]}"#, "`scope`"),
             (200, r#"{"id_token":"a","id_token":"b"}"#, "no ID token"),
         ] {
             let problem = check(status, body).unwrap_err();
             assert!(problem.contains(expected), "{body}: {problem}");
+        }
+    }
+
+    #[test]
+    fn scopes_that_were_granted() {
+        for (more, expected) in [
+            ("", None),
+            (r#","scope":"openid email""#, Some("openid email")),
+            (r#","scope":["openid","email"]"#, Some("openid email")),
+            (r#","scope":[]"#, Some("")),
+            (r#","scope":"""#, Some("")),
+        ] {
+            let granted = granted(StatusCode::OK, format!(r#"{{"id_token":"a"{more}}}"#).as_bytes()).unwrap().unwrap();
+            assert_eq!(granted.scope.as_deref(), expected, "{more}");
         }
     }
 

@@ -2,7 +2,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::COOKIE;
+use http::header::{COOKIE, ORIGIN};
 use serde_json::json;
 
 use super::cookies::HostCookies;
@@ -148,7 +148,28 @@ async fn a_provider_that_is_away() {
     for other in ["https://evil.example", "null", "http://shop.example", "https://shop.example.evil.example", ""] {
         assert_eq!(origin(other).unwrap_err(), Cause::LoginState, "{other}");
     }
+    // One with `Referrer-Policy: no-referrer` hides its own.
+    let mut hidden = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static("null"))]);
+    hidden.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+    assert_eq!(logins.end(&hidden, &browser("/logout", &cookie)).unwrap().cookies.len(), 1);
     assert!(logins.end(&HeaderMap::new(), &browser("/logout", "a=b")).unwrap().cookies.is_empty());
+}
+
+#[tokio::test]
+async fn a_login_is_completed_once() {
+    let logins = logins("").await;
+    for salt in 0..100 {
+        let (salt, barrier) = ([salt; SALT], std::sync::Barrier::new(4));
+        let first = || {
+            barrier.wait();
+            usize::from(logins.is_first(&salt))
+        };
+        let count: usize = std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(first));
+            threads.map(|thread| thread.join().unwrap()).iter().sum()
+        });
+        assert_eq!(count, 1);
+    }
 }
 
 #[test]
