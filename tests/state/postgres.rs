@@ -27,7 +27,8 @@ mod with_postgres {
     use super::*;
     use std::time::{Duration, Instant};
 
-    use crate::harness::{Process, TestHost, free_port, get, until, wasm};
+    use crate::harness::{Process, free_port, get, until, wasm};
+    use crate::state::sqlite::{error, ok, path, run};
 
     /// A server of this test, with the user `me`, whose password is `hunter2`.
     struct Postgres {
@@ -97,33 +98,6 @@ mod with_postgres {
             assert!(start.elapsed() < Duration::from_secs(20), "timed out waiting until {what}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    /// The path of a request that runs `statements`.
-    fn path(at: &str, statements: &str) -> String {
-        let encode = |byte: u8| {
-            if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02x}") }
-        };
-        format!("/{at}?{}", statements.bytes().map(encode).collect::<String>())
-    }
-
-    async fn run(host: &TestHost, at: &str, statements: &str) -> (u16, String) {
-        let response = host.get(&path(at, statements)).await;
-        (response.status, response.text())
-    }
-
-    /// The rows of statements that must succeed.
-    async fn ok(host: &TestHost, at: &str, statements: &str) -> String {
-        let (status, text) = run(host, at, statements).await;
-        assert_eq!(status, 200, "{statements}: {text}");
-        text
-    }
-
-    /// The error of statements that must fail.
-    async fn error(host: &TestHost, at: &str, statements: &str) -> String {
-        let (status, text) = run(host, at, statements).await;
-        assert_eq!(status, 500, "{statements}: {text}");
-        text
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 use crate::harness::{Process, TestHost, get, host, until, wasm};
 
 /// The path of a request that runs `statements`.
-fn path(at: &str, statements: &str) -> String {
+pub(super) fn path(at: &str, statements: &str) -> String {
     let encode = |byte: u8| {
         if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02x}") }
     };
     format!("/{at}?{}", statements.bytes().map(encode).collect::<String>())
 }
 
-async fn run(host: &TestHost, at: &str, statements: &str) -> (u16, String) {
+pub(super) async fn run(host: &TestHost, at: &str, statements: &str) -> (u16, String) {
     let response = host.get(&path(at, statements)).await;
     (response.status, response.text())
 }
 
 /// The rows of statements that must succeed.
-async fn ok(host: &TestHost, at: &str, statements: &str) -> String {
+pub(super) async fn ok(host: &TestHost, at: &str, statements: &str) -> String {
     let (status, text) = run(host, at, statements).await;
     assert_eq!(status, 200, "{statements}: {text}");
     text
 }
 
 /// The error of statements that must fail.
-async fn error(host: &TestHost, at: &str, statements: &str) -> String {
+pub(super) async fn error(host: &TestHost, at: &str, statements: &str) -> String {
     let (status, text) = run(host, at, statements).await;
     assert_eq!(status, 500, "{statements}: {text}");
     text
