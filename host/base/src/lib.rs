@@ -1,6 +1,6 @@
 //! What every layer of the host uses. This crate names no other crate of the host.
 //!
-//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], HTTP clients ([`http1`], [`fetch`]), [`ids`], [`tls`], [`budget`], [`canonical`] forms of hosts and paths,
+//! * Helpers: [`lock`], [`time`], [`clock`], [`files`], HTTP clients ([`http1`], [`fetch`]), [`ids`], [`tls`], [`budget`], [`slots`], [`canonical`] forms of hosts and paths,
 //!   changes of files of keys ([`key_changes`]), tasks that are started again ([`lasting`]), and shutdown ([`drain`]).
 //! * [`config`]: `lodge.toml`, flags and environment variables.
 //! * [`telemetry`]: logs, metrics and traces.
@@ -22,6 +22,7 @@ pub mod ids;
 pub mod key_changes;
 pub mod lasting;
 pub mod lock;
+pub mod slots;
 pub mod telemetry;
 pub mod time;
 pub mod tls;

@@ -22,7 +22,7 @@ use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::admission::client_memory::{ClientMemory, ClientRoom};
 use lodge_traffic::proxy::body::BodyError;
-use lodge_traffic::validation::{BodyCheck, BodyFault};
+use lodge_traffic::validation::{BodyCheck, BodyFault, needs_body};
 
 /// The bytes that the first frames of a body have room for.
 const FIRST: usize = 4 << 10;
@@ -57,7 +57,10 @@ pub(super) fn check_of<B: RequestBody>(
     if routed.caller.call.is_some_and(|call| call.from.is_none()) {
         return Ok(None);
     }
-    let applies = check.applies(request.method(), request.headers(), !request.body().is_end_stream())?;
+    let (has_none, has_some) = (request.body().is_end_stream(), request.body().size_hint().lower() > 0);
+    // Otherwise its first bytes tell whether it has a body.
+    let applies = !has_none && !has_some && !needs_body(request.method())
+        || check.applies(request.method(), request.headers(), !has_none)?;
     Ok(applies.then(|| Arc::clone(check)))
 }
 
@@ -74,12 +77,15 @@ impl<B: RequestBody> Unvalidated<'_, B> {
         let deadline = routed.caller.call.map_or(own, |call| own.min(call.deadline));
         let (head, body) = request.into_parts();
         let (most, room) = (check.most_bytes().min(limits.request_body), &routed.handler.validation);
-        let reading = read(body, most, &room.memory, routed.caller.client);
+        let is_taken = || check.applies(&head.method, &head.headers, true).map(drop);
+        let reading = read(body, most, (&room.memory, routed.caller.client), is_taken);
         let read = tokio::time::timeout_at(deadline.into(), reading).await.map_err(|_| BodyError::Late)??;
-        match check.check_quickly(&read.data) {
+        let has_none = read.data.is_empty() && !needs_body(&head.method);
+        let quick = if has_none { Some(Ok(())) } else { check.check_quickly(&read.data) };
+        match quick {
             Some(result) => result?,
             None => {
-                let checking = room.check(&check, &read.data);
+                let checking = room.check(&check, &read.data, routed.caller.client);
                 let checked = tokio::time::timeout_at(deadline.into(), checking).await;
                 checked.unwrap_or(Err(BodyFault::Unavailable))?;
             }
@@ -92,12 +98,13 @@ impl<B: RequestBody> Unvalidated<'_, B> {
     }
 }
 
-/// Reads a body of at most `most` bytes. Its memory is charged to the client as the bytes arrive.
+/// Reads a body of at most `most` bytes. Its memory is charged to the client as the bytes arrive. `is_taken` says of the first bytes
+/// whether the request can have a body.
 async fn read<B: RequestBody>(
     mut body: B,
     most: usize,
-    memory: &Arc<ClientMemory>,
-    client: IpAddr,
+    (memory, client): (&Arc<ClientMemory>, IpAddr),
+    is_taken: impl Fn() -> Result<(), BodyFault>,
 ) -> Result<ReadBody, RequestError> {
     let known = body.size_hint().exact().map(|size| usize::try_from(size).unwrap_or(usize::MAX));
     if known.is_some_and(|size| size > most) {
@@ -107,7 +114,11 @@ async fn read<B: RequestBody>(
     let (mut data, mut trailers) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
         match frame.map_err(|_| BodyError::Broken)?.into_data() {
+            Ok(bytes) if bytes.is_empty() => {}
             Ok(bytes) => {
+                if data.is_empty() {
+                    is_taken()?;
+                }
                 let needed =
                     data.len().checked_add(bytes.len()).filter(|size| *size <= most).ok_or(BodyError::TooLarge)?;
                 if needed > data.capacity() {

@@ -168,8 +168,7 @@ impl BodyCheck {
     /// If it can have no valid body: it has none where one is expected, or another type of content.
     pub fn applies(&self, method: &Method, headers: &HeaderMap, has_body: bool) -> Result<bool, BodyFault> {
         if !has_body {
-            let expected = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-            return if expected { Err(BodyFault::Missing) } else { Ok(false) };
+            return if needs_body(method) { Err(BodyFault::Missing) } else { Ok(false) };
         }
         let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
         if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -216,12 +215,18 @@ impl BodyCheck {
     }
 }
 
+/// Whether requests with this method have no meaning without a body.
+pub fn needs_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
 /// Whether a `Content-Type` is JSON in UTF-8: `application/json`, or another type that ends with `+json` (RFC 6839).
 fn is_json(text: &str) -> bool {
     let mut parts = text.split(';').map(str::trim_ascii);
     let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let of_application =
-        kind.strip_prefix("application/").is_some_and(|kind| kind == "json" || kind.ends_with("+json"));
+    let of_application = kind
+        .strip_prefix("application/")
+        .is_some_and(|kind| kind == "json" || kind.ends_with("+json") && is_token(kind));
     let utf8 = |parameter: &str| match parameter.split_once('=') {
         Some((name, value)) if name.trim_ascii().eq_ignore_ascii_case("charset") => {
             value.trim_ascii().trim_matches('"').eq_ignore_ascii_case("utf-8")
@@ -229,6 +234,11 @@ fn is_json(text: &str) -> bool {
         _ => true,
     };
     of_application && parts.all(utf8)
+}
+
+/// Whether a text is a token (RFC 9110 5.6.2). What is none, such as a list of types, may have another meaning to a service.
+fn is_token(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]

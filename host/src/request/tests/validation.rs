@@ -149,5 +149,22 @@ async fn methods_expect_a_body_or_not() {
     ] {
         let request = Request::builder().method(method.clone()).uri("http://test/users").body(()).unwrap();
         assert_eq!(host.send(with_body(request, "")).await.text, expected, "{method}");
+        // Frames without bytes are no body either, and others are one.
+        for (pieces, expected) in [(&[][..], expected), (&["", ""], expected), (&["", "{}"], "body-invalid")] {
+            let typed = expected != PASSED;
+            for kind in ["text/plain", "application/json"].into_iter().filter(|kind| !typed || *kind != "text/plain") {
+                let request = Request::builder().method(method.clone()).uri("http://test/users");
+                let request = request.header(header::CONTENT_TYPE, kind).body(()).unwrap();
+                let (head, _) = with_body(request, "").into_parts();
+                assert_eq!(
+                    host.send(Request::from_parts(head, fed(pieces, true))).await.text,
+                    expected,
+                    "{method} {pieces:?} {kind}"
+                );
+            }
+        }
+        let request = Request::builder().method(method.clone()).uri("http://test/users");
+        let (head, _) = with_body(request.body(()).unwrap(), "").into_parts();
+        assert_eq!(host.send(Request::from_parts(head, fed(&["", "{}"], true))).await.text, "body-type", "{method}");
     }
 }

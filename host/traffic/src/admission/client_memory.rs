@@ -12,11 +12,18 @@ use lodge_base::lock::lock;
 /// One client has at most one of so many parts: while it is slow, others have room.
 const PARTS: usize = 4;
 
+/// The last of so many parts is for clients that have little: several that have much leave room for others.
+const LAST: usize = 4;
+
 /// Memory for all clients.
 pub struct ClientMemory {
     budget: Arc<Budget>,
     /// The most bytes of one client.
     share: usize,
+    /// The most bytes of a client for which the last part is kept.
+    little: usize,
+    /// The most bytes of all clients, when one of them gets more than `little`.
+    most_of_large: usize,
     /// The bytes of the clients that have some.
     clients: Mutex<HashMap<u64, usize>>,
 }
@@ -29,10 +36,19 @@ pub struct ClientRoom {
 }
 
 impl ClientMemory {
-    /// Creates the memory of `most` bytes, of which one client has at least `share`.
-    pub fn new(most: usize, share: usize) -> Arc<Self> {
+    /// Creates the memory of `most` bytes, of which one client has at least `share`. The last quarter is kept for clients that
+    /// have at most `little`, as far as one with a whole share has room beside it.
+    pub fn new(most: usize, share: usize, little: usize) -> Arc<Self> {
         let share = (most / PARTS).max(share);
-        Arc::new(Self { budget: Budget::new(most), share, clients: Mutex::default() })
+        let most_of_large = (most - most / LAST).max(share);
+        Arc::new(Self { budget: Budget::new(most), share, little, most_of_large, clients: Mutex::default() })
+    }
+
+    /// Returns the bytes that a client of `has` bytes has with so many more; `None` if that is more than it may have now.
+    fn with_more(&self, has: usize, bytes: usize) -> Option<usize> {
+        let has = has.checked_add(bytes).filter(|has| *has <= self.share)?;
+        let all = self.budget.used().saturating_add(bytes);
+        (has <= self.little || all <= self.most_of_large).then_some(has)
     }
 
     /// Reserves `bytes` for this client. Returns `None` if fewer are left, or the client would have more than its share.
@@ -40,9 +56,12 @@ impl ClientMemory {
         let client = key_of(client);
         let mut clients = lock(&self.clients);
         let has = clients.get(&client).copied().unwrap_or(0);
-        let has = has.checked_add(bytes).filter(|has| *has <= self.share)?;
+        let has = self.with_more(has, bytes)?;
         let reservation = self.budget.reserve(bytes)?;
-        clients.insert(client, has);
+        // Room that was never used leaves nothing behind.
+        if has > 0 {
+            clients.insert(client, has);
+        }
         drop(clients);
         Some(ClientRoom { memory: Arc::clone(self), client, reservation })
     }
@@ -59,9 +78,9 @@ impl ClientRoom {
     pub fn grow(&mut self, bytes: usize) -> bool {
         let mut clients = lock(&self.memory.clients);
         let has = clients.get(&self.client).copied().unwrap_or(0);
-        let Some(has) = has.checked_add(bytes).filter(|has| *has <= self.memory.share) else { return false };
+        let Some(has) = self.memory.with_more(has, bytes) else { return false };
         let grown = self.reservation.grow(bytes);
-        if grown {
+        if grown && has > 0 {
             clients.insert(self.client, has);
         }
         grown
@@ -101,7 +120,7 @@ mod tests {
     #[test]
     fn a_client_has_a_share() {
         const MIB: usize = 1 << 20;
-        let memory = ClientMemory::new(16 * MIB, MIB);
+        let memory = ClientMemory::new(16 * MIB, MIB, usize::MAX);
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
         let mut held: Vec<_> = std::iter::from_fn(|| memory.reserve(one, MIB)).collect();
         assert_eq!((held.len(), memory.used()), (4, 4 * MIB), "a quarter");
@@ -115,11 +134,30 @@ mod tests {
         assert!(memory.used() == 0 && lock(&memory.clients).is_empty());
         // A client has one network of IPv6 to itself.
         let [three, four] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        drop(memory.reserve(one, 0).unwrap());
         let mut room = memory.reserve(three, 0).unwrap();
+        assert!(lock(&memory.clients).is_empty(), "what has no bytes has no entry");
         assert!(room.grow(4 * MIB));
         assert!(memory.reserve(four, 1).is_none());
         // What all have is a bound as well.
-        let small = ClientMemory::new(MIB, 4 * MIB);
+        let small = ClientMemory::new(MIB, 4 * MIB, usize::MAX);
         assert!(small.reserve(one, 2 * MIB).is_none() && small.reserve(one, MIB).is_some());
+    }
+
+    #[test]
+    fn the_last_part_is_for_clients_that_have_little() {
+        const KIB: usize = 1 << 10;
+        let memory = ClientMemory::new(64 * KIB, KIB, KIB);
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let mut held: Vec<_> = (0..3).map(|last| memory.reserve(address(last), 16 * KIB).unwrap()).collect();
+        assert!(memory.reserve(address(3), KIB + 1).is_none());
+        held.extend((3..19).map(|last| memory.reserve(address(last), KIB).unwrap()));
+        assert!(memory.reserve(address(19), 1).is_none(), "full");
+        held.truncate(4);
+        assert!(!held[3].grow(1), "no longer one that has little");
+        held.remove(0);
+        assert!(held[2].grow(1));
+        // On a small host, one client still has its share.
+        assert!(ClientMemory::new(KIB, KIB, KIB / 4).reserve(address(0), KIB).is_some());
     }
 }

@@ -25,7 +25,7 @@ const BYTES: usize = 16;
 
 /// The product of the bytes of a text and those of a pattern's states that one step pays for. A state takes about 32 bytes, and the
 /// slowest search looks at each of them for each byte.
-const MATCH: usize = 8 << 10;
+const MATCH: usize = 512;
 
 /// What is wrong with a part of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum Invalid {
 
 impl Schema {
     /// Checks that a value meets the schema, in so many steps. A step is one check, or the comparison with one value, or 16 bytes of
-    /// text; a pattern costs its size times the length of the text.
+    /// text; a pattern costs its size times the length of the text, and at least one.
     ///
     /// # Errors
     /// If it does not, or there are too few steps.
@@ -191,6 +191,9 @@ impl<'s> SchemaEvaluation<'s> {
             (Assertion::DependentRequired(dependent), Json::Object(_)) => {
                 let mut valid = true;
                 for (name, names) in dependent {
+                    if !self.spend(1) {
+                        return false;
+                    }
                     valid &= value.get(name).is_none() || self.required(names, value, at);
                 }
                 valid
@@ -227,7 +230,8 @@ impl<'s> SchemaEvaluation<'s> {
     }
 
     fn matches(&mut self, pattern: &Pattern, text: &str) -> bool {
-        self.spend(text.len().saturating_mul(pattern.size) / MATCH) && pattern.regex.is_match(text)
+        let steps = text.len().saturating_mul(pattern.size) / MATCH;
+        self.spend(steps.saturating_add(1)) && pattern.regex.is_match(text)
     }
 
     fn is_one_of(&mut self, values: &[Json<'static>], value: &Json<'_>) -> bool {
@@ -321,6 +325,9 @@ impl<'s> SchemaEvaluation<'s> {
     ) -> bool {
         let mut valid = true;
         for (name, node) in dependent {
+            if !self.spend(1) {
+                return false;
+            }
             valid &= value.get(name).is_none() || self.meets(*node, value, at, evaluated.as_deref_mut());
             if !valid && self.is_done() {
                 break;

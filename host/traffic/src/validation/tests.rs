@@ -52,6 +52,10 @@ fn heads_decide_what_is_read() {
         "multipart/form-data; boundary=application/json",
         "application/json; charset=",
         "application/json-seq",
+        "application/x-www-form-urlencoded, application/y+json",
+        "application/x-www-form-urlencoded x+json",
+        "application/a/b+json",
+        "application/\u{e9}+json",
     ] {
         assert_eq!(applies(&Method::POST, &[(header::CONTENT_TYPE, kind)], true), Err(BodyFault::Type), "{kind}");
     }

@@ -1,14 +1,14 @@
 //! Computes the hashes of passwords: few at a time, one for all requests with the same password, and few for each client.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{PasswordHash, PasswordTag, Results};
 use lodge_base::lock::lock;
+use lodge_base::slots::{Slots, TakenSlot};
 use lodge_base::telemetry::metrics::Metrics;
 
 /// The most hashes that are computed at a time, and the most that are computed or wait for it, in all of the host.
@@ -25,9 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(in crate::auth) struct Hashing {
     pub(super) running: Arc<Semaphore>,
-    permits: Arc<Semaphore>,
-    /// The permits of each client that has any.
-    taken: Arc<Mutex<HashMap<HashPayer, usize>>>,
+    permits: Arc<Slots<HashPayer>>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,13 +54,6 @@ pub(in crate::auth) struct PendingHash {
     pub(in crate::auth) is_own: bool,
 }
 
-/// A permit, of those of the host and of its clients.
-struct HashPermit {
-    payers: Vec<HashPayer>,
-    taken: Arc<Mutex<HashMap<HashPayer, usize>>>,
-    _host: OwnedSemaphorePermit,
-}
-
 /// The entry of a hash among those that are being computed.
 struct PendingEntry {
     tag: PasswordTag,
@@ -75,34 +66,9 @@ impl Hashing {
     pub(in crate::auth) fn new(metrics: &Arc<Metrics>) -> Self {
         Self {
             running: Arc::new(Semaphore::new(HASHES)),
-            permits: Arc::new(Semaphore::new(PERMITS)),
-            taken: Arc::default(),
+            permits: Slots::new(PERMITS, PERMITS_OF_CLIENT),
             metrics: Arc::clone(metrics),
         }
-    }
-
-    /// Returns a permit for these clients; `None` if the host or one of them has no more.
-    fn permit(&self, payers: Vec<HashPayer>) -> Option<HashPermit> {
-        let host = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let mut taken = lock(&self.taken);
-        if payers.iter().any(|payer| taken.get(payer).is_some_and(|count| *count >= PERMITS_OF_CLIENT)) {
-            return None;
-        }
-        payers.iter().for_each(|payer| *taken.entry(payer.clone()).or_default() += 1);
-        drop(taken);
-        Some(HashPermit { payers, taken: Arc::clone(&self.taken), _host: host })
-    }
-}
-
-impl Drop for HashPermit {
-    fn drop(&mut self) {
-        let mut taken = lock(&self.taken);
-        for payer in &self.payers {
-            if let Some(count) = taken.get_mut(payer) {
-                *count = count.saturating_sub(1);
-            }
-        }
-        taken.retain(|_, count| *count > 0);
     }
 }
 
@@ -135,7 +101,7 @@ impl PasswordAttempt {
         if results.get(&self.tag, SystemTime::now()).is_some() {
             return Ok(None);
         }
-        let Some(permit) = self.hashing.permit(payers) else { return Ok(None) };
+        let Some(permit) = self.hashing.permits.take(payers) else { return Ok(None) };
         take()?;
         let (sender, done) = watch::channel(());
         let sender = Arc::new(sender);
@@ -148,7 +114,7 @@ impl PasswordAttempt {
     }
 
     /// Computes the hash, unless all requests that wait for it are cancelled before it begins.
-    async fn compute(self, entry: PendingEntry, admitted: HashPermit) {
+    async fn compute(self, entry: PendingEntry, admitted: TakenSlot<HashPayer>) {
         let permit = tokio::select! {
             biased;
             () = entry.abandoned() => return,

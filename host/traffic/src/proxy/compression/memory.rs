@@ -9,7 +9,7 @@ use crate::admission::client_memory::ClientMemory;
 
 /// Creates the memory of `most` bytes. A client has room for at least one encoder.
 pub fn encoder_memory(most: usize) -> Arc<ClientMemory> {
-    ClientMemory::new(most, room(Coding::Brotli))
+    ClientMemory::new(most, room(Coding::Brotli), usize::MAX)
 }
 
 #[cfg(test)]

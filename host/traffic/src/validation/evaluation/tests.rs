@@ -194,7 +194,21 @@ fn evaluation_ends() {
     assert_eq!(check(inverted, &nested(60)), Err(Invalid::Steps));
     let text = format!("\"{}\"", "a".repeat(1 << 20));
     assert_eq!(check(r#"{"pattern":"^([a-z]{1,100}){1,5}$"}"#, &text), Err(Invalid::Steps));
-    assert_eq!(check(r#"{"pattern":"^[a-z]*$"}"#, &text), Ok(()));
+    let simple = Schema::read(r#"{"pattern":"^[a-z]*$"}"#).unwrap();
+    assert_eq!(simple.check(&Json::read(text.as_bytes(), BOUNDS).unwrap(), crate::validation::STEPS), Ok(()));
+    // Short texts as well: many patterns for each of many keys, and many names for each of many objects.
+    let keys: Vec<_> = (0..100_000).map(|key: u32| format!("\"{key}\":0")).collect();
+    let patterns: Vec<_> = (0..20).map(|at| format!("\"^x{at}\":true")).collect();
+    let patterns = format!("{{\"patternProperties\":{{{}}}}}", patterns.join(","));
+    assert_eq!(check(&patterns, &format!("{{{}}}", keys.join(","))), Err(Invalid::Steps));
+    assert_eq!(check(&patterns, &format!("{{{}}}", keys[..10_000].join(","))), Ok(()));
+    let names = |value: &str| (0..200).map(|at| format!("\"x{at}\":{value}")).collect::<Vec<_>>().join(",");
+    for (keyword, value) in [("dependentRequired", "[]"), ("dependentSchemas", "true")] {
+        let schema = format!("{{\"items\":{{\"{keyword}\":{{{}}}}}}}", names(value));
+        let objects = |count| format!("[{}]", vec!["{}"; count].join(","));
+        assert_eq!(check(&schema, &objects(6_000)), Err(Invalid::Steps), "{keyword}");
+        assert_eq!(check(&schema, &objects(1_000)), Ok(()), "{keyword}");
+    }
     let items: Vec<_> = (0..190_000).map(|item: u32| item.to_string()).collect();
     assert_eq!(check(r#"{"uniqueItems":true}"#, &format!("[{}]", items.join(","))), Err(Invalid::Steps));
     // Many schemas for one value, each inside of another.
