@@ -24,7 +24,7 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false \
 # A static program that can be anywhere in memory has a list of its own pointers, which is 3 MB long if it is not packed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     RUSTFLAGS="$RUSTFLAGS -C strip=symbols -C link-arg=-Wl,-z,pack-relative-relocs" \
-    cargo build --release --locked --package lodge --features redis,nats,postgres --target "$(cat /arch)-unknown-linux-musl" \
+    cargo build --release --locked --package lodge --features redis,nats,postgres,s3 --target "$(cat /arch)-unknown-linux-musl" \
  && cargo build --profile guest --locked --target wasm32-wasip2 -p hello -p users -p visits \
  && mkdir -p /out/guests \
  && cp "target/$(cat /arch)-unknown-linux-musl/release/lodge" /out/lodge \

@@ -173,4 +173,6 @@ stop "-v guests:/guests: serves the directory, live"
 run locked -v "$guests:/guests:ro" --read-only --user 10001 --cap-drop ALL --security-opt no-new-privileges --memory 256m --cpus 1 --pids-limit 128
 answers /users 'Hello, World!'
 stop "--read-only --cap-drop ALL --user 10001 --memory 256m"
-say "ok, image of $(numfmt --to=iec "$size")"
+# What a registry transfers: its layers are compressed by gzip.
+compressed=$(docker save "$tag" | gzip -6 | wc -c)
+say "ok, image of $(numfmt --to=iec "$size"), $(numfmt --to=iec "$compressed") compressed"

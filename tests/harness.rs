@@ -5,9 +5,12 @@ mod browser;
 mod client;
 pub(crate) mod far;
 pub(crate) mod kubernetes;
+mod metrics;
 mod narrow;
 pub(crate) mod pebble;
 mod port;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 mod process;
 mod replica;
 mod worker;
@@ -26,6 +29,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use browser::Browser;
 pub(crate) use client::{AnyBody, Connection, Response, fed, get, raw};
+pub(crate) use metrics::{metric, scrape, series, sum, until_metric};
 pub(crate) use narrow::{Narrow, unread};
 pub(crate) use port::free_port;
 pub(crate) use process::{Leashed, Process, lodge, output};
@@ -88,11 +92,6 @@ pub(crate) fn wasm(name: &str) -> PathBuf {
 
 /// Tests that measure time run alone; the others run concurrently.
 static MACHINE: RwLock<()> = RwLock::const_new(());
-
-/// While this is held, no host of [`Setup::start`] runs in another test.
-pub(crate) async fn alone() -> impl Drop {
-    MACHINE.write().await
-}
 
 /// A directory of guests and a configuration for a host.
 pub(crate) struct Setup {
@@ -173,9 +172,13 @@ impl Setup {
         self.file(&format!("{name}.toml"), text.as_bytes())
     }
 
-    /// Writes any file into the directory.
+    /// Writes any file into the directory. It is as old as one that was renamed into place, so a host that starts does not wait until it
+    /// is complete.
     pub(crate) fn file(self, name: &str, bytes: &[u8]) -> Self {
-        std::fs::write(self.directory.path().join(name), bytes).expect("the directory is writable");
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, bytes).expect("the directory is writable");
+        let written = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
         self
     }
 
@@ -248,6 +251,34 @@ impl TestHost {
         self.current.snapshot().refusals.iter().map(ToString::to_string).collect()
     }
 
+    /// Replaces a manifest, and waits until it is in force.
+    pub(crate) async fn edit(&self, name: &str, manifest: &str) {
+        let read = || self.spec(name).map(|spec| spec.manifest);
+        let before = read();
+        self.place(&format!("{name}.toml"), manifest.as_bytes());
+        until("the manifest is served", || read() != before).await;
+        assert_eq!(self.refusals(), Vec::<String>::new());
+    }
+
+    /// Replaces or adds a component, and waits until it is served.
+    pub(crate) async fn replace(&self, name: &str, component: &[u8]) {
+        let digest = lodge_manifest::digest::Digest::of(component);
+        self.place(&format!("{name}.wasm"), component);
+        until("the component is served", || self.spec(name).is_some_and(|spec| spec.digest == digest)).await;
+    }
+
+    /// What is served under this name. A new generation of the snapshot says nothing of it: optimised code is one, too.
+    fn spec(&self, name: &str) -> Option<lodge_manifest::spec::GuestSpec> {
+        self.current.snapshot().target(name).map(|target| target.deployment().spec.clone())
+    }
+
+    /// Renames a file into place: while one is written, the host may publish a snapshot with that of before.
+    fn place(&self, file: &str, content: &[u8]) {
+        let partial = self.directory().join(".new");
+        std::fs::write(&partial, content).unwrap();
+        std::fs::rename(partial, self.directory().join(file)).unwrap();
+    }
+
     /// Tells the host to stop.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
@@ -256,6 +287,11 @@ impl TestHost {
     /// How it ended after a stop.
     pub(crate) async fn ended(mut self) -> Ended {
         self.stop();
+        self.end().await
+    }
+
+    /// How it ended, although the test did not stop it.
+    pub(crate) async fn end(mut self) -> Ended {
         let running = std::mem::replace(&mut self.running, tokio::spawn(async { Ended::Drained }));
         within(running).await.expect("the host does not panic")
     }
@@ -269,8 +305,13 @@ impl Drop for TestHost {
 
 /// Waits until `condition` is true, at most for [`PATIENCE`].
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, async || condition()).await;
+}
+
+/// Waits until `condition`, which may send requests, is true, at most for [`PATIENCE`].
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
-    while !condition() {
+    while !condition().await {
         assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -18,10 +18,12 @@ mod harness;
 /// HTTP as clients see it: docs/guide.md and docs/errors.md.
 mod http {
     mod acme;
+    mod client_certificates;
     mod compression;
     mod connections;
     mod content_length;
     mod cors;
+    mod error_pages;
     mod errors;
     mod front;
     mod grpc;
@@ -42,7 +44,8 @@ mod directory {
     mod idle_unload;
     mod manifest_edits;
     mod manifest_keys;
-    mod refused_files;
+    mod middleware;
+    pub(crate) mod refused_files;
     mod registry;
     mod signatures;
     mod whole_worlds;
@@ -52,6 +55,7 @@ mod directory {
 mod sandbox {
     mod cpu_shares;
     mod engine_faults;
+    mod full_tables;
     mod instance_pool;
     mod isolation;
     mod limits;
@@ -64,8 +68,11 @@ mod policies {
     mod breaker;
     mod certificates;
     mod concurrency;
+    mod forged_headers;
+    mod header_parameters;
     mod jwt;
     mod login;
+    mod login_attacks;
     mod passwords;
     mod rules;
     mod validation;
@@ -111,6 +118,9 @@ mod state {
     mod keyvalue;
     mod locks;
     mod postgres;
+    mod postgres4;
+    mod postgres_wasmcloud;
+    mod s3;
     mod samples;
     pub(crate) mod servers;
     mod shared;
@@ -120,11 +130,17 @@ mod state {
 
 /// Messages between services: docs/messages.md.
 mod messages {
+    mod at_most_once;
     mod consume;
+    mod dead;
     mod handler;
+    mod handler3;
+    mod inbound;
     mod publish;
     mod restart;
     mod schedule;
+    #[cfg(any(feature = "nats", feature = "redis"))]
+    mod shared;
 }
 
 /// Hosts that know each other: docs/cluster.md.
@@ -136,12 +152,14 @@ mod cluster {
 
 /// Running a host: docs/operate.md.
 mod operate {
+    mod admin_access;
     mod admin_api;
     mod api_contract;
     mod audit;
     mod compose;
     mod data;
     mod drain;
+    mod file_problems;
     mod memory;
     mod page;
     mod rollout_status;
@@ -150,6 +168,7 @@ mod operate {
 
 /// Deploying on hosts elsewhere: docs/deploy.md.
 mod deploy {
+    mod mistakes;
     mod pipeline;
     mod taken_back;
 }

@@ -23,6 +23,7 @@ use lodge::guests::scan::{FileState, Scanner};
 use lodge_base::config::{self, Config, Origin};
 use lodge_manifest::Manifest;
 use lodge_manifest::route::{Pattern, Route};
+use lodge_manifest::spec::GuestSpec;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 use lodge_runtime::guest::Guest;
 use lodge_traffic::admission::{Admission, Concurrency, RequestView, SharedLimits, Upload};
@@ -68,14 +69,7 @@ fn admit(c: &mut Criterion) {
     ] {
         let manifest = Manifest::read("users", manifest, &config.limits, config.engine.max_memory).unwrap();
         let admission = Admission::new(&name, (&manifest.limits, &manifest.policies), &shared_limits, None, start);
-        let asked = RequestView {
-            client: [127, 0, 0, 1].into(),
-            claimed: None,
-            inside: false,
-            headers: &headers,
-            route: 0,
-            identity: None,
-        };
+        let asked = RequestView::new([127, 0, 0, 1].into(), &headers);
         c.bench_function(what, |b| {
             b.iter(|| {
                 let mut permit = runtime.block_on(admission.admit(&asked, Instant::now()));
@@ -145,8 +139,8 @@ fn schema(c: &mut Criterion) {
     c.bench_function("body of 1 KB, schema", |b| b.iter(|| check(&body)));
 }
 
-/// The guests `hello` (0.3) and `deaf` (0.2), built and compiled.
-fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
+/// A directory with the guests `hello` (0.3) and `deaf` (0.2), and the configuration of a host without a compile cache.
+fn built() -> (tempfile::TempDir, Config) {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(root).args([
@@ -169,14 +163,34 @@ fn guests(runtime: &tokio::runtime::Runtime) -> (Deployer, Vec<Arc<Guest>>) {
     let settings = [("guests", directory.path().display().to_string()), ("cache.directory", "off".into())];
     let settings = settings.map(|(name, text)| (name.into(), text)).into();
     let config: Config = config::resolve(&[(Origin::Flag, settings)]).unwrap().config;
-    let deployer = Deployer::offline(&config).unwrap();
-    let found = Scanner::new(&config.guests).scan(&config).unwrap().found;
-    let specs = found.into_values().map(|found| match found.state {
+    (directory, config)
+}
+
+/// The guests of this configuration.
+fn specs(config: &Config) -> impl Iterator<Item = GuestSpec> {
+    let found = Scanner::new(&config.guests).scan(config).unwrap().found;
+    found.into_values().map(|found| match found.state {
         FileState::Ready(spec) => spec,
         _ => panic!("a guest is refused"),
-    });
-    let guests = specs.map(|spec| runtime.block_on(deployer.deploy_guest(spec)).unwrap()).collect();
-    (deployer, guests)
+    })
+}
+
+/// What a file that is dropped costs until it can serve, with the compiler in the process of the host and in one of its own.
+fn compile(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (_directory, mut config) = built();
+    let specs: Vec<_> = specs(&config).collect();
+    let mut group = c.benchmark_group("compile");
+    group.sample_size(30);
+    for (place, program) in [("in the host", None), ("by a child", Some(env!("CARGO_BIN_EXE_lodge").into()))] {
+        config.program.compiler = program;
+        let deployer = Deployer::offline(&config).unwrap();
+        for spec in &specs {
+            group.bench_function(format!("{}, {place}", spec.name), |b| {
+                b.iter(|| runtime.block_on(deployer.deploy_guest(spec.clone())).is_ok());
+            });
+        }
+    }
 }
 
 async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
@@ -193,7 +207,9 @@ async fn call(guest: &Arc<Guest>, id: &Arc<str>) -> usize {
 fn sandbox(c: &mut Criterion) {
     // On a runtime as in the host: timers and guests that yield need one.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_deployer, guests) = guests(&runtime);
+    let (_directory, config) = built();
+    let deployer = Deployer::offline(&config).unwrap();
+    let guests: Vec<_> = specs(&config).map(|spec| runtime.block_on(deployer.deploy_guest(spec)).unwrap()).collect();
     let id: Arc<str> = Arc::from("00000000000000000000000000000000");
     for (guest, version) in guests.iter().zip(["0.2", "0.3"]) {
         assert_eq!(&*guest.deployment().name, if version == "0.2" { "deaf" } else { "hello" });
@@ -206,5 +222,5 @@ fn sandbox(c: &mut Criterion) {
     }
 }
 
-criterion_group!(path, route, admit, rules, schema, sandbox);
+criterion_group!(path, route, admit, rules, schema, compile, sandbox);
 criterion_main!(path);

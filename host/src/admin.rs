@@ -5,7 +5,8 @@
 //! this machine, except requests whose headers show that a proxy or a guest sent them. A browser on this machine may show pages of
 //! other origins, so requests with another host or origin are refused.
 //!
-//! `/readyz` is 200 once every file was loaded or refused, and 503 from the time when the host begins to stop.
+//! `/readyz` is 200 once every file was loaded or refused, and a host of a cluster knows the others and they can know it, and 503 from
+//! the time when the host begins to stop.
 
 mod access;
 mod api;
@@ -16,6 +17,9 @@ pub mod data;
 pub mod deploy;
 mod doubts;
 mod page;
+mod parameters;
+pub mod problems;
+pub mod readiness;
 mod record;
 pub(crate) mod report;
 pub(crate) mod rollout;
@@ -42,12 +46,14 @@ pub(crate) use self::access::{OPERATOR_SCOPES, is_operator_scope};
 use self::body::{Body, problem, text};
 use self::contract::{CertificateStatus, ClusterStatus, HostStatus};
 pub use self::doubts::questionable;
+use self::readiness::HostReadiness;
 use self::record::OperatorRecord;
 use self::slots::OperatorSlots;
 pub(crate) use self::upload::SIGNATURE;
 use crate::admin::scrape::{Format, Scrape};
 use crate::audit::AuditTrail;
 use crate::certificates::acme::{AcmeClient, OrderedCertificate};
+use crate::guests::remote::ServicesElsewhere;
 use crate::guests::service_files::remove_abandoned;
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
@@ -56,6 +62,8 @@ use crate::listener::activity::Activity;
 use crate::listener::connection;
 use crate::listener::connection::Responder;
 use crate::listener::intake::{Account, Buffers, Upload};
+use crate::listener::places::{ClientConnection, ConnectionPlaces};
+use crate::request::handler::Handler;
 use crate::request::respond::Reserve;
 use lodge_base::budget::Budget;
 use lodge_base::config::Config;
@@ -68,7 +76,8 @@ use lodge_traffic::auth::api_keys::KeyRing;
 use lodge_traffic::cache::ResponseCache;
 use lodge_traffic::live_files::LiveValue;
 
-/// The most connections for any request.
+/// The most connections for any request. For a further one, an idle one is closed, of the address that has most; if none is idle, one
+/// whose client has shown no credentials.
 const CONNECTIONS: usize = 64;
 
 /// The most of these that follow the log or the events of the page, for any time.
@@ -102,10 +111,14 @@ pub struct Admin {
     pub directory: [String; 2],
     /// The current snapshot.
     pub current: Current,
+    /// What the host waits for when it starts.
+    pub readiness: HostReadiness,
     /// Whether the host is stopping.
     pub stop_signal: StopSignal,
     /// Makes the host stop.
     pub stop: Arc<Notify>,
+    /// Where services are that only other hosts of the cluster have.
+    pub elsewhere: ServicesElsewhere,
     /// How the memory of sandboxes is reset.
     pub reset: Reset,
     /// The stored responses, if the cache is on.
@@ -122,6 +135,8 @@ pub struct Admin {
     pub stores: Arc<Stores>,
     /// The keys that the API takes beside the token, if there is a file of them.
     pub keys: Option<Arc<LiveValue<KeyRing>>>,
+    /// The handler of requests, which has the pages of the host.
+    pub handler: Arc<Handler>,
     /// The failed attempts at the API; `None` if any number is allowed.
     pub attempts: Option<FailedAttempts>,
     /// Lines of the log about refused operators.
@@ -137,35 +152,37 @@ struct Operator {
     peer: IpAddr,
     buffers: Arc<Buffers>,
     unsent: Arc<Budget>,
-    /// Whether the connection is only for probes, because all others are in use.
-    probe: bool,
+    /// The place of the connection. `None` if it is only for probes, because all others are in use.
+    open: Option<Arc<ClientConnection>>,
 }
 
 /// Serves operators until it is dropped, also while the host stops. Connections have the bounds of those to the services.
 pub async fn serve(listener: Arc<TcpListener>, admin: Arc<Admin>) {
     let directory = admin.config.guests.clone();
     tokio::task::spawn_blocking(move || remove_abandoned(&directory));
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = ConnectionPlaces::for_known_clients(CONNECTIONS, &admin.scrape.metrics);
     let (buffers, unsent) = (Buffers::new(MEMORY), Budget::new(UNSENT));
     let mut probes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = accept::accepted(&listener).await;
         let Ok(peer) = stream.peer_addr() else { continue };
-        let permit = Arc::clone(&permits).try_acquire_owned().ok();
-        let probe = permit.is_none();
+        let place = places.take(peer.ip());
+        let open = place.as_ref().map(|place| Arc::clone(place.connection()));
         let (admin, buffers, unsent) = (Arc::clone(&admin), Arc::clone(&buffers), Arc::clone(&unsent));
-        let operator = Operator { admin, peer: peer.ip(), buffers, unsent, probe };
+        let operator = Operator { admin, peer: peer.ip(), buffers, unsent, open: open.clone() };
         let task = tokio::spawn(async move {
             operator.serve(stream).await;
-            drop(permit);
+            drop(place);
         });
-        if probe {
-            probes.retain(|probe| !probe.is_finished());
-            if probes.len() == PROBES {
-                probes.pop_front().into_iter().for_each(|oldest| oldest.abort());
-            }
-            probes.push_back(task.abort_handle());
+        if let Some(open) = open {
+            open.set_task(task.abort_handle());
+            continue;
         }
+        probes.retain(|probe| !probe.is_finished());
+        if probes.len() == PROBES {
+            probes.pop_front().into_iter().for_each(|oldest| oldest.abort());
+        }
+        probes.push_back(task.abort_handle());
     }
 }
 
@@ -173,12 +190,15 @@ impl Operator {
     async fn serve(self, stream: TcpStream) {
         let mut bounds = self.admin.config.listener.clone();
         bounds.streams = bounds.streams.min(STREAMS);
-        if self.probe {
+        if self.open.is_none() {
             bounds.first_byte = bounds.first_byte.min(PROBE_TIMEOUT);
             bounds.header_read = bounds.header_read.min(PROBE_TIMEOUT);
             bounds.idle = bounds.idle.min(PROBE_TIMEOUT);
         }
-        let activity = Activity::new(&bounds, &self.unsent, &self.admin.scrape.metrics);
+        let activity = Arc::new(Activity::new(&bounds, &self.unsent, &self.admin.scrape.metrics));
+        if let Some(open) = &self.open {
+            open.set_activity(&activity);
+        }
         let account = Account::new(&self.buffers, bounds.streams);
         connection::serve(stream, (activity, account), &bounds, None, self).await;
     }
@@ -187,10 +207,13 @@ impl Operator {
 impl Responder for Operator {
     type Body = Body;
 
-    async fn respond(&self, request: Request<Upload<Incoming>>) -> Response<Body> {
-        let version = request.version();
+    async fn respond(&self, mut request: Request<Upload<Incoming>>) -> Response<Body> {
+        let (version, probe) = (request.version(), self.open.is_none());
+        if let Some(open) = &self.open {
+            request.extensions_mut().insert(Arc::clone(open));
+        }
         let health = matches!(request.uri().path(), "/healthz" | "/readyz");
-        let mut response = if self.probe && !health {
+        let mut response = if probe && !health {
             let why =
                 "all connections of this listener are in use, and this one is only for /healthz and /readyz; try again";
             problem(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
@@ -204,7 +227,7 @@ impl Responder for Operator {
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             }
         }
-        if self.probe && version < Version::HTTP_2 {
+        if probe && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -255,8 +278,10 @@ impl Admin {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" if self.stop_signal.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-            "/readyz" if !self.current.snapshot().complete => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
-            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/readyz" => match self.readiness.missing() {
+                Some(what) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
+                None => text(StatusCode::OK, "ready\n"),
+            },
             "/metrics" if read => match self.metrics(request.headers()) {
                 Ok(response) => response,
                 Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written"),
@@ -265,6 +290,9 @@ impl Admin {
             path if path.starts_with("/v1/") => match self.identify(peer, request.uri(), request.headers()) {
                 Err(refused) => *refused,
                 Ok(operator) => {
+                    if let Some(open) = request.extensions().get::<Arc<ClientConnection>>() {
+                        open.set_known();
+                    }
                     record.set_operator(&operator);
                     api::respond(self, &operator, request, record).await
                 }
@@ -306,13 +334,14 @@ impl Admin {
             directory,
             directory_id,
             generation: snapshot.generation,
-            ready: snapshot.complete && !self.stop_signal.is_stopping(),
+            ready: self.readiness.missing().is_none() && !self.stop_signal.is_stopping(),
             stopping: self.stop_signal.is_stopping(),
             connections: self.scrape.metrics.connections(),
             log_level: self.logs.level(),
             memory_bytes: process.resident,
             cpu_seconds: process.cpu.as_secs_f64(),
             sandbox_reset: self.reset.to_string(),
+            problems: self.scrape.files.problems(),
             certificates: self.scrape.acme.as_ref().map_or_else(Vec::new, |acme| certificates(acme)),
         }
     }

@@ -1,5 +1,6 @@
 //! The audit trail: what operators did, and whose requests did what on routes that ask for it. JSON lines, each with the SHA-256 of
-//! the line before, so that one that was changed, removed or added is found.
+//! the line before, so that one that was changed, removed or added is found. A part of a line, which a killed host leaves, has no such
+//! hash, or not all of it: after it, the hash is that of the hash before and the part.
 //!
 //! * `trail`: the files, and where the chain is.
 //! * `writer`: the thread that appends to them.
@@ -340,13 +341,17 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether a text that is no line of a trail can be a part of one, which a host leaves that ends while it writes; a file system may
-/// leave NUL bytes in place of its end, when the power fails.
+/// Whether a text that is no line of a trail can be a part of one, which a host leaves that ends while it writes.
 fn is_part(text: &[u8]) -> bool {
     const LINE: &[u8] = b"{\"seq\":";
-    let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let written = text.get(..end).unwrap_or_default();
+    let written = without_end(text);
     !text.is_empty() && (written.starts_with(LINE) || LINE.starts_with(written))
+}
+
+/// Returns what was written of a line: a file system may leave NUL bytes in place of its end, when the power fails.
+fn without_end(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Returns the number of a line, if it is one.

@@ -144,7 +144,7 @@ impl KnownPair {
         let file = pair.certificate.display();
         match pair.read() {
             Ok(certificate) => {
-                tracing::info!("certificate {file} for {} is in use", certificate.names.join(", "));
+                tracing::info!("certificate {file} for {} is in use", certificate.shown());
                 certificate.warn(&file.to_string(), now);
                 self.good = Some(Arc::new(certificate));
                 self.problem = None;

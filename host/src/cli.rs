@@ -40,6 +40,7 @@ use clap::ArgMatches;
 
 use self::client::AdminClient;
 use self::out::{CliError, notice};
+use crate::guests::blobs;
 use crate::guests::stores::misconfigured;
 use lodge_base::config::{Origin, Resolved, Tiers};
 use lodge_base::files;
@@ -130,8 +131,9 @@ fn run_without_settings(name: &str, matches: &ArgMatches) -> Option<ExitCode> {
 fn run_with_settings(name: &str, matches: &ArgMatches, mut resolved: Resolved) -> ExitCode {
     match name {
         "serve" | "dev" => {
-            let problem =
-                sign::prepare(&mut resolved.config, name == "dev").or_else(|| misconfigured(&resolved.config));
+            let problem = sign::prepare(&mut resolved.config, name == "dev")
+                .or_else(|| misconfigured(&resolved.config))
+                .or_else(|| blobs::misconfigured(&resolved.config));
             let https = match problem {
                 Some(problem) => Err(problem),
                 None if name == "dev" => dev::https(&mut resolved.config, text(matches, "https")).map(Some),

@@ -5,39 +5,46 @@
 
 mod leader;
 mod members;
+mod names;
+mod rates;
 pub(crate) mod record;
 mod registration;
 mod roster;
 mod rounds;
+mod served;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod view;
+mod work;
 
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lodge_base::config::Config;
-use lodge_base::config::cluster::{MOST_HOST, is_plain};
-use lodge_base::files;
 use lodge_base::ids::Ids;
 use lodge_base::lock::lock;
 use lodge_state::{Error, Key, LockName, Quota, Store};
-use lodge_traffic::admission::Concurrency;
+use lodge_traffic::admission::{ClusterRates, Concurrency};
+use lodge_traffic::proxy::host_key::HostKey;
 use lodge_traffic::service::deployment::Deployment;
+use lodge_traffic::upstreams::SharedUpstreams;
+use lodge_traffic::upstreams::cluster_calls::ClusterCalls;
 use lodge_traffic::upstreams::discover::cluster::ServingHosts;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
+use self::names::Names;
 use self::record::HostRecord;
 use self::rounds::Participation;
-use self::view::{ClusterView, ELECT, OPERATIONS, READ, RENEW, ShownCluster};
+use self::view::{ClusterView, ELECT, OPERATIONS, RATES, READ, RENEW, ShownCluster};
 use crate::guests::snapshot::Current;
 use crate::guests::stores::Stores;
 
 pub use self::leader::Leadership;
-pub use self::status::{ClusterMember, ClusterNumbers, ClusterStatus, STATES};
+pub use self::status::{ClusterCall, ClusterMember, ClusterNumbers, ClusterStatus, STATES};
 
 /// The namespace of clusters. No service has such a name.
 const NAMESPACE: &str = "@cluster";
@@ -50,6 +57,9 @@ const LEAVE: Duration = Duration::from_secs(2);
 
 /// The part of `cluster.ttl` that a step of a round may take. A round has three: so a slow server ends no term.
 const STEP: u32 = 4;
+
+/// The parts of `cluster.interval` after each of which a host looks whether what it serves has changed.
+const LOOKS: u32 = 10;
 
 /// The age up to which one text of the status is shared by all requests for it.
 const SHARED: Duration = Duration::from_millis(200);
@@ -66,28 +76,28 @@ pub struct Cluster {
     step: Duration,
     /// A random number of this process.
     id: String,
+    /// The key by which other hosts know what this process sends.
+    key: HostKey,
     leader: Leadership,
     work: tokio::sync::Mutex<Option<Participation>>,
     /// The store, once it is open, for the readings, which wait for no round.
     store: Mutex<Option<Arc<dyn Store>>>,
     opened: Notify,
     leaving: watch::Sender<bool>,
+    /// Whether a host that starts need not wait any more.
+    settled: AtomicBool,
     view: Mutex<ClusterView>,
     /// The last text of the status.
     shared: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     failures: [AtomicU64; OPERATIONS.len()],
     /// Where upstreams look for hosts.
     hosts: ServingHosts,
-}
-
-/// The names under which the cluster is in the store.
-struct Names {
-    cluster: String,
-    host: String,
-    /// The bucket of the records.
-    members: String,
-    /// The bucket of the name of the leader, and its lock.
-    leader: String,
+    /// What this host has sent to others.
+    calls: Arc<ClusterCalls>,
+    /// The rate limits that hold for all hosts together.
+    rates: Arc<ClusterRates>,
+    /// Exchanges with the server about keys of these limits.
+    exchanges: AtomicU64,
 }
 
 /// The sources of what a host says of itself.
@@ -100,21 +110,24 @@ pub struct LocalServices {
 }
 
 impl Cluster {
-    /// Creates the cluster that the configuration names; `None` if it names none. What it knows of other hosts is passed on to `hosts`.
+    /// Creates the cluster that the configuration names; `None` if it names none. What it knows of other hosts is passed on to `upstreams`,
+    /// and how many there are to `rates`.
     ///
     /// # Errors
     /// If the host has no name, and which setting gives it one.
-    pub fn new(config: &Config, hosts: ServingHosts) -> Result<Option<Arc<Self>>, String> {
+    pub fn new(
+        config: &Config,
+        upstreams: &SharedUpstreams,
+        rates: Arc<ClusterRates>,
+    ) -> Result<Option<Arc<Self>>, String> {
         let settings = &config.cluster;
         let Some(cluster) = settings.name.clone() else { return Ok(None) };
-        let host = match &settings.host {
-            Some(host) => host.clone(),
-            None => machine().ok_or("cluster.host: the machine has no name that is plain text; set cluster.host")?,
-        };
-        hosts.join();
-        let [members, leader] = ["members", "leader"].map(|what| format!("{what}/{cluster}"));
+        let names = Names::new(cluster, settings.host.as_ref())?;
+        let (hosts, key) = (upstreams.serving_hosts(), HostKey::random());
+        hosts.join(key.clone());
+        rates.join();
         Ok(Some(Arc::new(Self {
-            names: Names { cluster, host, members, leader },
+            names,
             address: settings.advertise.as_ref().map(ToString::to_string),
             zone: settings.zone.clone().or_else(|| config.kubernetes.zone.clone()),
             interval: settings.interval,
@@ -122,16 +135,27 @@ impl Cluster {
             keep: settings.keep,
             step: config.state.timeout.min(settings.ttl / STEP),
             id: Ids::new().request().to_string(),
+            key,
             leader: Leadership::default(),
             work: tokio::sync::Mutex::default(),
             store: Mutex::default(),
             opened: Notify::new(),
             leaving: watch::Sender::new(false),
+            settled: AtomicBool::new(false),
             view: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             failures: Default::default(),
             hosts,
+            calls: upstreams.cluster_calls(),
+            rates,
+            exchanges: AtomicU64::default(),
         })))
+    }
+
+    /// Whether the record of this host has said all that it serves, and this host has read those of the others; or whether the store could
+    /// not be used, so that it makes no sense to wait. Stays true.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Relaxed)
     }
 
     /// Whether this host leads.
@@ -139,13 +163,13 @@ impl Cluster {
         self.leader.clone()
     }
 
-    /// Renews the record and reads those of the others, for as long as the host serves. The two do not wait for each other.
+    /// Renews the record, reads those of the others, and shares rates, for as long as the host serves. None waits for another one.
     pub async fn run(self: Arc<Self>, stores: Arc<Stores>, load: LocalServices) {
         let renewing = async {
             while !self.has_left() {
-                let next = Instant::now() + self.pause();
+                let (next, known) = (Instant::now() + self.pause(), load.current.snapshot().generation);
                 self.round(&stores, &load).await;
-                tokio::time::sleep_until(next).await;
+                self.wait(next, &load.current, known).await;
             }
         };
         let reading = async {
@@ -159,13 +183,15 @@ impl Cluster {
             }
         };
         let mut leaving = self.leaving.subscribe();
-        // What waits for the store when the host leaves ends there.
-        tokio::select! {
-            biased;
-            _ = leaving.wait_for(|leaving| *leaving) => {}
-            () = async { tokio::join!(renewing, reading); } => {}
-        }
-        std::future::pending().await
+        // What waits for the store when the host leaves ends there. Rates hold until the last request.
+        let member = async {
+            tokio::select! {
+                biased;
+                _ = leaving.wait_for(|leaving| *leaving) => {}
+                () = async { tokio::join!(renewing, reading); } => {}
+            }
+        };
+        tokio::join!(member, self.share_rates(&stores));
     }
 
     /// Stops leading, removes the record of this host, and lets another one lead, while requests still finish.
@@ -179,14 +205,30 @@ impl Cluster {
             work.registration.leave(&*work.store, self.key()?, deadline).await.and(resigned)
         });
         let done = left.await.unwrap_or(Err(Error::Timeout));
-        lock(&self.view).left = true;
+        let was_member = {
+            let mut view = lock(&self.view);
+            view.left = true;
+            view.taken.is_none() && view.renewed.is_some()
+        };
         let (Names { cluster, host, .. }, ttl) = (&self.names, humantime::format_duration(self.ttl));
         match done {
+            Ok(()) if !was_member => tracing::info!("stopping; this host was not in the cluster {cluster}"),
             Ok(()) => tracing::info!("left the cluster {cluster}, of which this host was {host}"),
             Err(error) => tracing::warn!(
                 "the record of {host} in the cluster {cluster}, or its lease as the leader, may last for {ttl} more: {}",
                 error.for_operators()
             ),
+        }
+    }
+
+    /// Waits until `next`, or until other services are served than those that were `known`: others need not find out at the next interval
+    /// that a host which has just started serves what one that stops now does not serve any more.
+    async fn wait(&self, next: Instant, current: &Current, known: u64) {
+        while Instant::now() < next {
+            tokio::time::sleep_until(next.min(Instant::now() + self.interval / LOOKS)).await;
+            if current.snapshot().generation != known {
+                return;
+            }
         }
     }
 
@@ -222,11 +264,13 @@ impl Cluster {
         HostRecord {
             id: self.id.clone(),
             address: self.address.clone(),
+            key: Some(self.key.clone()),
             zone: self.zone.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             in_flight: load.slots.taken() as u64,
             slots: load.slots.size() as u64,
-            services: served.map(|deployment| (deployment.name.to_string(), deployment.digest().short())).collect(),
+            services: served.map(|deployment| (deployment.name.to_string(), deployment.version.to_string())).collect(),
+            list: None,
             more: 0,
         }
     }
@@ -252,6 +296,7 @@ impl Cluster {
             let what = match operation {
                 RENEW => "this host cannot renew its record",
                 READ => "this host cannot read the records of the others",
+                RATES => "this host cannot share rates with the others",
                 _ => "this host cannot find out which host leads",
             };
             let why = format!("{what} on the server of `state.url`: {why}");
@@ -269,6 +314,11 @@ impl Cluster {
             let away = humantime::format_duration(Duration::from_secs(away));
             tracing::info!("cluster {cluster}: the server of `state.url` can be used again after {away}");
         }
+        let knows_and_is_known = view.announced && view.members.read.is_some();
+        let is_away = [RENEW, READ].iter().any(|operation| view.failing.get(*operation).is_some_and(Option::is_some));
+        if knows_and_is_known || is_away {
+            self.settled.store(true, Relaxed);
+        }
         if view.members.expire(self.keep, now) {
             self.pass_on(&view);
             tracing::warn!("cluster {cluster}: the other hosts were not seen for too long, and are not known any more");
@@ -282,7 +332,7 @@ impl Cluster {
 
     fn shown(&self) -> ShownCluster {
         let leads = self.leader.token().is_some();
-        lock(&self.view).shown(&self.names.cluster, &self.names.host, leads, Instant::now())
+        lock(&self.view).shown(&self.names.cluster, &self.names.host, leads, Instant::now()).with_calls(&self.calls)
     }
 
     /// Returns what operators see as JSON. Requests that come at once share one text, which no worker of the runtime writes.
@@ -296,6 +346,11 @@ impl Cluster {
         let text = tokio::task::spawn_blocking(write).await.unwrap_or_default();
         *shared = Some((Instant::now(), text.clone()));
         text
+    }
+
+    /// Returns what this host has sent to services of others.
+    pub fn calls(&self) -> &ClusterCalls {
+        &self.calls
     }
 
     /// Returns the numbers for metrics.
@@ -312,14 +367,11 @@ impl Cluster {
             renewed: view.renewed_at(),
             ignored: view.members.ignored as u64,
             failures,
+            rate_keys: self.rates.keys() as u64,
+            rate_exchanges: self.exchanges.load(Relaxed),
+            divides_rates: self.rates.is_away(),
         }
     }
-}
-
-/// Returns the name of the machine, if it can be one of a host.
-fn machine() -> Option<String> {
-    let text = files::read_text(Path::new("/proc/sys/kernel/hostname"), 1 << 10).ok()?;
-    Some(text.trim().to_owned()).filter(|name| is_plain(name, MOST_HOST))
 }
 
 #[cfg(test)]

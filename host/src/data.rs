@@ -4,6 +4,7 @@
 //! Values are bytes, and base64 in JSON. An expiry is a time and no duration, so that an entry that is exported and imported
 //! later expires when it would have.
 
+mod dead;
 pub mod dump;
 mod types;
 
@@ -18,6 +19,7 @@ use lodge_state::{
 };
 use tokio::time::Instant;
 
+pub use self::dead::{DeadContent, DeadCount, DeadEntry, DeadList, DeadMessages};
 pub use self::types::{
     DeletedKey, EntryPage, ImportCount, KeyList, StoreDetails, StoreStatus, StoredEntry, WrittenKey,
 };

@@ -31,6 +31,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `host/fuzz/seeds/NAME`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("api", validation::fuzz::api),
     ("body", validation::fuzz::body),
     ("cache", cache::fuzz::response),
     ("cluster", cluster::record::fuzz::record),
@@ -54,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("signature", signature),
     ("token", jwt::fuzz::token),
     ("trace", traces::fuzz::context),
+    ("yaml", validation::fuzz::yaml),
 ];
 
 /// A manifest: read twice it is the same, and every problem is one line.
@@ -64,6 +66,11 @@ fn manifest(bytes: &[u8]) {
     let read = Manifest::read("users", text, limits, most);
     assert_eq!(read, Manifest::read("users", text, limits, most));
     let _ = lodge_manifest::build::Build::of(text);
+    let part = Manifest::read_partly("users", text, limits, most);
+    assert!(part.denies() && part.partial);
+    if let Ok(read) = &read {
+        assert_eq!(part.routes, read.routes);
+    }
     match read {
         Ok(manifest) => drop(manifest.version(text, most)),
         Err(problems) => assert!(!problems.is_empty()),

@@ -3,7 +3,9 @@
 //! [`Host::bind`] does what can fail: it binds the addresses and creates the engine. [`Host::run`] serves until the
 //! host stops: after a drain, or when the grace period is over.
 
+mod announcement;
 mod housekeeping;
+mod operator_keys;
 mod sockets;
 mod systemd;
 mod tasks;
@@ -16,6 +18,7 @@ use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use self::announcement::announce;
 use self::sockets::Sockets;
 use self::tasks::RunningHost;
 use crate::admin;
@@ -46,7 +49,8 @@ use lodge_base::cpu::scheduler::{self, CpuScheduler};
 use lodge_base::drain;
 use lodge_base::files;
 use lodge_base::ids::Ids;
-use lodge_base::telemetry::logs::{Logs, START};
+use lodge_base::problems::HostProblems;
+use lodge_base::telemetry::logs::Logs;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::telemetry::traces::{Exporting, Tracer};
 use lodge_runtime::capabilities::messaging::MessageRequests;
@@ -57,6 +61,7 @@ use lodge_traffic::admission::Concurrency;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::api_keys::KeyRing;
 use lodge_traffic::cache::ResponseCache;
+use lodge_traffic::error_pages::PageSources;
 use lodge_traffic::live_files::LiveValue;
 use lodge_traffic::proxy::compression::memory::encoder_memory;
 use lodge_traffic::service::Services;
@@ -82,6 +87,8 @@ pub struct Host {
     cluster: Option<Arc<Cluster>>,
     /// The keys of `admin_keys`.
     operator_keys: Option<Arc<LiveValue<KeyRing>>>,
+    /// What is wrong now with files that settings name.
+    problems: HostProblems,
     /// What the log says of settings that may not mean what they seem to, when the host starts.
     doubts: Vec<String>,
     deployer: Arc<Deployer>,
@@ -113,11 +120,7 @@ impl Host {
     /// # Errors
     /// One line: which address or size is not available, and which key to change.
     pub async fn bind(mut config: Config, logs: Arc<Logs>) -> Result<Self, String> {
-        check_directory(&config.guests)?;
-        let problem = code_cache::misplaced(&config).or_else(|| trust::misconfigured(&config));
-        if let Some(problem) = problem.or_else(|| admin::misplaced(&config)) {
-            return Err(problem);
-        }
+        check(&config)?;
         let directory = path_and_identity(&config.guests);
         raise_file_limit(config.listener.connections);
         let Sockets { plain, secure, admin, mut doubts } = Sockets::open(&config).await?;
@@ -125,7 +128,8 @@ impl Host {
         // The port may have been chosen by the system.
         config.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let compiler = Compiler::new(&config)?;
-        let acme = AcmeClient::new(&config, &compiler.metrics)?.map(Arc::new);
+        let stores = Arc::new(Stores::new(&config));
+        let acme = AcmeClient::new(&config, &compiler.metrics, &stores)?.map(Arc::new);
         let secure = match secure {
             Some(socket) => Some((socket, tls_server(&config.tls, acme.as_deref(), &compiler.metrics)?)),
             None => None,
@@ -139,6 +143,7 @@ impl Host {
             current: publisher.current(),
             trusted_proxies: config.trusted_proxies.clone(),
             remote: OnceLock::new(),
+            cluster: config.cluster.name.is_some().then(|| upstreams.serving_hosts()),
             audit: AuditTrail::open(&config.audit)?,
             failed_attempts: FailedAttempts::new(config.auth_failures, Instant::now()),
             service_hosts: config.service_hosts,
@@ -150,6 +155,7 @@ impl Host {
             unsent: Budget::new(config.listener.unsent),
             compression: encoder_memory(config.listener.compression),
             validation: ValidationRoom::new(config.listener.validation),
+            pages: PageSources::default().open_host(&config.errors.pages).await?,
             ids: Ids::new(),
             via: upstreams.via(),
             unmatched: services.get_or_create(""),
@@ -162,17 +168,18 @@ impl Host {
         let outgoing = Outgoing::new(calls, Arc::clone(&handler.via), marks, &config.calls.suffix);
         let reset = compiler.reset;
         let requests: Weak<dyn MessageRequests> = Arc::<Handler>::downgrade(&handler);
-        let stores = Arc::new(Stores::new(&config));
         let mut deployer = Deployer::new(&config, compiler, services, upstreams, (outgoing, requests), stores);
         handler.audit.iter().for_each(|audit| deployer.audit_keys(audit));
-        let operator_keys = operator_keys(&config, &deployer, &mut doubts).await?;
+        let operator_keys = operator_keys::read(&config, &deployer, &mut doubts).await?;
         let (config, deployer) = (Arc::new(config), Arc::new(deployer));
         if let Some(remote) = RemoteServices::new(&deployer, &config, publisher.shared_limits()) {
             let _ = handler.remote.set(remote);
         }
+        let rates = Arc::clone(&publisher.shared_limits().rates);
         Ok(Self {
-            cluster: Cluster::new(&config, deployer.upstreams.serving_hosts())?,
+            cluster: Cluster::new(&config, &deployer.upstreams, rates)?,
             operator_keys,
+            problems: HostProblems::default(),
             doubts,
             listeners: Listeners { plain, secure },
             acme,
@@ -229,7 +236,7 @@ impl Host {
             stop_requested: Arc::new(Notify::new()),
             consuming: ActiveTriggers::new(),
         };
-        let (tasks, current) = (self.start_tasks(&running), self.current());
+        let (tasks, readiness) = (self.start_tasks(&running), self.readiness());
         let Self { config, listeners, deployer, handler, slots, exporting, cluster, .. } = self;
         let RunningHost { buffers, stop_requested, consuming, .. } = running;
         let audit = handler.audit.clone();
@@ -252,7 +259,7 @@ impl Host {
             leaving = cluster.map(|cluster| tokio::spawn(async move { cluster.leave().await }));
             tokio::time::sleep(config.stop.delay).await;
         };
-        let start = sockets::started(listeners.are_shared(), current);
+        let start = sockets::started(listeners.are_shared(), readiness);
         accept(listeners, server, start, delayed).await;
         let finished = async {
             stopper.done().await;
@@ -293,6 +300,13 @@ fn tls_server(
     TlsServer::new(settings, certificates, proofs, metrics).map(Arc::new)
 }
 
+/// Checks that there is a directory to serve, and that other settings do not contradict it.
+fn check(config: &Config) -> Result<(), String> {
+    check_directory(&config.guests)?;
+    let problem = code_cache::misplaced(config).or_else(|| trust::misconfigured(config));
+    problem.or_else(|| admin::misplaced(config)).map_or(Ok(()), Err)
+}
+
 /// Checks that there is a directory to serve.
 fn check_directory(path: &std::path::Path) -> Result<(), String> {
     let shown = path.display();
@@ -305,17 +319,6 @@ fn check_directory(path: &std::path::Path) -> Result<(), String> {
             Err(format!("guests: there is no directory `{shown}`; create it, or choose another: `lodge serve DIR`"))
         }
     }
-}
-
-/// Reads the file of keys for the admin API, if there is one, and adds to `doubts` which keys have no effect.
-async fn operator_keys(
-    config: &Config,
-    deployer: &Deployer,
-    doubts: &mut Vec<String>,
-) -> Result<Option<Arc<LiveValue<KeyRing>>>, String> {
-    let Some(file) = &config.admin_keys else { return Ok(None) };
-    doubts.extend(admin::questionable(file, SystemTime::now()));
-    deployer.api_keys(file).await.map(Some).map_err(|why| format!("admin_keys: {}: {why}", file.display()))
 }
 
 /// Returns the path of a directory without symbolic links, and its device and inode.
@@ -342,37 +345,4 @@ fn raise_file_limit(connections: usize) {
 /// Returns the value of `Strict-Transport-Security`; `None` if browsers are not told.
 fn hsts(time: Duration) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok().filter(|_| !time.is_zero())
-}
-
-fn announce(config: &Config, listeners: &Listeners, admin: Option<&TcpListener>, reset: Reset) {
-    let at = |listener: &TcpListener| listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
-    tracing::info!(target: START, "serving {} on http://{}", config.guests.display(), at(&listeners.plain.listener));
-    if let Some((secure, _)) = &listeners.secure {
-        tracing::info!(target: START, "serving {} on https://{}", config.guests.display(), at(&secure.listener));
-    }
-    if let Some(clients) = config.tls.clients() {
-        tracing::info!("{clients}");
-    }
-    if let Some(admin) = admin {
-        tracing::info!(target: START, "operators: page, metrics and API on http://{}", at(admin));
-    }
-    match &config.program.file {
-        Some(file) => tracing::info!("settings are those of {}, variables LODGE_* and flags", file.display()),
-        None => tracing::info!("no lodge.toml was read: settings are defaults, variables LODGE_* and flags"),
-    }
-    tracing::info!("{}", trust::described(&config.trust));
-    if is_empty(&config.guests) {
-        let guests = config.guests.display();
-        tracing::warn!(
-            "{guests} is empty: copy a component into it, and it is served at its name, as hello.wasm at /hello; `lodge dev` also \
-             builds the crates in it"
-        );
-    }
-    tracing::info!("sandboxes are reset {reset}");
-}
-
-/// Whether a directory has nothing but files of Lodge and of editors, whose names begin with a dot.
-fn is_empty(directory: &std::path::Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(directory) else { return false };
-    entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
 }

@@ -5,6 +5,7 @@ pub mod activity;
 pub mod connection;
 pub mod held;
 pub mod intake;
+pub mod places;
 pub mod proxy_protocol;
 pub mod tls;
 pub mod transfer;

@@ -6,8 +6,11 @@
 
 mod consumer;
 mod delivery;
+mod lost;
+mod receiving;
 mod requests;
 mod schedule;
+mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::consumer::Consumer;
-use self::schedule::Scheduler;
+use self::lost::{KEPT, LostSubscriptions};
+use self::schedule::{ScheduleHistory, Scheduler};
+use self::slots::MessageSlots;
 use crate::guests::stores::Stores;
 use crate::guests::target::Target;
 use crate::request::handler::Handler;
@@ -32,7 +37,7 @@ use lodge_state::Namespace;
 /// The time between two looks at what is served.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The longest time that ending a subscription may take. It is tried again.
+/// The longest time that ending a subscription may take, and the pause before it is tried again.
 const UNSUBSCRIBE: Duration = Duration::from_secs(5);
 
 /// The number of consumers and schedules that have not finished yet.
@@ -80,11 +85,16 @@ struct Triggers {
     stores: Arc<Stores>,
     active: Arc<ActiveTriggers>,
     consumers: HashMap<Arc<str>, Trigger<Consume>>,
+    /// Of services with consumers, and of those whose last one has messages to settle.
+    slots: HashMap<Arc<str>, MessageSlots>,
     schedules: HashMap<Arc<str>, Trigger<Vec<Schedule>>>,
-    /// Services whose subscription was ended because their manifest has none.
-    without: HashSet<Arc<str>>,
-    /// Services whose schedules this host has run.
-    scheduled: HashSet<Arc<str>>,
+    lost: LostSubscriptions,
+    /// Services with subscriptions to messages that are not stored.
+    unstored: HashSet<Arc<str>>,
+    /// When it is tried again to end subscriptions, after a failure.
+    ending_again: Option<Instant>,
+    /// Services whose schedules this host has run: the paths of these, and of former ones that run.
+    scheduled: HashMap<Arc<str>, Vec<String>>,
     tasks: JoinSet<()>,
 }
 
@@ -92,8 +102,21 @@ struct Triggers {
 /// lets them finish.
 pub async fn follow(handler: Arc<Handler>, stores: Arc<Stores>, active: Arc<ActiveTriggers>, stop: StopSignal) {
     let current = handler.current.clone();
-    let (consumers, schedules, without, scheduled, tasks) = Default::default();
-    let mut triggers = Triggers { handler, stores, active, consumers, schedules, without, scheduled, tasks };
+    let (consumers, slots, schedules, lost, unstored, scheduled, tasks) = Default::default();
+    let ending_again = None;
+    let mut triggers = Triggers {
+        handler,
+        stores,
+        active,
+        consumers,
+        slots,
+        schedules,
+        lost,
+        unstored,
+        ending_again,
+        scheduled,
+        tasks,
+    };
     let mut generation = 0;
     while !stop.is_stopping() {
         let snapshot = current.snapshot();
@@ -101,8 +124,10 @@ pub async fn follow(handler: Arc<Handler>, stores: Arc<Stores>, active: Arc<Acti
         generation = snapshot.generation;
         drop(snapshot);
         if let Some(targets) = targets {
-            triggers.reconcile(&targets).await;
+            triggers.reconcile(&targets);
         }
+        triggers.end_unstored().await;
+        triggers.end_lost_subscriptions().await;
         while triggers.tasks.try_join_next().is_some() {}
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -110,6 +135,7 @@ pub async fn follow(handler: Arc<Handler>, stores: Arc<Stores>, active: Arc<Acti
         }
     }
     triggers.consumers.clear();
+    triggers.end_unstored().await;
     triggers.schedules.clear();
     while triggers.tasks.join_next().await.is_some() {}
     // The host ends when every task has.
@@ -133,8 +159,10 @@ fn retain<T: PartialEq>(
 
 impl Triggers {
     /// Starts and stops consumers and schedules, so that they are those of `targets`.
-    async fn reconcile(&mut self, targets: &[Arc<Target>]) {
+    fn reconcile(&mut self, targets: &[Arc<Target>]) {
+        self.lose(targets);
         retain(&mut self.consumers, targets, |manifest| manifest.consume.as_ref());
+        self.slots.retain(|name, slots| self.consumers.contains_key(name) || slots.are_used());
         retain(&mut self.schedules, targets, |manifest| Some(&manifest.schedules));
         for target in targets.iter().filter(|target| target.of.is_none()) {
             let deployment = target.deployment();
@@ -142,25 +170,37 @@ impl Triggers {
             let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.stores));
             let parts = || (Arc::clone(&handler), Arc::clone(&stores), Arc::clone(&deployment.service));
             if !manifest.schedules.is_empty() && !self.schedules.contains_key(name) {
-                let resumed = !self.scheduled.insert(Arc::clone(name));
+                let calls = &deployment.service.schedules;
+                let paths: Vec<_> = manifest.schedules.iter().map(|schedule| schedule.path.clone()).collect();
+                calls.retain(paths.iter().map(String::as_str));
+                let before = self.scheduled.get(name).cloned();
+                let gone = before.iter().flatten().filter(|path| !paths.contains(path)).cloned();
+                let gone: Vec<_> = gone.collect();
+                let known = paths.into_iter().chain(gone.iter().filter(|path| calls.is_running(path)).cloned());
+                self.scheduled.insert(Arc::clone(name), known.collect());
                 let scheduler = |schedule: &Schedule| {
                     let (handler, stores, service) = parts();
-                    Scheduler::new(handler, stores, service, (schedule.clone(), limits, resumed))
+                    let history = match &before {
+                        None => ScheduleHistory::default(),
+                        Some(before) if before.contains(&schedule.path) => ScheduleHistory::Resumed(Vec::new()),
+                        Some(_) => ScheduleHistory::Resumed(gone.clone()),
+                    };
+                    Scheduler::new(handler, stores, service, (schedule.clone(), limits, history))
                 };
                 let schedulers: Vec<_> = manifest.schedules.iter().map(scheduler).collect();
                 let trigger = self.begin(&manifest.schedules, limits, |stop| schedule::run(schedulers, stop));
                 self.schedules.insert(Arc::clone(name), trigger);
             }
-            match &manifest.consume {
-                Some(consume) if !self.consumers.contains_key(name) => {
-                    self.without.remove(name);
-                    let (handler, stores, service) = parts();
-                    let consumer = Consumer::new(handler, stores, service, (consume.clone(), limits));
-                    let trigger = self.begin(consume, limits, |stop| consumer.run(stop));
-                    self.consumers.insert(Arc::clone(name), trigger);
+            if let Some(consume) = manifest.consume.as_ref().filter(|_| !self.consumers.contains_key(name)) {
+                let (handler, stores, service) = parts();
+                if consume.at_most_once {
+                    self.unstored.insert(Arc::clone(name));
                 }
-                Some(_) => {}
-                None => self.unsubscribe(name).await,
+                let count = consume.concurrency;
+                let slots = self.slots.entry(Arc::clone(name)).or_insert_with(|| MessageSlots::new(count));
+                let consumer = Consumer::new(handler, stores, service, (consume.clone(), limits), slots.resized(count));
+                let trigger = self.begin(consume, limits, |stop| consumer.run(stop));
+                self.consumers.insert(Arc::clone(name), trigger);
             }
         }
     }
@@ -181,21 +221,67 @@ impl Triggers {
         Trigger { settings: settings.clone(), limits: limits.clone(), _stop: stop }
     }
 
-    /// Ends the subscription of a service that has no `[consume]` any more. Without an open store it has none that matters.
-    async fn unsubscribe(&mut self, name: &Arc<str>) {
-        let Some(queue) = self.stores.opened_messages().filter(|_| !self.without.contains(name)) else { return };
-        let Ok(consumer) = Namespace::new(name) else { return };
-        match queue.unsubscribe(&consumer, Instant::now() + UNSUBSCRIBE).await {
-            Ok(had) => {
-                self.without.insert(Arc::clone(name));
-                if had {
-                    tracing::info!(
-                        service = &**name,
-                        "{name} consumes no messages any more: its messages are discarded"
-                    );
+    /// Records which services have no `[consume]`, and says which of them had one.
+    fn lose(&mut self, targets: &[Arc<Target>]) {
+        let deployments = targets.iter().filter(|target| target.of.is_none()).map(|target| target.deployment());
+        let services = deployments.map(|deployment| (&deployment.name, deployment.spec.manifest.consume.is_some()));
+        let services: Vec<_> = services.collect();
+        let kept = |name: &Arc<str>| self.consumers.get(name).is_some_and(|before| !before.settings.at_most_once);
+        for (name, _) in services.iter().filter(|(name, consumes)| !consumes && kept(name)) {
+            tracing::warn!(
+                service = &***name,
+                "{name} consumes no messages any more: those that wait are kept for {}",
+                humantime::format_duration(KEPT)
+            );
+        }
+        self.lost.served(services.into_iter(), Instant::now());
+    }
+
+    /// Ends subscriptions to messages that are not stored as soon as nobody receives by them, so that other hosts get the messages.
+    async fn end_unstored(&mut self) {
+        let consumers = &self.consumers;
+        let receives = |name: &Arc<str>| consumers.get(name).is_some_and(|consumer| consumer.settings.at_most_once);
+        let Some(queue) = self.stores.opened_messages(true) else { return };
+        for name in self.unstored.extract_if(|name| !receives(name)) {
+            let Ok(consumer) = Namespace::new(&name) else { continue };
+            // Nothing is sent for this: it cannot fail.
+            let _ = queue.unsubscribe(&consumer, Instant::now() + UNSUBSCRIBE).await;
+        }
+    }
+
+    /// Ends subscriptions of services that have had no `[consume]` for long. Without an open store there is none that matters.
+    async fn end_lost_subscriptions(&mut self) {
+        let now = Instant::now();
+        let due = self.lost.due(now);
+        if due.is_empty() || self.ending_again.is_some_and(|again| now < again) {
+            return;
+        }
+        let Some(queue) = self.stores.opened_messages(false) else { return };
+        for name in due {
+            let Ok(consumer) = Namespace::new(&name) else { continue };
+            match queue.unsubscribe(&consumer, Instant::now() + UNSUBSCRIBE).await {
+                Ok(had) => {
+                    self.ending_again = None;
+                    self.lost.ended(&name);
+                    if had {
+                        tracing::warn!(
+                            service = &*name,
+                            "{name} consumes no messages any more: those that waited are discarded"
+                        );
+                    }
+                }
+                Err(error) => {
+                    // The others would fail as well. Said once, until it succeeds.
+                    if self.ending_again.is_none() {
+                        tracing::warn!(
+                            service = &*name,
+                            "the subscription of {name} cannot be ended: {error}; trying again"
+                        );
+                    }
+                    self.ending_again = Some(Instant::now() + UNSUBSCRIBE);
+                    return;
                 }
             }
-            Err(error) => tracing::warn!(service = &**name, "the subscription of {name} cannot be ended: {error}"),
         }
     }
 }

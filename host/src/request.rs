@@ -6,11 +6,12 @@
 //! * `login` has the paths of a login, and the cookies of the host.
 //! * `rules` evaluates the conditions of the manifest.
 //! * `validate` reads the body, where it has to meet a schema.
-//! * `front` changes heads as the manifest says, and finds redirects.
+//! * `front` changes heads as the manifest says, and finds redirects; `trailers` removes those that would stand for headers.
 //! * [`admit`] waits for a permit, and sends the request and its copy.
 //! * [`dispatch`] runs a guest or forwards the request to a replica ([`forward`]).
 //! * [`cached`] returns a stored response, or stores that of the service.
 //! * `compress` compresses the response, where the manifest says so.
+//! * `pages` has what browsers get in place of an error.
 //! * [`respond`] sends the response; [`record`] counts, logs and traces the request.
 //! * [`error`] is the sum of all errors, with status and reason.
 //! * [`message`] sends a message to the service that consumes it.
@@ -34,9 +35,11 @@ pub mod identify;
 mod login;
 pub mod message;
 pub mod mirror;
+mod pages;
 pub mod record;
 pub mod respond;
 mod rules;
+mod trailers;
 pub mod tunnel;
 mod validate;
 

@@ -1,10 +1,12 @@
 //! Promise: a stored response is removed by an unsafe request to its URI, by `lodge purge` and when its version is
 //! replaced.
 
+use std::time::Duration;
+
 use http::Method;
 
-use crate::caching::reuse::{KEPT, ask, cacheable, command, get_owned, until_metric};
-use crate::harness::{Connection, host, until, wasm, within};
+use crate::caching::reuse::{ENTRIES, KEPT, ask, cacheable, command, get_owned};
+use crate::harness::{Connection, eventually, host, metric, until, wasm, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_can_purge() {
@@ -47,14 +49,12 @@ async fn an_operator_can_purge() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_has_its_own_responses() {
     let host = cacheable().named("cacheable", "cacheable@2").start().await;
-    let manifest = async |name: &str, text: &str| {
-        let generation = host.current.snapshot().generation;
-        std::fs::write(host.directory().join(format!("{name}.toml")), text).unwrap();
-        until("the manifest is in force", || host.current.snapshot().generation > generation).await;
-    };
+    let manifest = async |name: &str, text: &str| host.edit(name, text).await;
     let first = host.get(KEPT).await.text();
     manifest("cacheable", "cache = true\nlimits.wall = '20s'").await;
     assert_eq!(host.get(KEPT).await.text(), first);
+    let wall = || host.current.snapshot().target("cacheable@2").unwrap().deployment().limits().wall;
+    until("the version has the limit of its service", || wall() == Duration::from_secs(20)).await;
     // Versions share no responses, but an unsafe request to one invalidates those of all.
     manifest("cacheable@2", "match = ['header:x-version=2']").await;
     let of = async |headers: &[(&str, &str)]| ask(&host, "GET", KEPT, headers).await.text();
@@ -68,12 +68,10 @@ async fn a_new_version_has_its_own_responses() {
     manifest("cacheable", "cache = true\nenv.GREETING = 'Hi'").await;
     assert_ne!(of(&[]).await, third, "its responses may depend on its environment");
     // Another component under the same name.
-    let generation = host.current.snapshot().generation;
-    std::fs::copy(wasm("hello"), host.directory().join("cacheable.wasm")).unwrap();
-    until("the component is replaced", || host.current.snapshot().generation > generation).await;
+    host.replace("cacheable", &std::fs::read(wasm("hello")).unwrap()).await;
     assert!(host.get(KEPT).await.text().starts_with("Hello"));
     // Responses of versions that are not served any more are removed from memory.
-    until_metric(&host, "lodge_response_cache_entries", 0).await;
+    eventually("they are gone", async || metric(host.admin, ENTRIES).await == 0.0).await;
 }
 
 /// An unsafe call of a guest invalidates the responses for clients, on every host and route, and no others.
@@ -150,18 +148,16 @@ async fn a_request_without_a_result_invalidates() {
             assert_ne!(host.get(path).await.text(), kept, "{caller} {how:?}");
         }
     }
-    // A client that leaves.
+    // A client that leaves while the service is at work.
+    let path = "/cacheable/1?cache-control=max-age%3D60&wait=1500";
     let kept = host.get(path).await.text();
-    let leaving = async || {
-        let mut client = Connection::http1(host.address).await;
-        let asked = client.ask(Method::POST, path, &[], "");
-        let _left = tokio::time::timeout(std::time::Duration::from_millis(100), asked).await.unwrap_err();
-    };
-    leaving().await;
-    until("the service has finished", || {
-        host.current.snapshot().target("cacheable").unwrap().admission.in_flight() == 0
-    })
-    .await;
+    let address = host.address;
+    let leaving =
+        tokio::spawn(async move { Connection::http1(address).await.ask(Method::POST, path, &[], "").await.status });
+    let in_flight = || host.current.snapshot().target("cacheable").unwrap().admission.in_flight();
+    until("the service is at work", || in_flight() == 1).await;
+    leaving.abort();
+    until("the service has finished", || in_flight() == 0).await;
     let new = host.get(path).await.text();
     assert_ne!(new, kept, "a client that leaves");
     assert_eq!(host.get(path).await.text(), new);

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::calls::outgoing::{SENDERS, World, ask, outcome};
-use crate::harness::{Process, get, host, until};
+use crate::calls::outgoing::{SENDERS, World, ask, until_outcome};
+use crate::harness::{Process, host, until, until_metric};
 
 /// A request to an origin that is not listed is denied without a connection, and the log has the line that would allow
 /// it.
@@ -82,10 +82,8 @@ async fn a_returned_denial_is_a_failure() {
     }
     let refused = ask(host.address, "caller3", "http://127.0.0.1:1/", &passed_on).await;
     assert_eq!((refused.status, refused.problem().as_str()), (503, "breaker-open"), "{refused:?}");
-    let metrics = crate::observe::metrics::series(&get(host.admin, "/metrics").await.text());
-    let failed = metrics["lodge_guest_failures_total{service=\"caller3\",reason=\"outgoing-denied\"}"];
-    assert!((failed - 4.0).abs() < 0.1, "{failed}");
-    assert!((outcome(&host, "caller3", "denied").await - 4.0).abs() < 0.1);
+    until_metric(host.admin, "lodge_guest_failures_total{service=\"caller3\",reason=\"outgoing-denied\"}", 4).await;
+    until_outcome(&host, "caller3", "denied", 4).await;
 }
 
 /// A guest that may send requests to the admin listener is not an operator, with or without a token.

@@ -8,8 +8,8 @@ use http::{Method, Request};
 use lodge::request::handler::{Call, Handler};
 use lodge_traffic::proxy::headers::Peer;
 
-use crate::calls::local::{ALL, CALLERS, ask, metric, until_idle};
-use crate::harness::{Connection, host, until};
+use crate::calls::local::{ALL, CALLERS, ask, until_idle};
+use crate::harness::{Connection, eventually, host, metric, until, until_metric};
 
 /// Two chains of calls that never end by themselves, and one of exactly the allowed depth.
 #[tokio::test(flavor = "multi_thread")]
@@ -22,8 +22,7 @@ async fn a_loop_of_calls_ends() {
         let itself = ask(&host, caller, &format!("http://{caller}.internal/"), &again).await;
         assert_eq!((itself.status, itself.problem().as_str()), (508, "call-depth"));
     }
-    let refused = metric(&host, "lodge_refusals_total{service=\"caller\",reason=\"call-depth\"}").await;
-    assert!((refused - 1.0).abs() < 0.1);
+    until_metric(host.admin, "lodge_refusals_total{service=\"caller\",reason=\"call-depth\"}", 1).await;
     // Both callers in turn, three calls deep, and then another service.
     let chain = "http://caller3.internal/ http://caller.internal/ http://caller3.internal/ http://hello.internal/hello";
     assert_eq!(ask(&host, "caller", chain, &[]).await.text(), "Hello, World!");
@@ -71,11 +70,11 @@ async fn a_callee_ends_with_its_caller() {
     let left = ask(&host, "caller", "http://sleeper3.internal/", &[("x-leave", "yes")]).await;
     assert_eq!(left.text(), "left");
     until_idle(&host).await;
-    assert!(metric(&host, "lodge_transfers_aborted_total{service=\"sleeper\",reason=\"client-gone\"}").await > 0.5);
+    let gone = "lodge_transfers_aborted_total{service=\"sleeper\",reason=\"client-gone\"}";
+    eventually("they are counted", async || metric(host.admin, gone).await >= 1.0).await;
 }
 
-/// A callee has the remaining time of its caller, not 30 seconds of its own. A timeout of the guest ends a call as
-/// well.
+/// A callee has the remaining time of its caller, not an hour of its own. A timeout of the guest ends a call as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callee_has_its_callers_deadline() {
     let host = host(&["caller", "caller3", "sleeper", "sleeper3"])
@@ -83,13 +82,14 @@ async fn a_callee_has_its_callers_deadline() {
         .manifest("caller3", "calls = '*'\nlimits = { wall = '400ms', cpu = '400ms' }")
         .named("caller", "patient")
         .manifest("patient", ALL)
+        .manifest("sleeper", HOUR)
+        .manifest("sleeper3", HOUR)
         .start()
         .await;
     for (caller, callee) in [("caller", "sleeper3"), ("caller3", "sleeper")] {
-        let start = Instant::now();
         let late = ask(&host, caller, &format!("http://{callee}.internal/"), &[]).await;
-        assert_eq!((late.status, late.problem().as_str()), (504, "wall-time"));
-        assert!(start.elapsed() < Duration::from_secs(10), "the callee has 30 seconds of its own");
+        // Whichever comes first: the end of the caller, or its response with that of the callee.
+        assert!(late.status == 504 && ["wall-time", "caller-deadline"].contains(&&*late.problem()), "{late:?}");
         until_idle(&host).await;
     }
     let first = ask(&host, "patient", "http://sleeper.internal/", &[("x-first", "100")]).await;
@@ -97,12 +97,16 @@ async fn a_callee_has_its_callers_deadline() {
     until_idle(&host).await;
 }
 
+/// A service with more time than a test.
+const HOUR: &str = "limits = { wall = '1h', cpu = '1h' }";
+
 /// The deadline of its caller ends a callee even if the request is not cancelled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_reaches_the_callee() {
-    let host = host(&["sleeper", "sleeper3"]).start().await;
+    let host = host(&["sleeper", "sleeper3"]).manifest("sleeper", HOUR).manifest("sleeper3", HOUR).start().await;
     let config = lodge_base::config::resolve(&[]).unwrap().config;
     let handler = Handler {
+        cluster: None,
         remote: Default::default(),
         explains: false,
         trusted_proxies: Vec::new(),
@@ -116,6 +120,7 @@ async fn a_deadline_reaches_the_callee() {
         unsent: lodge_base::budget::Budget::new(1 << 20),
         compression: lodge_traffic::proxy::compression::memory::encoder_memory(0),
         validation: lodge_traffic::validation::room::ValidationRoom::new(1 << 20),
+        pages: lodge_traffic::error_pages::PageSet::default(),
         via: Arc::default(),
         current: host.current.clone(),
         ids: lodge_base::ids::Ids::new(),
@@ -136,7 +141,6 @@ async fn a_deadline_reaches_the_callee() {
         let request = Request::get(format!("http://{callee}.internal/")).body(http_body_util::Empty::new()).unwrap();
         let response = crate::harness::within(handler.respond(&peer, Some(&call), request)).await;
         assert_eq!(response.status(), 504);
-        assert!(deadline.elapsed() < Duration::from_secs(10), "it had 30 seconds of its own");
     }
 }
 
@@ -156,11 +160,10 @@ async fn cpu_time_is_charged_to_the_callee() {
             // The callee reaches its limit, in its own response. If the caller were charged, it would have ended first.
             assert_eq!((spun.status, spun.problem().as_str()), (504, "cpu-time"), "{caller} to {callee}");
         }
-        let failed =
-            metric(&host, &format!("lodge_guest_failures_total{{service=\"{caller}\",reason=\"cpu-time\"}}")).await;
-        assert!(failed < 0.5, "{caller} was charged for what it did not compute");
-        let used = metric(&host, &format!("lodge_guest_cpu_seconds_total{{service=\"{caller}\"}}")).await;
+        let failed = format!("lodge_guest_failures_total{{service=\"{caller}\",reason=\"cpu-time\"}}");
+        assert!(metric(host.admin, &failed).await < 0.5, "{caller} was charged for what it did not compute");
+        let used = metric(host.admin, &format!("lodge_guest_cpu_seconds_total{{service=\"{caller}\"}}")).await;
         assert!(used < 0.1, "{caller} used {used} s");
     }
-    assert!(metric(&host, "lodge_guest_failures_total{service=\"spin\",reason=\"cpu-time\"}").await > 1.5);
+    until_metric(host.admin, "lodge_guest_failures_total{service=\"spin\",reason=\"cpu-time\"}", 2).await;
 }

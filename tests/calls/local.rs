@@ -6,7 +6,7 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::BodyExt;
 
-use crate::harness::{Connection, Process, Response, TestHost, fed, get, host, until};
+use crate::harness::{Connection, Process, Response, TestHost, eventually, fed, host, sum, until, until_metric};
 use crate::observe::traces::Collector;
 
 /// The calling guests, 0.2 and 0.3.
@@ -18,11 +18,6 @@ pub(crate) const ALL: &str = "calls = '*'";
 pub(crate) async fn ask(host: &TestHost, caller: &str, to: &str, more: &[(&str, &str)]) -> Response {
     let headers: Vec<_> = [("x-to", to)].into_iter().chain(more.iter().copied()).collect();
     host.connect().await.ask(Method::GET, &format!("/{caller}"), &headers, "").await
-}
-
-/// A metric; 0 if the series does not exist yet.
-pub(crate) async fn metric(host: &TestHost, series: &str) -> f64 {
-    crate::observe::metrics::series(&get(host.admin, "/metrics").await.text()).get(series).copied().unwrap_or_default()
 }
 
 /// From both versions to both versions. The callee gets the caller's name and the request, and no forged headers.
@@ -52,11 +47,11 @@ async fn a_service_is_called_by_its_name() {
         let missing = ask(&host, caller, "http://users.internal/nothing", &[]).await;
         assert_eq!(missing.status, 404);
     }
-    assert!((metric(&host, "lodge_calls_total{service=\"caller\"}").await - 4.0).abs() < 0.1);
-    assert!((metric(&host, "lodge_requests_total{service=\"users\",code=\"2xx\"}").await - 2.0).abs() < 0.1);
-    assert!((metric(&host, "lodge_requests_total{service=\"echo3\",code=\"2xx\"}").await - 2.0).abs() < 0.1);
-    let connections = metric(&host, "lodge_connections_accepted_total").await;
-    assert!((connections - 8.0).abs() < 0.1, "one for each of the client's, and none for a call: {connections}");
+    until_metric(host.admin, "lodge_calls_total{service=\"caller\"}", 4).await;
+    until_metric(host.admin, "lodge_requests_total{service=\"users\",code=\"2xx\"}", 2).await;
+    until_metric(host.admin, "lodge_requests_total{service=\"echo3\",code=\"2xx\"}", 2).await;
+    // One for each of the client's, and none for a call.
+    until_metric(host.admin, "lodge_connections_accepted_total", 8).await;
 }
 
 /// A call that the manifest does not list is denied without a lookup, and logged with the line that would allow it.
@@ -78,11 +73,12 @@ async fn only_listed_services_are_called() {
         let mut client = Connection::http1(process.address).await;
         client.ask(Method::GET, "/caller", &[("x-to", "http://users.internal/")], "").await;
     }
-    let said = process.log().matches("in caller.toml").count();
-    assert!((2..=10).contains(&said), "a guest must not fill the log: {said} lines");
-    let metrics = crate::observe::metrics::series(&get(process.admin, "/metrics").await.text());
-    let denied = metrics["lodge_outgoing_requests_total{service=\"caller\",outcome=\"denied\"}"];
-    assert!((denied - 32.0).abs() < 0.1 && metrics["lodge_calls_total{service=\"caller\"}"] < 0.1, "{metrics:#?}");
+    let denied = "lodge_outgoing_requests_total{service=\"caller\",outcome=\"denied\"}";
+    until_metric(process.admin, denied, 32).await;
+    until_metric(process.admin, "lodge_calls_total{service=\"caller\"}", 0).await;
+    let said = || process.log().matches("in caller.toml").count();
+    until("both are in the log", || said() >= 2).await;
+    assert!(said() <= 10, "a guest must not fill the log: {} lines", said());
 }
 
 /// A failed call gets the host's error response, as a client does, and the caller continues.
@@ -97,8 +93,8 @@ async fn failures_of_the_callee_are_responses() {
         }
         assert_eq!(ask(&host, caller, "http://hello.internal/hello", &[]).await.text(), "Hello, World!");
     }
-    assert!((metric(&host, "lodge_guest_failures_total{service=\"trap\",reason=\"trapped\"}").await - 2.0).abs() < 0.1);
-    assert!(metric(&host, "lodge_requests_total{service=\"caller\",code=\"5xx\"}").await > 0.5);
+    until_metric(host.admin, "lodge_guest_failures_total{service=\"trap\",reason=\"trapped\"}", 2).await;
+    until_metric(host.admin, "lodge_requests_total{service=\"caller\",code=\"5xx\"}", 1).await;
 }
 
 /// Waits until no service has a request in flight.
@@ -186,15 +182,8 @@ async fn calls_are_admitted() {
     assert!(served >= 2 && refused >= 1 && served + refused == 8, "{many}");
     // The caller reads responses in its own order, so one that waits for a slot may wait for others that are not read
     // yet.
-    let mut counted = 0.0;
-    for reason in ["queue-full", "queue-timeout"] {
-        let series = format!("lodge_refusals_total{{service=\"drip\",reason=\"{reason}\"}}");
-        counted += crate::observe::metrics::series(&get(host.admin, "/metrics").await.text())
-            .get(&series)
-            .copied()
-            .unwrap_or(0.0);
-    }
-    assert!((counted - refused as f64).abs() < 0.1, "{refused} refused, {counted} counted: {many}");
+    let counted = async || sum(host.admin, "lodge_refusals_total{service=\"drip\",reason=\"queue-").await;
+    eventually("all are counted", async || counted().await == refused as f64).await;
     until_idle(&host).await;
 }
 

@@ -45,6 +45,31 @@ fn grants_are_listed() {
     assert!(code == Some(1) && stderr.contains("users.toml"), "{stderr}");
 }
 
+/// What a start would refuse because a disabled service, or one with mistakes, has the same route.
+#[test]
+fn routes_of_services_that_do_not_serve_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let check = || output(&mut lodge(&["check", &directory.path().display().to_string()]));
+    let routes = "routes = ['/shop']\n";
+    let replicas = "upstream.replicas = ['http://127.0.0.1:81']";
+    write("new.toml", &format!("{routes}{replicas}"));
+    write("old.toml", &format!("enabled = false\n{routes}{replicas}"));
+    let (code, stdout, stderr) = check();
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("new.toml  REFUSED: its route /shop already belongs to old, which is disabled"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("remove this route from old.toml"), "{stdout}");
+    write("old.toml", &format!("no_key = 1\n{routes}{replicas}"));
+    let (code, stdout, _) = check();
+    assert!(code == Some(1) && stdout.contains("its route /shop already belongs to old;"), "{stdout}");
+    write("old.toml", &format!("enabled = false\n{replicas}"));
+    let (code, stdout, stderr) = check();
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+}
+
 /// A refusal may come from settings that this machine has not.
 #[test]
 fn a_check_without_settings_says_so() {
@@ -62,4 +87,39 @@ fn a_check_without_settings_says_so() {
     std::fs::write(&file, "audit.file = '/nowhere/audit.log'").unwrap();
     let (code, stdout, stderr) = check(&["--config", &file.display().to_string()]);
     assert!(code == Some(0) && !stderr.contains("no lodge.toml"), "{stdout}{stderr}");
+}
+
+/// Every policy that a manifest has is a line, and a rate of a cluster is told where there is none.
+#[test]
+fn policies_are_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
+    let manifest = "rate = { limit = '5/s', scope = 'cluster' }\nbreaker = {}\nallow = ['10.0.0.0/8']\npriority = 'high'\n\
+                    cache.ttl = '1m'\ncors.origins = 'https://a.test'\nlimits.wall = '7s'\nauth.api_keys = 'hello.keys'\n\
+                    routes = ['/hello', { path = '/login', rate = '1/m' }]";
+    std::fs::write(directory.path().join("hello.toml"), manifest).unwrap();
+    std::fs::write(directory.path().join("hello.keys"), "").unwrap();
+    let path = directory.path().display().to_string();
+    let (code, stdout, stderr) = output(&mut lodge(&["check", &path]));
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let lines: Vec<String> = stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "rate 5/s, burst 5, by client, of all hosts together",
+        "rate /login: 1/m, burst 1, by client",
+        "allow 10.0.0.0/8",
+        "priority high",
+        "cache ttl 1m",
+        "CORS https://a.test",
+        "limits wall 7s",
+    ] {
+        assert!(lines.iter().any(|told| told == line), "{line}: {stdout}");
+    }
+    for start in ["breaker ", "auth "] {
+        assert!(lines.iter().any(|told| told.starts_with(start)), "{start}: {stdout}");
+    }
+    assert!(stderr.contains("hello.toml: rate.scope is `cluster`, and this host is in no cluster"), "{stderr}");
+    let (_, json, _) = output(&mut lodge(&["check", &path, "--json"]));
+    let reports: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let policies = reports[0]["service"]["policies"].as_array().unwrap();
+    assert!(policies.iter().any(|policy| policy["route"] == "/login" && policy["policy"] == "rate"), "{json}");
 }

@@ -1,6 +1,7 @@
 //! Promise: the commands that need no running host print what the docs show, report all invalid values at once, and end
 //! with the right exit code.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::harness::{Process, get, lodge, output, wasm};
@@ -83,7 +84,10 @@ async fn the_first_and_the_last_lines() {
         // The guest's output, and the failure as logged by the host, with the id that the client received.
         let said = |words: &str| process.log().lines().any(|line| line.contains(&id) && line.contains(words));
         crate::harness::until("the guest is heard", || said("the secret of the panic guest")).await;
-        crate::harness::until("the failure is logged", || said("trapped") && said("unreachable")).await;
+        let of_host = |line: &str| line.contains(&id) && line.contains("trapped");
+        let told = |line: &str| line.contains("panicked at ") && line.contains(": the secret of the panic guest (in ");
+        let failed = || process.log().lines().any(|line| of_host(line) && told(line));
+        crate::harness::until("the failure is logged, with the text of the panic", failed).await;
         let log = process.log();
         assert!(log.contains("refused bad.wasm: it is not WebAssembly"), "{log}");
         if format == "json" {
@@ -141,34 +145,40 @@ fn versions_are_printed() {
     assert!(stdout.contains(env!("CARGO_PKG_VERSION")) && stdout.contains(&format!("wasmtime {engine}")), "{stdout}");
 }
 
+/// Makes a crate, named after its directory, of the source of a guest.
+fn project(directory: &Path, guest: &str) {
+    let root = crate::harness::root();
+    std::fs::create_dir_all(directory.join("src")).unwrap();
+    let source = std::fs::read_to_string(root.join(guest).join("src/lib.rs")).unwrap();
+    let wit = format!("\"{}/", root.join("wit").display());
+    let source = source.replace("\"../../wit/", &wit).replace("\"../../../wit/", &wit);
+    std::fs::write(directory.join("src/lib.rs"), source).unwrap();
+    let manifest = format!(
+        "[package]\nname = \"{}\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
+         [dependencies]\nform_urlencoded = \"1\"\nhttp = \"1\"\nwit-bindgen = \"0.63\"\n\
+         wasip3 = {{ version = \"0.10\", features = [\"http-compat\"] }}\n[workspace]\n",
+        directory.file_name().unwrap().display()
+    );
+    std::fs::write(directory.join("Cargo.toml"), manifest).unwrap();
+    for file in ["Cargo.lock", "rust-toolchain.toml"] {
+        std::fs::copy(root.join(file), directory.join(file)).unwrap();
+    }
+}
+
 /// `lodge dev` builds a crate in any directory, puts its component into the directory of guests, and serves it.
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_builds_and_serves() {
     let directory = tempfile::tempdir().unwrap();
     let crate_directory = directory.path().join("my_service");
-    std::fs::create_dir_all(crate_directory.join("src")).unwrap();
-    let hello = std::fs::read_to_string(crate::harness::root().join("guests/hello/src/lib.rs")).unwrap();
-    let hello = hello.replace("../../wit", crate::harness::root().join("wit").to_str().unwrap());
-    std::fs::write(crate_directory.join("src/lib.rs"), hello).unwrap();
-    let manifest = r#"
-        [package]
-        name = "my_service"
-        edition = "2024"
-        [lib]
-        crate-type = ["cdylib"]
-        [dependencies]
-        form_urlencoded = "1"
-        http = "1"
-        wasip3 = { version = "0.10", features = ["http-compat"] }
-        wit-bindgen = "0.63"
-        [workspace]
-    "#;
-    std::fs::write(crate_directory.join("Cargo.toml"), manifest).unwrap();
-    std::fs::copy(crate::harness::root().join("Cargo.lock"), crate_directory.join("Cargo.lock")).unwrap();
-    std::fs::copy(crate::harness::root().join("rust-toolchain.toml"), crate_directory.join("rust-toolchain.toml"))
-        .unwrap();
+    project(&crate_directory, "guests/hello");
+    // A component in front of it, which is no service.
+    project(&directory.path().join("middleware/gate"), "tests/guests/gate3");
     // Until its sources are built, its manifest has no component.
-    std::fs::write(directory.path().join("my_service.toml"), "routes = ['/my_service']").unwrap();
+    std::fs::write(
+        directory.path().join("my_service.toml"),
+        "routes = ['/my_service']\nmiddleware = 'middleware/gate.wasm'",
+    )
+    .unwrap();
     // Another project, whose command writes the component in two steps, so that it is incomplete when it is first seen.
     let slow = directory.path().join("slow");
     std::fs::create_dir(&slow).unwrap();
@@ -178,9 +188,15 @@ async fn dev_builds_and_serves() {
     std::fs::write(directory.path().join("slow.toml"), manifest).unwrap();
     let path = directory.path().display().to_string();
     let args = ["dev", "--https=127.0.0.1:0", &path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")));
+    // Both crates need the same others, which are built once.
+    let target = directory.path().join("my_service/target");
+    let process = Dev::start(lodge(&args).env("CARGO", env!("CARGO")).env("CARGO_TARGET_DIR", target));
     let (address, admin) = (process.address("serving ").await, process.address("operators: ").await);
-    let response = async || get(address, "/my_service?name=dev").await.text();
+    let response = async || {
+        let response = get(address, "/my_service?name=dev").await;
+        assert_eq!(response.header("x-gate"), "passed");
+        response.text()
+    };
     process.ready(admin).await;
     assert_eq!(response().await, "Hello, dev!");
     process.says("my_service at /my_service").await;
@@ -350,7 +366,7 @@ async fn guests_can_be_compiled_ahead() {
     assert!(code == Some(0) && stderr.contains("copied 2 entries to"), "{stderr}");
     let process = Process::serve_sealed(directory.path(), &sealed).await;
     assert_eq!(get(process.address, "/users/1").await.status, 200);
-    let metrics = crate::observe::metrics::series(&get(process.admin, "/metrics").await.text());
+    let metrics = crate::harness::scrape(process.admin).await;
     let count = |what: &str| metrics.get(&format!("lodge_compile_cache_{what}_total")).copied();
     assert_eq!((count("hits"), count("misses")), (Some(2.0), Some(0.0)), "{metrics:?}");
     let off = output(&mut lodge(&["compile", &guests, "--cache-directory", "off"]));

@@ -24,6 +24,25 @@ async fn the_start_says_what_was_read() {
     assert!(!host.log().contains("is empty"), "{}", host.log());
 }
 
+/// The log says what the process may use, and the sizes that follow from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_what_sizes_follow() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = Process::serve(directory.path(), &["--memory", "64MiB"]).await;
+    let said = "this process may use 64.0 MiB of memory (`memory`) and ";
+    until("it says what it may use", || host.log().contains(said)).await;
+    let sizes = "engine.instances = 300, engine.warm = 64, engine.resident = 8.0 MiB";
+    // The instances are those of the harness.
+    until("it says the sizes", || host.log().contains(sizes)).await;
+    drop(host);
+    let host = Process::serve(directory.path(), &["--memory", "auto"]).await;
+    let said = |log: String| {
+        log.contains(" of memory (the limit of its cgroup) and ")
+            || log.contains(" of memory (that of the machine) and ")
+    };
+    until("it says what its machine or cgroup has", || said(host.log())).await;
+}
+
 /// Without cargo, `lodge dev` says where it looked and what to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_without_cargo() {

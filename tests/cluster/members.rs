@@ -33,7 +33,11 @@ mod with_redis {
 
     fn guests() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::copy(wasm("hello"), directory.path().join("hello.wasm")).unwrap();
+        for name in ["hello", "limited"] {
+            std::fs::copy(wasm("hello"), directory.path().join(format!("{name}.wasm"))).unwrap();
+        }
+        let rate = "rate = { limit = '40/h', by = 'service', scope = 'cluster' }";
+        std::fs::write(directory.path().join("limited.toml"), rate).unwrap();
         directory
     }
 
@@ -181,6 +185,37 @@ mod with_redis {
         assert_eq!(count(&b, "this host leads the cluster shop"), 1, "{}", b.log());
     }
 
+    /// Sends requests to these hosts in turn until nobody admits any, and returns how many each has admitted.
+    async fn use_up(hosts: &[&Process]) -> Vec<usize> {
+        let mut admitted = vec![0; hosts.len()];
+        let mut refused = 0;
+        while refused < 60 {
+            for (host, admitted) in hosts.iter().zip(&mut admitted) {
+                let response = get(host.address, "/limited").await;
+                if response.status == 200 {
+                    (refused, *admitted) = (0, *admitted + 1);
+                    continue;
+                }
+                assert_eq!((response.status, response.problem()), (429, "rate-limited".to_owned()), "{}", host.log());
+                assert_eq!(response.header("ratelimit-policy"), "\"service\";q=40;w=3600");
+                assert!(response.header("retry-after").parse::<u64>().unwrap() > 0);
+                refused += 1;
+                // Longer than an exchange with the server takes.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        admitted
+    }
+
+    /// Waits until a host has only its share of rates, or shares them again.
+    async fn until_divided(host: &Process, divided: u8) {
+        let start = Instant::now();
+        while !get(host.admin, "/metrics").await.text().contains(&format!("lodge_cluster_rates_divided {divided}\n")) {
+            assert!(start.elapsed() < PATIENCE, "{}", host.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// A host that is cut off from the server serves on, knows the others for a time, and says so once; it leads no more.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_partition_degrades_to_local_truth() {
@@ -193,11 +228,21 @@ mod with_redis {
         for host in [&cut_off, &other] {
             assert_eq!(until_known(host, &["a", "b"]).await["leader"], "a");
         }
+        // Each may be five requests ahead of the server, and has a bucket of its own for five.
+        let admitted = use_up(&[&cut_off, &other]).await;
+        let sum = admitted.iter().sum::<usize>();
+        assert!((40..=60).contains(&sum) && admitted.iter().all(|own| *own > 10), "{admitted:?}");
         way.cut().await;
         until(&cut_off, "it is away", |status| status["state"] == "away").await;
         until(&cut_off, "it forgets the other", |status| names(status) == ["a"]).await;
         assert_eq!(get(cut_off.address, "/hello").await.status, 200);
         assert_eq!(get(cut_off.admin, "/readyz").await.status, 200);
+        until_divided(&cut_off, 1).await;
+        let admitted = use_up(&[&cut_off, &other]).await;
+        assert!(
+            (20..=21).contains(&admitted[0]) && admitted[1] <= 1,
+            "a half for the one that is cut off: {admitted:?}"
+        );
         until(&other, "b leads", |status| status["leader"] == "b" && names(status) == ["b"]).await;
         assert!(get(cut_off.admin, "/metrics").await.text().contains("lodge_cluster_leader 0"));
         assert!(command(&cut_off, &["health", "-v"]).contains("this is a: away; for "));
@@ -205,11 +250,18 @@ mod with_redis {
         for host in [&cut_off, &other] {
             assert_eq!(until_known(host, &["a", "b"]).await["leader"], "b");
         }
+        until_divided(&cut_off, 0).await;
+        until(&cut_off, "nothing fails", |_| count(&cut_off, "can be used again after") > 0).await;
         for (line, times) in
             [("cluster shop: this host cannot", 1), ("the server of `state.url` can be used again after", 1)]
         {
             assert_eq!(count(&cut_off, line), times, "{line}\n{}", cut_off.log());
         }
         assert_eq!(count(&cut_off, "the other hosts were not seen for too long"), 1);
+        let share = "rates of all hosts together are divided now: while the server of `state.url` cannot be used, this host takes its \
+                     share, 1 of 2";
+        for line in [share, "rates of all hosts together are shared again by"] {
+            assert_eq!(count(&cut_off, line), 1, "{line}\n{}", cut_off.log());
+        }
     }
 }

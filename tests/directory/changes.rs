@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand_like::Dice;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Connection, Process, get, host, until, wasm, within};
+use crate::harness::{Connection, Process, eventually, get, host, until, wasm, within};
 
 /// A small and repeatable source of randomness, so that a failing test fails again.
 mod rand_like {
@@ -153,10 +153,7 @@ async fn no_request_is_lost() {
     }
     put(directory, "version.toml", b"routes = ['/version', '/other']");
     until("the manifest is in force", || host.refusals().is_empty()).await;
-    let start = std::time::Instant::now();
-    while host.get("/other").await.status != 200 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the route is never served");
-    }
+    eventually("the route is served", async || host.get("/other").await.status == 200).await;
     until("there was enough load", || load.completed.load(Relaxed) > 10_000).await;
     let (completed, seen) = load.end().await;
     eprintln!("{completed} responses from {} versions", seen.len());
@@ -228,27 +225,64 @@ async fn a_new_service_cannot_take_a_route() {
     assert_eq!(host.get("/hello").await.text(), text(1).repeat(2));
 }
 
+/// A service keeps a route while its manifest claims it: with other settings, without its component, and while it is disabled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_keeps_its_routes() {
+    let deny = "deny = ['192.0.2.1']";
+    let host = host(&["hello"]).manifest("hello", deny).set("watch.poll", "100ms").start().await;
+    let directory = host.directory();
+    put(directory, "aaa.toml", b"routes = ['/hello']");
+    put(directory, "aaa.wasm", &version(1));
+    until("it is refused", || host.refusals().iter().any(|line| line.contains("already belongs to hello"))).await;
+    let is_served = |name: &str| host.current.snapshot().target(name).is_some();
+    let serves = async || eventually("hello serves", async || host.get("/hello").await.text() == "Hello, World!").await;
+    for edit in ["compress = true", "cache = true", "headers.security = true"] {
+        put(directory, "hello.toml", format!("{deny}\n{edit}").as_bytes());
+        let has = || host.current.snapshot().target("hello").map(|target| target.deployment().spec.manifest.clone());
+        let read = |manifest: lodge_manifest::Manifest| {
+            let route = &manifest.routes[0];
+            [
+                ("compress", route.compress.is_some()),
+                ("cache", route.cache.is_some()),
+                ("headers", route.headers.is_some()),
+            ]
+            .into_iter()
+            .any(|(key, is_there)| is_there && edit.starts_with(key))
+        };
+        until("the manifest is in force", || has().is_some_and(read)).await;
+        assert!(!is_served("aaa"), "{edit}");
+        serves().await;
+    }
+    fs::remove_file(directory.join("hello.wasm")).unwrap();
+    until("it is gone", || !is_served("hello")).await;
+    assert_eq!((host.get("/hello").await.status, is_served("aaa")), (503, false));
+    fs::copy(wasm("hello"), directory.join("hello.wasm")).unwrap();
+    serves().await;
+    put(directory, "hello.toml", format!("{deny}\nenabled = false").as_bytes());
+    until("it is disabled", || !is_served("hello")).await;
+    assert_eq!((host.get("/hello").await.status, is_served("aaa")), (503, false));
+    put(directory, "hello.toml", deny.as_bytes());
+    serves().await;
+    assert!(!is_served("aaa"));
+}
+
 /// Requests in flight count for the limit of a service in all versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_has_no_additional_slots() {
     let host = host(&["sleeper"])
-        .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '50s' }")
+        .manifest("sleeper", "limits = { in_flight = 1, queue = 0, wall = '1h' }")
         .set("watch.poll", "200ms")
         .start()
         .await;
     let address = host.address;
     let sleeping = tokio::spawn(async move { get(address, "/sleeper").await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let before = host.current.snapshot().generation;
-    put(host.directory(), "sleeper.wasm", &version(1));
-    until("the new version is there", || host.current.snapshot().generation > before).await;
+    let in_flight = || host.current.snapshot().target("sleeper").unwrap().admission.in_flight();
+    until("the slot is taken", || in_flight() == 1).await;
+    host.replace("sleeper", &version(1)).await;
     assert_eq!(host.get("/sleeper").await.status, 503);
     sleeping.abort();
     let _ = sleeping.await;
-    let start = std::time::Instant::now();
-    while host.get("/sleeper").await.status != 200 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the slot is never freed");
-    }
+    eventually("the slot is free", async || host.get("/sleeper").await.status == 200).await;
 }
 
 /// Every change is one log line.

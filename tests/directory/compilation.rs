@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lodge_base::config::Tiers;
 
-use crate::harness::{Process, Response, TestHost, get, host, lodge, output, until, wasm};
+use crate::harness::{Process, Response, TestHost, get, host, lodge, metric, output, until, wasm};
 
 /// A guest with additional functions of additional instructions, which are never called.
 fn heavy(guest: &str, functions: usize, instructions: usize, more: &str) -> Vec<u8> {
@@ -229,8 +229,8 @@ async fn a_refused_service_is_not_a_404() {
         let response = host.get("/bad/below").await;
         assert_eq!(problem(&response), (503, "refused".into()));
         assert_eq!(response.text().contains("it is not WebAssembly"), explains, "{}", response.text());
-        // Without a component there is no service.
-        assert_eq!(problem(&host.get("/orphan").await), (404, "no-route".into()));
+        // What a manifest without a component restricts is its own all the same.
+        assert_eq!(problem(&host.get("/orphan").await), (503, "refused".into()));
         std::fs::remove_file(host.directory().join("bad.wasm")).unwrap();
         until("the refusal is gone", || host.refusals().len() == 1).await;
         assert_eq!(problem(&host.get("/bad").await), (404, "no-route".into()));
@@ -346,6 +346,5 @@ async fn trials_do_not_compile_again() {
     }
     std::fs::write(host.directory().join("status.toml"), "ready.path = '/204'").unwrap();
     until("it is ready", || host.current.snapshot().target("status").is_some()).await;
-    let metrics = get(host.admin, "/metrics").await.text();
-    assert!(metrics.contains("lodge_compile_seconds_count 1\n"), "{metrics}");
+    assert_eq!(metric(host.admin, "lodge_compile_seconds_count").await, 1.0);
 }

@@ -48,7 +48,7 @@ async fn services_can_be_pinned_and_disabled() {
         .start()
         .await;
     let status = async |path: &str| host.get(path).await.status;
-    assert_eq!([status("/hello").await, status("/users").await, status("/deaf").await], [200, 503, 404]);
+    assert_eq!([status("/hello").await, status("/users").await, status("/deaf").await], [200, 503, 503]);
     let refusals = host.refusals();
     assert!(refusals.iter().any(|line| line.starts_with("users.wasm: it is sha256:")), "{refusals:?}");
     let missing = "lost.toml: line 1: component: there is no nowhere.wasm in ";
@@ -58,7 +58,7 @@ async fn services_can_be_pinned_and_disabled() {
     until("it is served", || host.current.snapshot().targets.len() == 2).await;
     std::fs::write(host.directory().join("hello.toml"), "enabled = false").unwrap();
     until("it is not served any more", || host.current.snapshot().targets.len() == 1).await;
-    assert_eq!([status("/hello").await, status("/deaf").await], [404, 200]);
+    assert_eq!([status("/hello").await, status("/deaf").await], [503, 200]);
 }
 
 /// A version whose own check fails is not served; the previous one stays.

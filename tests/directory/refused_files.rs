@@ -112,6 +112,7 @@ async fn components_that_are_not_services() {
         .file("lock.wasm", &component(&importing("lodge:lock/locks@0.2.0")))
         .file("config.wasm", &component(&importing("wasi:config/store@0.2.0-rc.9")))
         .file("spin.wasm", &component(&importing("fermyon:spin/mysql@2.0.0")))
+        .file("types.wasm", &component(&importing("fermyon:spin/variables@2.0.0")))
         .file("own.wasm", &component(&importing("my:own/part@1.0.0")))
         .file("draft.wasm", &renamed(&users, "environment@0.2.6", "environ@0.2.6-rc1"))
         .start()
@@ -138,6 +139,7 @@ async fn components_that_are_not_services() {
             "spin.wasm",
             "it imports fermyon:spin/mysql@2.0.0, and Lodge has no SQL database; reach the database by an HTTP",
         ),
+        ("types.wasm", "it imports fermyon:spin/variables@2.0.0 with other types than Lodge has"),
         (
             "own.wasm",
             "it imports my:own/part@1.0.0, which Lodge does not have; compose it with a component that exports",

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::changes::{Load, put, serves, version};
-use crate::harness::{Process, Setup, cache, get, host, lodge, output, until, wasm, within};
+use crate::harness::{Process, Setup, cache, eventually, host, lodge, metric, output, until, wasm};
 
 /// A key that `lodge sign` has made, and its public half, in a directory of their own.
 struct Keys {
@@ -147,12 +147,7 @@ async fn only_what_is_signed_is_served() {
     assert!(host.refusals().iter().any(|line| line.starts_with(unsigned)), "{:?}", host.refusals());
     assert_eq!(host.get("/hello").await.status, 503);
     put(directory, "hello.wasm.sig", &keys.sign("release", &fs::read(wasm("hello")).unwrap()));
-    let served = async {
-        while host.get("/hello").await.text() != "Hello, World!" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(served).await;
+    eventually("hello is served", async || host.get("/hello").await.text() == "Hello, World!").await;
     put(directory, "version.wasm", &version(0));
     put(directory, "version.wasm.sig", &keys.sign("release", &version(0)));
     serves(host.address, 0).await;
@@ -273,8 +268,8 @@ async fn commands_carry_signatures() {
     assert!(!beside.exists());
     assert_eq!(run(&["rollback", "version"]).0, Some(0));
     serves(process.address, 1).await;
-    let metrics = get(process.admin, "/metrics").await.text();
-    assert!(metrics.contains("\nlodge_reload_failures_total 0\n"), "a pair on its way was reported: {}", process.log());
+    let reported = metric(process.admin, "lodge_reload_failures_total").await;
+    assert_eq!(reported, 0.0, "a pair on its way was reported: {}", process.log());
     load.end().await;
     // `check` says the same as a host.
     fs::remove_file(directory.path().join("version.wasm.sig")).unwrap();

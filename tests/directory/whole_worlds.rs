@@ -1,5 +1,5 @@
-//! Promise: a component that imports the whole world of an SDK is served, and a call fails only where Lodge lacks what is called or
-//! the manifest does not grant it. Any other component that imports what Lodge lacks is refused.
+//! Promise: a component that imports the whole world of an SDK is served, and a call fails only where Lodge lacks what is called, or
+//! has it with other types, or the manifest does not grant it. Any other component that imports what Lodge lacks is refused.
 
 use serde_json::Value;
 
@@ -33,6 +33,7 @@ async fn calls_fail_with_the_error_of_their_interface() {
             ("mqtt", "Other(\"fermyon:spin/mqtt@2.0.0: Lodge has no message broker"),
             ("mysql", "Other(\"fermyon:spin/mysql@2.0.0: Lodge has no SQL database"),
             ("postgres", "ConnectionFailed(\"the manifest of the service grants no such database\")"),
+            ("postgres3", "ConnectionFailed(\"the manifest of the service grants no such database\")"),
             ("redis", "Other(\"fermyon:spin/redis@2.0.0: Lodge has no message broker"),
         ] {
             let (status, text) = call(&format!("/granted/{interface}")).await;
@@ -98,14 +99,23 @@ async fn others_are_refused() {
     // Lodge does not know this interface.
     let foreign =
         renamed(&whole, "wasi:cli/environment@0.3.0-rc-2026-03-15", "acme:cli/environment@0.3.0-rc-2026-03-15");
-    let host = host(&["worldly"]).file("most.wasm", &most).file("foreign.wasm", &foreign).start().await;
+    // Lodge knows the versions of these interfaces, with other types. The second component does not import all of the world.
+    let draft = renamed(&whole, "floating32", "floating23");
+    let drafty = renamed(&std::fs::read(wasm("postgres")).unwrap(), "floating32", "floating23");
+    let setup = host(&["worldly"]).file("most.wasm", &most).file("foreign.wasm", &foreign);
+    let host = setup.file("draft.wasm", &draft).file("drafty.wasm", &drafty).start().await;
     let refusals = host.refusals();
     for (file, reason) in [
         ("most.wasm: ", "it imports fermyon:spin/"),
         ("foreign.wasm: ", "it imports acme:cli/environment@0.3.0-rc-2026-03-15, which Lodge does not have; compose"),
+        ("drafty.wasm: ", " with other types than Lodge has, which are those of releases: instance export `"),
     ] {
         let line = refusals.iter().find(|line| line.starts_with(file));
         assert!(line.is_some_and(|line| line.contains(reason)), "{file}{refusals:#?}");
     }
-    assert_eq!((refusals.len(), host.get("/worldly/redis").await.status), (2, 200));
+    assert_eq!((refusals.len(), host.get("/worldly/redis").await.status), (3, 200));
+    // Of the older version it only imports what has the same types in both.
+    let text = host.get("/draft/postgres3").await.text();
+    assert!(text.contains("Other(") && text.contains("Lodge has this version with other types"), "{text}");
+    assert!(host.get("/draft/visits").await.text().contains("AccessDenied"));
 }

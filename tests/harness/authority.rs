@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -41,10 +42,18 @@ impl Authority {
 
     /// Signs a certificate for these DNS names, and URIs.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_until(names, None)
+    }
+
+    /// Signs a certificate that expires then.
+    pub(crate) fn issue_until(&self, names: &[&str], end: Option<SystemTime>) -> Issued {
         let (uris, names): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("://"));
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let common = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).unwrap();
+        if let Some(end) = end {
+            params.not_after = end.into();
+        }
         // OpenSSL takes a certificate whose subject is its issuer for one that signs itself.
         params.distinguished_name.push(DnType::CommonName, common);
         for uri in uris {
@@ -61,10 +70,20 @@ impl Authority {
 
     /// A client that trusts this authority and offers these protocols, with a certificate of its own if it has one.
     pub(crate) fn client(&self, protocols: &[&str], own: Option<&Issued>) -> Arc<ClientConfig> {
+        self.client_of(rustls::DEFAULT_VERSIONS, protocols, own)
+    }
+
+    /// The same, of these versions of TLS.
+    pub(crate) fn client_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        protocols: &[&str],
+        own: Option<&Issued>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let config = config.with_root_certificates(roots);
         let mut config = match own.map(|own| own.der.clone()) {
             Some((certificate, key)) => {

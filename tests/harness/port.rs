@@ -9,8 +9,8 @@ pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const PORTS: u16 = 12_000;
     static TAKEN: AtomicU16 = AtomicU16::new(0);
-    // Another process with tests begins elsewhere.
-    let own = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap();
+    // Another process with tests begins elsewhere, also if it was started at the same time.
+    let own = u16::try_from(u64::from(std::process::id()) * 389 % u64::from(PORTS)).unwrap();
     for _ in 0..PORTS {
         let offset = (u32::from(own) + u32::from(TAKEN.fetch_add(1, Ordering::Relaxed))) % u32::from(PORTS);
         let port = FIRST + u16::try_from(offset).unwrap();

@@ -8,10 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-
-/// Long enough for the first half to be sent.
-const PAUSE: Duration = Duration::from_millis(200);
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 const SWITCHED: &str =
@@ -40,9 +38,11 @@ pub(crate) enum Habit {
     CloseMidHead,
     /// By closing the connection after half of the declared body, sent together with the head.
     CloseAtOnce,
-    /// By closing the connection before the declared body is complete.
+    /// With its name, when the test calls [`Replica::go_on`].
+    Held,
+    /// By closing the connection before the declared body is complete, when the test calls [`Replica::go_on`].
     CloseMidBody,
-    /// By closing the connection before the last chunk.
+    /// By closing the connection before the last chunk, when the test calls [`Replica::go_on`].
     CloseMidChunks,
     /// With half of a body, and then nothing.
     StallMidBody,
@@ -78,6 +78,8 @@ struct Shared {
     checks: AtomicUsize,
     sick: Arc<AtomicBool>,
     chatty: Arc<AtomicBool>,
+    /// What a response waits for in the middle.
+    go_on: Notify,
     /// Connections, so that they can be closed.
     connections: Mutex<Vec<AbortHandle>>,
 }
@@ -94,6 +96,7 @@ impl Replica {
             checks: AtomicUsize::new(0),
             sick: Arc::clone(&sick),
             chatty: Arc::clone(&chatty),
+            go_on: Notify::new(),
             connections: Mutex::default(),
         });
         let serving = Mutex::new(Some(tokio::spawn(serve(listener, Arc::clone(&shared))).abort_handle()));
@@ -113,6 +116,11 @@ impl Replica {
             let listener = TcpListener::from_std(listener).unwrap();
             *serving = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))).abort_handle());
         }
+    }
+
+    /// Lets one response continue that waits for this, or will wait.
+    pub(crate) fn go_on(&self) {
+        self.shared.go_on.notify_one();
     }
 
     /// The number of requests that it received, without health checks.
@@ -163,12 +171,19 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) -> Option<()> {
         shared.hits.fetch_add(1, Relaxed);
         let habit = *shared.habit.lock().unwrap();
         let mut body = Body::of(&head, &mut from, &mut kept);
-        respond(habit, &head, &mut body, &mut to, shared.name).await?;
+        respond(habit, &head, &mut body, &mut to, &shared).await?;
     }
 }
 
 /// Responds to a request; `None` when the connection has ended.
-async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWriteHalf, name: &str) -> Option<()> {
+async fn respond(
+    habit: Habit,
+    head: &str,
+    body: &mut Body<'_>,
+    to: &mut OwnedWriteHalf,
+    shared: &Shared,
+) -> Option<()> {
+    let name = shared.name;
     let whole = |text: &str| {
         let body = if head.starts_with("HEAD ") { "" } else { text };
         let length = text.len();
@@ -183,6 +198,10 @@ async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWr
         }
         Habit::Late(millis) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
+            to.write_all(whole(name).as_bytes()).await.ok()
+        }
+        Habit::Held => {
+            shared.go_on.notified().await;
             to.write_all(whole(name).as_bytes()).await.ok()
         }
         Habit::Describe => {
@@ -237,12 +256,12 @@ async fn respond(habit: Habit, head: &str, body: &mut Body<'_>, to: &mut OwnedWr
                 };
             }
         }
-        broken => break_off(broken, body, to).await,
+        broken => break_off(broken, body, to, &shared.go_on).await,
     }
 }
 
 /// Fails a request in one of the ways in which replicas do.
-async fn break_off(habit: Habit, body: &mut Body<'_>, to: &mut OwnedWriteHalf) -> Option<()> {
+async fn break_off(habit: Habit, body: &mut Body<'_>, to: &mut OwnedWriteHalf, go_on: &Notify) -> Option<()> {
     match habit {
         Habit::Close | Habit::Refuse => {
             body.whole().await?;
@@ -254,7 +273,7 @@ async fn break_off(habit: Habit, body: &mut Body<'_>, to: &mut OwnedWriteHalf) -
         }
         Habit::CloseMidBody => {
             to.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.ok()?;
-            tokio::time::sleep(PAUSE).await;
+            go_on.notified().await;
             None
         }
         Habit::CloseAtOnce => {
@@ -263,7 +282,7 @@ async fn break_off(habit: Habit, body: &mut Body<'_>, to: &mut OwnedWriteHalf) -
         }
         Habit::CloseMidChunks => {
             to.write_all(format!("{CHUNKED}4\r\nhalf\r\n").as_bytes()).await.ok()?;
-            tokio::time::sleep(PAUSE).await;
+            go_on.notified().await;
             None
         }
         Habit::StallMidBody => {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::authority::connect;
 use crate::harness::pebble::{Pebble, certificates};
-use crate::harness::{Connection, PATIENCE, Setup, TestHost, get, host, within};
+use crate::harness::{Connection, PATIENCE, Setup, TestHost, eventually, get, host, metric, within};
 
 /// A host that gets certificates for these names, with its account and certificates in `path`.
 fn ordering(pebble: &Pebble, [plain, secure]: [SocketAddr; 2], domains: &str, path: &Path) -> Setup {
@@ -28,19 +28,14 @@ fn ordering(pebble: &Pebble, [plain, secure]: [SocketAddr; 2], domains: &str, pa
 }
 
 /// How many orders had this result.
-async fn orders(host: &TestHost, result: &str) -> u64 {
-    let metrics = get(host.admin, "/metrics").await.text();
-    let start = format!("lodge_acme_orders_total{{result=\"{result}\"}} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+async fn orders(host: &TestHost, result: &str) -> f64 {
+    metric(host.admin, &format!("lodge_acme_orders_total{{result=\"{result}\"}}")).await
 }
 
-async fn until_orders(host: &TestHost, result: &str, count: u64) {
-    let start = Instant::now();
-    while orders(host, result).await < count {
-        let shown = get(host.admin, "/v1/host").await.text();
-        assert!(start.elapsed() < PATIENCE, "not {count} orders with the result {result}: {shown}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// Waits until at least so many orders have had this result.
+async fn until_orders(host: &TestHost, result: &str, count: u32) {
+    let what = format!("{count} orders have had the result {result}");
+    eventually(&what, async || orders(host, result).await >= f64::from(count)).await;
 }
 
 /// The certificate of the host for a name; `None` if the handshake fails.
@@ -72,9 +67,12 @@ async fn certificates_are_issued_and_renewed() {
         let first = until_shown(host.https, &client, "www.a.test").await;
         assert_eq!(shown(host.https, &client, "a.test").await.as_ref(), Some(&first));
         assert_ne!(until_shown(host.https, &client, "b.test").await, first);
-        assert_eq!(orders(&host, "issued").await, 2);
+        until_orders(&host, "issued", 2).await;
+        assert_eq!(orders(&host, "issued").await, 2.0);
         // An authority gets no HTTP, and no certificate without an order.
         assert!(shown(host.https, &pebble.client(&["acme-tls/1"]), "a.test").await.is_none());
+        // Its ports are free once it has ended.
+        host.ended().await;
         first
     };
     let stored = certificates(path.path());
@@ -87,7 +85,7 @@ async fn certificates_are_issued_and_renewed() {
     let account = std::fs::read(account).unwrap();
     let host = setup().start().await;
     assert_eq!(shown(host.https, &client, "a.test").await, Some(first.clone()), "at once");
-    assert_eq!(orders(&host, "issued").await, 0);
+    assert_eq!(orders(&host, "issued").await, 0.0);
     // Every request is answered over a connection of its own until the certificate is another one.
     let (start, mut requests) = (Instant::now(), 0);
     let second = loop {
@@ -150,7 +148,8 @@ async fn an_authority_that_is_away_stops_nothing() {
     pebble.start(86_400);
     let host = setup(&pebble).start().await;
     until_shown(host.https, &pebble.client(&[]), "a.test").await;
-    assert_eq!((orders(&host, "issued").await, orders(&host, "refused").await), (1, 0));
+    until_orders(&host, "issued", 1).await;
+    assert_eq!((orders(&host, "issued").await, orders(&host, "refused").await), (1.0, 0.0));
     let mut connection = Connection::http1(host.address).await;
     let answer = connection.get("/hello").await;
     assert_eq!(answer.status, 308, "other requests are redirected");
@@ -183,10 +182,8 @@ async fn refusals_are_explained_and_rare() {
     assert!(problem(1).contains("Failed to connect"), "{}", problem(1));
     // After a pause of two minutes at least.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let metrics = get(host.admin, "/metrics").await.text();
     for name in ["blocked.test", "a.test"] {
-        let start = format!("lodge_acme_renewal_seconds{{certificate=\"{name}\"}} ");
-        let at: u64 = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap();
+        let at = metric(host.admin, &format!("lodge_acme_renewal_seconds{{certificate=\"{name}\"}}")).await as u64;
         assert!((now + 90..now + 150).contains(&at), "{name}: {now} {at}");
     }
     let (code, out, _) = {
@@ -207,10 +204,45 @@ async fn refusals_are_explained_and_rare() {
     let status: serde_json::Value = serde_json::from_slice(&get(host.admin, "/v1/host").await.body).unwrap();
     let renewal = seconds_of(&status["certificates"][0]["renewal"]);
     assert!(renewal > now + 3_000, "{status}");
-    assert_eq!(orders(&host, "refused").await, 0);
+    assert_eq!(orders(&host, "refused").await, 0.0);
 }
 
 fn seconds_of(text: &serde_json::Value) -> u64 {
     let time = humantime::parse_rfc3339(text.as_str().unwrap()).unwrap();
     time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use super::*;
+    use crate::state::servers::with_redis::Redis;
+
+    /// Hosts that share certificates: the authority asks one host while another orders, and a third one orders nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_share_certificates() {
+        let (Some(mut pebble), Some(redis)) = (Pebble::new(), Redis::start()) else { return };
+        pebble.start(86_400);
+        let paths: [_; 4] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let keys = paths[3].path().join("keys");
+        std::fs::write(&keys, "M1q8zq3wZ1S0b6l5o0uJrV9yq0T0m4kq5v1pJb2Yd7E=\n").unwrap();
+        let anywhere = [SocketAddr::from(([127, 0, 0, 1], 0)); 2];
+        let sharing = |addresses, domains, number: usize| {
+            let setup = ordering(&pebble, addresses, domains, paths[number].path());
+            setup.set("state.url", &redis.url()).set("tls.acme.share_keys", keys.to_str().unwrap())
+        };
+        let asked = sharing(pebble.looks_at(), "b.test", 0).start().await;
+        until_orders(&asked, "issued", 1).await;
+        let orders_it = sharing(anywhere, "a.test", 1).start().await;
+        until_orders(&orders_it, "issued", 1).await;
+        let client = pebble.client(&[]);
+        let first = until_shown(orders_it.https, &client, "a.test").await;
+        let takes_it = sharing(anywhere, "a.test", 2).start().await;
+        assert_eq!(until_shown(takes_it.https, &client, "a.test").await, first);
+        assert_eq!(orders(&takes_it, "issued").await, 0.0);
+        let accounts = [0, 1].map(|number| {
+            let file = certificates(paths[number].path())[0].with_file_name("account.json");
+            std::fs::read(file).unwrap()
+        });
+        assert_eq!(accounts[0], accounts[1], "they have one account");
+    }
 }

@@ -1,8 +1,6 @@
 //! Promise: responses are compressed for clients that accept it, where the manifest says so, as they arrive; and decompress to
 //! what the service sent.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Frame;
@@ -11,7 +9,9 @@ use lodge_manifest::compress::Coding;
 use lodge_traffic::proxy::compression::fuzz::decode;
 
 use crate::harness::far::manifest;
-use crate::harness::{Connection, Habit, Narrow, PATIENCE, Replica, Response, TestHost, fed, get, host, within};
+use crate::harness::{
+    Connection, Habit, Narrow, Replica, Response, TestHost, eventually, fed, host, metric, scrape, until_metric, within,
+};
 
 const GZIP: (&str, &str) = ("accept-encoding", "gzip");
 
@@ -84,20 +84,20 @@ async fn clients_get_what_they_accept() {
         events_are_not_held_back(&mut client, "/echo3", Coding::Zstd).await;
     }
     switched_protocols(&host, &replica).await;
-    let metrics = get(host.admin, "/metrics").await.text();
     for coding in Coding::ALL {
-        let value = |name: &str| {
-            let series = format!("{name}{{service=\"cacheable\",encoding=\"{}\"}} ", coding.name());
-            let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
-            line.unwrap_or_else(|| panic!("no {series} in {metrics}")).parse::<u64>().unwrap()
-        };
-        let [responses, read, written] = [
-            "lodge_compressed_responses_total",
-            "lodge_compression_input_bytes_total",
-            "lodge_compression_output_bytes_total",
-        ]
-        .map(value);
-        assert!(responses >= 2 && read > 90_000 && written > 0 && written < read / 10, "{responses} {read} {written}");
+        let what = format!("responses in {} are counted", coding.name());
+        eventually(&what, async || {
+            let all = scrape(host.admin).await;
+            let value = |name: &str| all[&format!("{name}{{service=\"cacheable\",encoding=\"{}\"}}", coding.name())];
+            let [responses, read, written] = [
+                "lodge_compressed_responses_total",
+                "lodge_compression_input_bytes_total",
+                "lodge_compression_output_bytes_total",
+            ]
+            .map(value);
+            responses >= 2.0 && read > 90_000.0 && written > 0.0 && written < read / 10.0
+        })
+        .await;
     }
 }
 
@@ -266,12 +266,8 @@ async fn events_are_not_held_back(client: &mut Connection, path: &str, coding: C
     assert_eq!(decode(coding, &received), (expected.into_bytes(), true));
 }
 
-/// A metric without labels.
-async fn memory(host: &TestHost) -> u64 {
-    let metrics = get(host.admin, "/metrics").await.text();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("lodge_compression_memory_bytes "));
-    line.unwrap().parse().unwrap()
-}
+/// The memory for encoders.
+const MEMORY: &str = "lodge_compression_memory_bytes";
 
 /// While `listener.compression` has no room, responses are sent as they are; a client that does not read holds it no longer than
 /// `listener.idle`.
@@ -293,26 +289,18 @@ async fn memory_is_bounded() {
     let (events, body) = fed();
     events.send(Frame::data(Bytes::from_static(b"data: 0\n\n"))).await.unwrap();
     let stream = client.send(Request::post("/echo").header(GZIP.0, GZIP.1).body(body).unwrap()).await.unwrap();
-    assert_eq!((&stream.headers()["content-encoding"], memory(&host).await), (&Coding::Gzip.value(), 512 << 10));
+    let memory = metric(host.admin, MEMORY).await;
+    assert_eq!((&stream.headers()["content-encoding"], memory), (&Coding::Gzip.value(), f64::from(512 << 10)));
     let plain = client.ask(Method::GET, path, &all, "").await;
     assert_eq!((plain.header("content-encoding").as_str(), vary(&plain)), ("", vec!["accept-encoding"]));
     assert_eq!(plain.header("content-length"), plain.body.len().to_string());
-    let metrics = get(host.admin, "/metrics").await.text();
-    let refused = "lodge_compressed_responses_total{service=\"cacheable\",encoding=\"no-room\"} 1";
-    assert!(metrics.lines().any(|line| line == refused), "{metrics}");
+    let refused = "lodge_compressed_responses_total{service=\"cacheable\",encoding=\"no-room\"}";
+    until_metric(host.admin, refused, 1).await;
     drop((events, stream));
-    freed(&host).await;
+    until_metric(host.admin, MEMORY, 0).await;
     let mut narrow = Narrow::connect(host.address, 0).await;
     let request = Request::get("http://localhost/cacheable?size=900000").header(GZIP.0, GZIP.1).body(()).unwrap();
     let unread = narrow.send(request).await.unwrap();
     assert_eq!(unread.headers()["content-encoding"], "gzip");
-    freed(&host).await;
-}
-
-async fn freed(host: &TestHost) {
-    let start = Instant::now();
-    while memory(host).await > 0 {
-        assert!(start.elapsed() < PATIENCE, "the memory of an encoder is held");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_metric(host.admin, MEMORY, 0).await;
 }

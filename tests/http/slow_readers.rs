@@ -1,13 +1,16 @@
 //! Promise: a client that does not read its responses occupies no slot of a service and no unbounded memory, and delays
 //! no stop.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use lodge::host::Ended;
 
 use crate::caching::reuse::KEPT;
 use crate::harness::far::before;
-use crate::harness::{Habit, Narrow, Replica, Setup, TestHost, get, unread, until, wasm, within};
+use crate::harness::{
+    Habit, Narrow, Replica, Setup, TestHost, eventually, get, metric, scrape, unread, until, until_metric, wasm, within,
+};
 
 /// A response of every kind: complete, of a 0.2 and a 0.3 guest; stored; of a replica; a problem; streamed.
 const KINDS: [&str; 6] = ["/cacheable?size=100", "/hello", KEPT, "/far", "/nothing", "/endless"];
@@ -28,20 +31,8 @@ fn all(replica: &Replica) -> Setup {
     setup
 }
 
-/// A metric without labels.
-async fn metric(host: &TestHost, name: &str) -> u64 {
-    let metrics = get(host.admin, "/metrics").await.text();
-    let line = metrics.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-async fn until_metric(host: &TestHost, name: &str, value: u64) {
-    let start = Instant::now();
-    while metric(host, name).await != value {
-        assert!(start.elapsed() < Duration::from_secs(30), "{name} does not become {value}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+/// What clients have not taken, in bytes.
+const UNSENT: &str = "lodge_unsent_bytes";
 
 /// Reads a body that must end in an error, `bytes` at a time, with `pause` in between.
 async fn cut_off(mut body: h2::RecvStream, bytes: usize, pause: Duration) -> h2::Error {
@@ -74,9 +65,9 @@ async fn complete_responses_hold_no_slots() {
         clients.last_mut().unwrap().1 = Some(client);
         assert_ne!(host.get(path).await.status, 503, "{path}: a client that does not read holds its places");
     }
-    assert!(metric(&host, "lodge_unsent_bytes").await > 0, "what they have not taken counts");
+    assert!(metric(host.admin, UNSENT).await > 0.0, "what they have not taken counts");
     drop(clients);
-    until_metric(&host, "lodge_unsent_bytes", 0).await;
+    until_metric(host.admin, UNSENT, 0).await;
 }
 
 /// If `listener.unsent` has no space for complete responses, they hold their slots as long as streamed ones.
@@ -109,15 +100,11 @@ async fn slots_are_freed_within_wall() {
 
 /// Waits until a client that reads gets the response.
 async fn until_served(host: &TestHost, path: &str) {
-    let start = Instant::now();
-    loop {
+    let is_served = async || {
         let mut honest = Narrow::connect(host.address, 65_535).await;
-        if honest.get(path).await.unwrap().status() == 200 {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "{path}: the slots are held for ever");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        honest.get(path).await.unwrap().status() == 200
+    };
+    eventually(&format!("{path} has a free slot"), is_served).await;
 }
 
 /// A stored response and a problem have no slot that they could keep: they take one, or go without a body.
@@ -155,6 +142,13 @@ async fn the_admin_listener_has_its_own_budget() {
     }
 }
 
+/// The transfers that broke off, by service and reason.
+async fn aborted(host: &TestHost) -> BTreeMap<String, f64> {
+    let mut all = scrape(host.admin).await;
+    all.retain(|name, count| name.starts_with("lodge_transfers_aborted_total{") && *count > 0.0);
+    all
+}
+
 /// Only the stalled stream is reset; the connection continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_stream_is_reset() {
@@ -167,14 +161,12 @@ async fn a_stalled_stream_is_reset() {
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{path}: {error}");
         assert!(error.is_reset(), "{path}: {error}");
     }
-    assert_eq!(metric(&host, "lodge_stalled_responses_total").await, KINDS.len() as u64);
-    let metrics = get(host.admin, "/metrics").await.text();
-    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{"));
-    let aborted: Vec<_> = aborted.filter(|line| !line.ends_with(" 0")).collect();
-    assert!(aborted.iter().all(|line| line.contains("reason=\"client-stalled\"")), "{aborted:?}");
-    let count = |line: &&str| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
-    assert_eq!(aborted.iter().map(count).sum::<usize>(), KINDS.len(), "{aborted:?}");
-    until_metric(&host, "lodge_unsent_bytes", 0).await;
+    let all = KINDS.len() as f64;
+    until_metric(host.admin, "lodge_stalled_responses_total", all).await;
+    eventually("all are counted", async || aborted(&host).await.values().sum::<f64>() == all).await;
+    let aborted = aborted(&host).await;
+    assert!(aborted.keys().all(|name| name.contains("reason=\"client-stalled\"")), "{aborted:?}");
+    until_metric(host.admin, UNSENT, 0).await;
     until("the idle connection is closed", || client.is_over()).await;
 }
 
@@ -188,17 +180,17 @@ async fn a_window_that_opens_byte_by_byte_is_stalled() {
         let response = client.get(path).await.unwrap();
         cut_off(response.into_body(), 1, Duration::from_millis(300)).await;
     }
-    until_metric(&host, "lodge_unsent_bytes", 0).await;
-    until_metric(&host, "lodge_connections", 0).await;
+    until_metric(host.admin, UNSENT, 0).await;
+    until_metric(host.admin, "lodge_connections", 0).await;
 }
 
 /// A slow but steady client gets the whole response, even if that takes longer than `listener.idle`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_gets_everything() {
     let replica = Replica::start("one").await;
-    let host = all(&replica).set("listener.idle", "1s").start().await;
+    let host = all(&replica).set("listener.idle", "3s").start().await;
     let mut client = Narrow::connect(host.address, 16 << 10).await;
-    let size = 640 << 10;
+    let size = 1_280 << 10;
     let mut body = client.get(&format!("/cacheable?size={}", size - 16)).await.unwrap().into_body();
     let (mut taken, start) = (0, Instant::now());
     while let Some(data) = within(body.data()).await {
@@ -208,7 +200,7 @@ async fn a_slow_client_gets_everything() {
         let _ = body.flow_control().release_capacity(data.len());
     }
     assert_eq!(taken, size);
-    assert!(start.elapsed() > Duration::from_secs(1), "not slow enough to tell");
+    assert!(start.elapsed() > Duration::from_secs(3), "not slow enough to tell");
 }
 
 /// Over HTTP/1.1 the connection is closed.
@@ -224,12 +216,13 @@ async fn stalled_http1_connections_are_closed() {
         let honest = host.get(if path == "/endless" { "/cacheable?size=1" } else { path }).await;
         assert_ne!(honest.status, 503, "{path}: a client that does not read holds its places");
     }
-    until_metric(&host, "lodge_connections", 0).await;
-    let metrics = get(host.admin, "/metrics").await.text();
-    let aborted = metrics.lines().filter(|line| line.starts_with("lodge_transfers_aborted_total{service=\"endless\""));
-    let aborted: Vec<_> = aborted.collect();
-    assert!(aborted.iter().any(|line| line.contains("client-stalled")), "{aborted:?}");
-    assert!(!aborted.iter().any(|line| line.contains("wall-time")), "{aborted:?}");
+    until_metric(host.admin, "lodge_connections", 0).await;
+    let counted = async |reason: &str| {
+        let aborted = aborted(&host).await;
+        aborted.keys().any(|name| name.contains("service=\"endless\"") && name.contains(reason))
+    };
+    eventually("it is counted", async || counted("client-stalled").await).await;
+    assert!(!counted("wall-time").await);
 }
 
 /// A stop ends in time, whatever clients do not read.
@@ -238,7 +231,7 @@ async fn a_stop_ends_in_time() {
     for window in [0, 1] {
         let replica = Replica::start("one").await;
         // Both are longer than the test: the stop ends the wait.
-        let setup = all(&replica).set("listener.idle", "50s").set("stop.grace", "40s");
+        let setup = all(&replica).set("listener.idle", "1h").set("stop.grace", "1h");
         let host = setup.start().await;
         let mut clients = Vec::new();
         for path in KINDS {
@@ -253,9 +246,7 @@ async fn a_stop_ends_in_time() {
                 cut_off(response.into_body(), 1, Duration::from_secs(1)).await
             })
         });
-        let start = Instant::now();
         assert_eq!(host.ended().await, Ended::Drained, "window {window}");
-        assert!(start.elapsed() < Duration::from_secs(30), "window {window}: {:?}", start.elapsed());
         slow.into_iter().for_each(|slow| slow.abort());
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Connection, Narrow, Response, Setup, TestHost, host, lodge, output, raw, until, within};
+use crate::harness::{
+    Connection, Narrow, Response, Setup, TestHost, eventually, get, host, lodge, output, raw, until, within,
+};
 
 const SECRET: &str = "not for clients";
 
@@ -197,12 +199,14 @@ async fn changes_and_policies_hold() {
     assert_eq!((gone.status, gone.problem().as_str()), (503, "no-files"));
     assert_eq!(client.get("/site/some/page").await.status, 429);
     // What operators see.
-    let admin: Response = crate::harness::get(host.admin, "/v1/services/site").await;
-    let service: serde_json::Value = serde_json::from_slice(&admin.body).unwrap();
+    let details =
+        async || serde_json::from_slice::<serde_json::Value>(&get(host.admin, "/v1/services/site").await.body).unwrap();
+    eventually("all requests are counted", async || details().await["requests"] == 5).await;
+    let service = details().await;
     assert_eq!(service["sections"]["files"]["root"], "public");
-    assert_eq!((&service["state"], &service["requests"]), (&"serving".into(), &5.into()));
+    assert_eq!(service["state"], "serving");
     assert!(service["recent_errors"][0]["detail"].as_str().unwrap().contains("public"), "{service}");
-    let text = crate::harness::get(host.admin, "/metrics").await.text();
+    let text = get(host.admin, "/metrics").await.text();
     assert!(text.contains("service=\"site\""), "{text}");
     let address = host.admin.to_string();
     let run = |command: &'static str, name: &'static [&'static str]| {
@@ -246,10 +250,7 @@ async fn slow_clients_of_files_harm_nobody() {
     let head = rest.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
     assert_eq!(rest.len() - head - 4, SIZE as usize);
     drop((held, client));
-    let mut status = 0;
-    while status != 200 {
-        status = within(host.get("/a.txt")).await.status;
-    }
+    eventually("a place is free", async || host.get("/a.txt").await.status == 200).await;
 }
 
 /// A directory that is missing, or that must not be served, is a refusal.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::far::{before, manifest};
-use crate::harness::{Habit, Replica, TestHost, raw, until, within};
+use crate::harness::{Habit, Replica, TestHost, raw, until, until_metric, within};
 
 const ASK: &str = "GET /far HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: echo\r\n\r\n";
 
@@ -44,7 +44,7 @@ fn connections(host: &TestHost) -> usize {
 async fn allowed_connections_switch() {
     let one = Replica::start("one").await;
     one.set(Habit::Switch);
-    let host = before(&[&one], "upgrade = true\nidle = '1s'").start().await;
+    let host = before(&[&one], "upgrade = true\nidle = '3s'").start().await;
     let (mut stream, head) = switched(&host).await;
     for line in ["connection: upgrade\r\n", "upgrade: echo\r\n", "x-replica: one\r\n", "x-request-id: "] {
         assert!(head.contains(line), "{line:?} is not in {head}");
@@ -55,7 +55,7 @@ async fn allowed_connections_switch() {
         within(stream.read_exact(&mut echoed)).await.unwrap();
         assert_eq!(&echoed, b"hello");
     }
-    assert_eq!((tunnels(&host), in_flight(&host), connections(&host)), (1, 0, 0));
+    until("only a tunnel is open", || (tunnels(&host), in_flight(&host), connections(&host)) == (1, 0, 0)).await;
     // A silent tunnel is ended, and its slot is freed.
     assert_eq!(within(stream.read(&mut echoed)).await.unwrap(), 0);
     until("the slot is free", || tunnels(&host) == 0).await;
@@ -85,9 +85,8 @@ async fn a_tunnel_without_a_reader_ends() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    assert_eq!(tunnels(&host), 1);
-    until("the slot is free", || tunnels(&host) == 0).await;
     within(talking).await.unwrap();
+    until("the slot is free", || tunnels(&host) == 0).await;
     drop(unread);
 }
 
@@ -134,8 +133,7 @@ async fn tunnels_take_no_slots_of_requests() {
     for _ in 0..3 {
         assert_eq!(host.get("/far").await.text(), "not asked to switch");
     }
-    let text = crate::harness::get(host.admin, "/metrics").await.text();
-    assert!(text.contains("lodge_upstream_tunnels{service=\"far\"} 3\n"), "{text}");
+    until_metric(host.admin, "lodge_upstream_tunnels{service=\"far\"}", 3).await;
     // A request that does not switch frees its slot, and so does the end of a tunnel.
     drop(open.pop());
     until("one has ended", || tunnels(&host) == 2).await;

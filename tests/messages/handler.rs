@@ -2,8 +2,7 @@
 //! by its result, its failures are delivered again, and it replies to requests. It needs no HTTP.
 
 use super::consume::publish;
-use crate::calls::local::metric;
-use crate::harness::{Setup, TestHost, Worker, host, until};
+use crate::harness::{Setup, TestHost, Worker, host, until, until_metric};
 
 const MANIFEST: &str = "publish = 'seen.*'\n[consume]\nsubject = 'work.*'\npause = '10ms'\nmax_deliver = 3\n";
 
@@ -16,8 +15,10 @@ fn handled(worker: &Worker) -> Setup {
         .manifest("worker", &seen)
 }
 
-async fn delivered(host: &TestHost, outcome: &str) -> f64 {
-    metric(host, &format!("lodge_messages_delivered_total{{service=\"handles\",outcome=\"{outcome}\"}}")).await
+/// Waits until so many deliveries have ended in this way.
+async fn until_delivered(host: &TestHost, outcome: &str, deliveries: u32) {
+    let name = format!("lodge_messages_delivered_total{{service=\"handles\",outcome=\"{outcome}\"}}");
+    until_metric(host.admin, &name, deliveries).await;
 }
 
 async fn bodies(worker: &Worker, count: usize) -> Vec<String> {
@@ -38,16 +39,12 @@ async fn its_result_settles_the_message() {
     let mut seen = bodies(&worker, 8).await.split_off(2);
     seen.sort();
     assert_eq!(seen, ["work.fails a", "work.fails a", "work.fails a", "work.traps b", "work.traps b", "work.traps b"]);
-    let dead = "lodge_messages_delivered_total{service=\"handles\",outcome=\"dead\"}";
-    let start = std::time::Instant::now();
-    while metric(&host, dead).await < 2.0 {
-        assert!(start.elapsed() < crate::harness::PATIENCE);
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    for (outcome, deliveries) in [("dead", 2), ("acknowledged", 1), ("retried", 4)] {
+        until_delivered(&host, outcome, deliveries).await;
     }
-    assert_eq!([delivered(&host, "acknowledged").await, delivered(&host, "retried").await], [1.0, 4.0]);
     assert_eq!(worker.bodies().len(), 8, "an acknowledged message is gone");
     // Messages are requests in metrics, too; clients have none to it.
-    assert_eq!(metric(&host, "lodge_guest_failures_total{service=\"handles\",reason=\"trapped\"}").await, 3.0);
+    until_metric(host.admin, "lodge_guest_failures_total{service=\"handles\",reason=\"trapped\"}", 3).await;
     let response = host.get("/handles").await;
     assert_eq!((response.status, response.text().as_str()), (404, "this service handles messages only"));
 }
@@ -69,7 +66,7 @@ async fn a_message_over_the_limit_is_dead() {
     publish(&host, "work.done", "longer").await;
     publish(&host, "work.done", "two").await;
     assert_eq!(bodies(&worker, 2).await, ["x", "work.done two"]);
-    assert_eq!(delivered(&host, "dead").await, 1.0);
+    until_delivered(&host, "dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

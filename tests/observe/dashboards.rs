@@ -232,6 +232,23 @@ async fn every_name_in_a_query_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// What autoscalers of Kubernetes read is exposed.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_autoscaler_exists() {
+    let host = host(&["hello"]).start().await;
+    let exposed = Exposed::read(&get(host.admin, "/metrics").await.text());
+    let rules = file("kubernetes/prometheus-adapter.yaml");
+    let queries = rules.lines().filter(|line| line.contains("seriesQuery:") || line.contains("metricsQuery:"));
+    let words = queries.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let names: BTreeSet<_> = words.filter(|word| word.starts_with("lodge_")).collect();
+    assert!(names.len() == 3 && names.iter().all(|name| exposed.0.contains_key(*name)), "{names:?}");
+    let scaled =
+        |name: &str| file("kubernetes/overlays/autoscaling/kustomization.yaml").contains(&format!("name: {name}\n"));
+    let served: Vec<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("name: {as: ")?.strip_suffix('}')).collect();
+    assert!(served.len() == 2 && served.into_iter().all(scaled));
+}
+
 /// The query with an additional letter at the first occurrence of this name as a whole word.
 fn misspelt(query: &str, name: &str) -> String {
     let inside = |c: char| c.is_ascii_alphanumeric() || "_:$".contains(c);

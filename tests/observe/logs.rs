@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Connection, Process, get, lodge, output, until, wasm};
+use crate::harness::{Connection, Process, eventually, get, lodge, metric, output, until, wasm};
 
 fn directory(guests: &[&str]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -49,12 +49,13 @@ async fn guests_cannot_forge_or_colour_lines() {
     assert_eq!(kept.as_array().unwrap().iter().filter(|line| line["kind"] == "guest").count(), 6);
     assert_eq!(put_level(&process, "debug").await, 200);
     get(process.address, "/logger").await;
+    // The log is in order: this line comes before that one.
     until("debug lines are logged", || process.log().contains("too quiet")).await;
+    assert_eq!(process.log().matches("stock is low").count(), 2);
     assert_eq!(put_level(&process, "error").await, 200);
-    let before = process.log().matches("stock is low").count();
     get(process.address, "/logger").await;
     until("errors are logged", || process.log().matches("red").count() == 3).await;
-    assert_eq!(process.log().matches("stock is low").count(), before);
+    assert_eq!(process.log().matches("stock is low").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,9 +106,8 @@ async fn floods_are_bounded_and_counted() {
     until("the flood is reported", || process.log().contains("over limits.output")).await;
     let flooded = process.log().len();
     assert!(flooded < 100 << 10, "{flooded} bytes of log");
-    let metrics = get(process.admin, "/metrics").await.text();
-    let dropped = crate::observe::metrics::series(&metrics)[r#"lodge_output_dropped_bytes_total{service="logger"}"#];
-    assert!(dropped > f64::from((20 << 20) - (64 << 10)), "{dropped}");
+    let dropped = async || metric(process.admin, r#"lodge_output_dropped_bytes_total{service="logger"}"#).await;
+    eventually("it is counted", async || dropped().await > f64::from((20 << 20) - (64 << 10))).await;
     // 20 requests have 64 KiB each, and the service 100 KiB per second.
     let began = std::time::Instant::now();
     for _ in 0..20 {

@@ -1,22 +1,6 @@
 //! Promise: metrics count the results of requests, and every scraper can read them.
 
-use std::collections::BTreeMap;
-
-use crate::harness::{Connection, TestHost, get, host, until, wasm, within};
-
-/// All series with their values.
-pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let parts = lines.map(|line| line.rsplit_once(' ').expect("a series and its value"));
-    parts.map(|(series, value)| (series.to_owned(), value.parse().expect("a number"))).collect()
-}
-
-async fn scrape(host: &TestHost) -> BTreeMap<String, f64> {
-    let response = get(host.admin, "/metrics").await;
-    assert_eq!(response.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    assert!(response.text().ends_with("# EOF\n"));
-    series(&response.text())
-}
+use crate::harness::{Connection, get, host, metric, scrape, series, until, until_metric, wasm, within};
 
 /// A scraper that reads only the older text format gets that, with the same series.
 #[tokio::test(flavor = "multi_thread")]
@@ -30,24 +14,11 @@ async fn the_older_text_format() {
         text.lines().filter(|line| line.starts_with("# TYPE ")).filter_map(|line| line.rsplit(' ').next()).collect();
     assert_eq!(types.into_iter().collect::<Vec<_>>(), ["counter", "gauge", "histogram"], "{text}");
     assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let new = get(host.admin, "/metrics").await;
+    assert_eq!(new.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(new.text().ends_with("# EOF\n"));
     let names = |text: &str| series(text).into_keys().collect::<Vec<_>>();
-    assert_eq!(names(&text), scrape(&host).await.into_keys().collect::<Vec<_>>());
-}
-
-/// Scrapes until a series has this value. A response counts when its last byte was sent, which its reader may see
-/// before.
-async fn comes_to(host: &TestHost, name: &str, value: f64) -> BTreeMap<String, f64> {
-    let mut all = BTreeMap::new();
-    let counting = async {
-        while all.get(name) != Some(&value) {
-            all = scrape(host).await;
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(std::time::Duration::from_secs(20), counting).await.is_err() {
-        panic!("{name} is not {value}: {all:#?}");
-    }
-    all
+    assert_eq!(names(&text), names(&new.text()));
 }
 
 /// 4 clients on HTTP/1.1 and HTTP/2 send requests while the service is replaced again and again; every response is
@@ -80,12 +51,17 @@ async fn counts_agree_with_the_clients_across_reloads() {
     for client in clients {
         within(client).await.unwrap();
     }
-    let all = comes_to(&host, r#"lodge_requests_total{service="changes",code="2xx"}"#, 2000.0).await;
-    assert_eq!(all[r#"http_server_request_duration_seconds_count{service="changes"}"#], 2000.0);
-    // Quantiles need this bucket.
-    assert_eq!(all[r#"http_server_request_duration_seconds_bucket{le="+Inf",service="changes"}"#], 2000.0);
-    assert_eq!(all[r#"http_server_active_requests{service="changes"}"#], 0.0);
-    assert_eq!(all[r#"lodge_requests_total{service="hello",code="2xx"}"#], 0.0);
+    for (series, value) in [
+        (r#"lodge_requests_total{service="changes",code="2xx"}"#, 2000),
+        (r#"http_server_request_duration_seconds_count{service="changes"}"#, 2000),
+        // Quantiles need this bucket.
+        (r#"http_server_request_duration_seconds_bucket{le="+Inf",service="changes"}"#, 2000),
+        (r#"http_server_active_requests{service="changes"}"#, 0),
+        (r#"lodge_requests_total{service="hello",code="2xx"}"#, 0),
+    ] {
+        until_metric(host.admin, series, value).await;
+    }
+    let all = scrape(host.admin).await;
     assert!(all[r#"lodge_instantiation_seconds_count{service="changes"}"#] >= 2000.0);
     assert!(all[r#"lodge_guest_memory_max_bytes{service="changes"}"#] >= 65536.0);
 }
@@ -104,19 +80,20 @@ async fn failures_are_counted_by_reason() {
     }
     let mut client = host.connect().await;
     client.ask(http::Method::POST, "/echo", &[], "more than ten bytes").await;
-    let all = comes_to(&host, r#"lodge_transfers_aborted_total{service="drip",reason="wall-time"}"#, 1.0).await;
     for (series, value) in [
-        (r#"lodge_guest_failures_total{service="trap",reason="trapped"}"#, 2.0),
-        (r#"lodge_requests_total{service="trap",code="5xx"}"#, 2.0),
-        (r#"lodge_guest_failures_total{service="spin",reason="cpu-time"}"#, 1.0),
-        (r#"lodge_refusals_total{service="",reason="no-route"}"#, 1.0),
-        (r#"lodge_refusals_total{service="",reason="method-not-allowed"}"#, 1.0),
-        (r#"lodge_requests_total{service="",code="4xx"}"#, 2.0),
-        (r#"lodge_refusals_total{service="echo",reason="body-too-large"}"#, 1.0),
-        (r#"lodge_requests_total{service="drip",code="2xx"}"#, 1.0),
+        (r#"lodge_transfers_aborted_total{service="drip",reason="wall-time"}"#, 1),
+        (r#"lodge_guest_failures_total{service="trap",reason="trapped"}"#, 2),
+        (r#"lodge_requests_total{service="trap",code="5xx"}"#, 2),
+        (r#"lodge_guest_failures_total{service="spin",reason="cpu-time"}"#, 1),
+        (r#"lodge_refusals_total{service="",reason="no-route"}"#, 1),
+        (r#"lodge_refusals_total{service="",reason="method-not-allowed"}"#, 1),
+        (r#"lodge_requests_total{service="",code="4xx"}"#, 2),
+        (r#"lodge_refusals_total{service="echo",reason="body-too-large"}"#, 1),
+        (r#"lodge_requests_total{service="drip",code="2xx"}"#, 1),
     ] {
-        assert_eq!(all.get(series), Some(&value), "{series}: {all:#?}");
+        until_metric(host.admin, series, value).await;
     }
+    let all = scrape(host.admin).await;
     assert!(all[r#"lodge_guest_cpu_seconds_total{service="spin"}"#] >= 0.05);
     assert!(!all.keys().any(|series| series.contains("nobody")), "a client has created a series");
 }
@@ -126,8 +103,8 @@ async fn failures_are_counted_by_reason() {
 async fn clients_that_leave_are_counted_separately() {
     let host = host(&["sleeper"]).start().await;
     let asking = tokio::spawn(get(host.address, "/sleeper"));
-    comes_to(&host, r#"http_server_active_requests{service="sleeper"}"#, 1.0).await;
+    until_metric(host.admin, r#"http_server_active_requests{service="sleeper"}"#, 1).await;
     asking.abort();
-    let all = comes_to(&host, r#"lodge_transfers_aborted_total{service="sleeper",reason="client-gone"}"#, 1.0).await;
-    assert_eq!(all[r#"lodge_requests_total{service="sleeper",code="2xx"}"#], 0.0);
+    until_metric(host.admin, r#"lodge_transfers_aborted_total{service="sleeper",reason="client-gone"}"#, 1).await;
+    assert_eq!(metric(host.admin, r#"lodge_requests_total{service="sleeper",code="2xx"}"#).await, 0.0);
 }

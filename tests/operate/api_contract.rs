@@ -7,8 +7,9 @@ use std::fmt::Debug;
 
 use http::Method;
 use lodge::admin::contract::{
-    ActionResult, DeletedKey, DrainResult, EntryPage, FileReport, ImportCount, KeyList, LevelRequest, LogLevel,
-    ManifestComparison, Problem, PurgeResult, RefusedFile, STATES, ServiceDetails, ServiceStatus, WrittenKey,
+    ActionResult, DeadCount, DeadList, DeletedKey, DrainResult, EntryPage, FileReport, ImportCount, KeyList,
+    LevelRequest, LogLevel, ManifestComparison, Problem, PurgeResult, RefusedFile, STATES, ServiceDetails,
+    ServiceStatus, WrittenKey,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde::Serialize;
@@ -16,8 +17,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use self::samples::{
-    cluster, failed_request, host_status, line, policy, replica, service_activity, service_info, store_details,
-    stored_entry, text, upstream,
+    cluster, dead_message, failed_request, host_status, line, mismatch, policy, replica, schedule, service_activity,
+    service_info, store_details, stored_entry, text, upstream,
 };
 use crate::harness::{Connection, Response, TestHost, get, host};
 
@@ -187,9 +188,12 @@ async fn every_type_is_documented() {
     let report = FileReport { file: text("a.wasm"), service: Some(status.clone()), refused: Some(refused.clone()) };
     let limits = [("cpu".into(), text("5s"))].into();
     let details = ServiceDetails {
+        refused: vec![text("users.wasm: it is empty; copy it again")],
         status: status.clone(),
         limits,
         policies: vec![policy()],
+        schedules: vec![schedule()],
+        response_mismatches: vec![mismatch()],
         recent_errors: vec![failed_request()],
     };
     let share = service_info().share.unwrap();
@@ -213,22 +217,30 @@ async fn every_type_is_documented() {
         Judgement: service_activity().judged.unwrap(),
         CacheCounts: service_activity().cached.unwrap(),
         StoredCounts: service_activity().stored.unwrap(),
+        MessageCounts: service_activity().messages.unwrap(),
         LastRefusal: service_activity().last_refusal.unwrap(),
         ReplicaStatus: replica(),
         UpstreamStatus: upstream(),
         SourceStatus: upstream().sources[0],
         UpstreamCertificate: upstream().certificate.unwrap(),
         PolicyStatus: policy(),
+        RemoteCall: service_info().remote_calls[0],
+        CodePart: service_info().parts[0],
+        ScheduleStatus: schedule(),
+        ScheduledCall: schedule().last.unwrap(),
         FailedRequest: failed_request(),
+        ResponseMismatch: mismatch(),
         Line: line(),
         HostStatus: host_status(),
         CertificateStatus: host_status().certificates[0],
         ClusterStatus: cluster(),
         ClusterMember: cluster().members[0],
+        ClusterCall: cluster().calls[0],
         ActionResult: ActionResult {
             service: text("users"),
             state: "disabled".into(),
             digest: Some(text("00")),
+            version: Some(text("cd")),
             unchanged: true,
             judged: service_activity().judged,
         },
@@ -244,6 +256,10 @@ async fn every_type_is_documented() {
         WrittenKey: WrittenKey { bucket: text("b"), key: text("k"), version: 1 },
         DeletedKey: DeletedKey { bucket: text("b"), key: text("k"), deleted: true },
         ImportCount: ImportCount { stored: 1, expired: 2 },
+        DeadEntry: dead_message().entry,
+        DeadList: DeadList { messages: vec![dead_message().entry], next: Some(text("7")) },
+        DeadContent: dead_message(),
+        DeadCount: DeadCount { ended: 1, left: 2 },
         Problem: problem,
     }
     let request = LevelRequest { level: text("info") };
@@ -322,6 +338,7 @@ async fn every_path_is_documented() {
                     ("far", "/v1/services/{name}/unload") => &[409],
                     // The first request is before the key was set, and those without [keyvalue] have no data.
                     ("hello" | "hello@2", "/v1/services/{name}/data/entry") => &[200, 404],
+                    (_, path) if path.starts_with("/v1/services/{name}/data/dead") => &[409],
                     (_, path) if path.starts_with("/v1/services/{name}/data") && !name.starts_with("hello") => &[409],
                     _ => &[200],
                 };

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use http::Method;
 use serde_json::Value;
 
-use crate::harness::{Connection, Process, get, lodge, output, wasm};
+use crate::harness::{Connection, Process, eventually, get, lodge, output, until, wasm};
 
 /// A directory with the services `keyvalue`, whose data is read and written, and `hello`, which stores nothing.
 fn guests() -> tempfile::TempDir {
@@ -234,9 +234,8 @@ async fn the_data_of_removed_services() {
     for file in ["keyvalue.wasm", "keyvalue.toml"] {
         std::fs::remove_file(directory.path().join(file)).unwrap();
     }
-    while get(process.address, "/keyvalue/draft2/get/b/a").await.status != 404 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let status = async || get(process.address, "/keyvalue/draft2/get/b/a").await.status;
+    eventually("the service is gone", async || status().await == 404).await;
     assert_eq!(done(&mut online(&process, &["get", "keyvalue", "b", "a"])), "1\n");
     done(&mut online(&process, &["delete", "keyvalue", "b", "a"]));
     done(&mut online(&process, &["import", "keyvalue", &export]));
@@ -287,9 +286,9 @@ async fn accesses_are_protected_and_logged() {
     let none = ask(Method::GET, "/v1/services/hello/data", token, "").await;
     assert!(none.status == 409 && none.text().contains("has no [keyvalue]"), "{}", none.text());
     assert_eq!(ask(Method::PUT, entry, token, &"x".repeat((1 << 20) + 1)).await.status, 400);
-    let log = ask(Method::GET, "/v1/logs?service=keyvalue", token, "").await.text() + &host.log();
     for what in ["set the key a-key", "read the key a-key", "deleted the key a-key"] {
-        assert!(log.contains(what), "{what}: {log}");
+        until(what, || host.log().contains(what)).await;
     }
+    let log = ask(Method::GET, "/v1/logs?service=keyvalue", token, "").await.text() + &host.log();
     assert!(!log.contains("canary-value"), "{log}");
 }

@@ -1,7 +1,6 @@
 //! Promise: what clients send and do not read stays within `listener.memory`, and the process within `memory`.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Connection, PATIENCE, Process, fed, get, host, until, wasm, within};
+use crate::harness::{Connection, Process, eventually, fed, get, host, metric, until, until_metric, wasm, within};
 
 const MIB: usize = 1 << 20;
 
@@ -79,11 +78,12 @@ fn hold(clients: &mut JoinSet<()>, mut stream: TcpStream, bytes: Vec<u8>) {
     });
 }
 
-async fn metric(admin: SocketAddr, name: &str) -> f64 {
-    let text = get(admin, "/metrics").await.text();
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect(name);
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+/// How many clients have sent what there was no memory for.
+async fn waiting(admin: SocketAddr) -> f64 {
+    metric(admin, WAITING).await
 }
+
+const WAITING: &str = "lodge_listener_memory_waiting";
 
 /// Unread uploads use the available memory and no more. Meanwhile other requests are served, and a body that is read
 /// arrives.
@@ -106,11 +106,7 @@ async fn unread_uploads_are_bounded() {
         hold(&mut clients, raw(host.address, 65_535).await, upload.clone());
         assert!(metric(host.admin, "lodge_listener_memory_bytes").await <= (6 * MIB) as f64);
     }
-    let start = Instant::now();
-    while metric(host.admin, "lodge_listener_memory_waiting").await == 0.0 {
-        assert!(start.elapsed() < PATIENCE, "uploads are not held back");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("uploads are held back", async || waiting(host.admin).await > 0.0).await;
     assert_eq!(host.get("/hello").await.status, 200);
     assert_eq!(Connection::http2(host.address).await.get("/hello").await.status, 200);
     let body = "x".repeat(MIB);
@@ -119,11 +115,7 @@ async fn unread_uploads_are_bounded() {
         assert_eq!((response.status, response.body.len()), (200, MIB));
     }
     drop(clients);
-    let start = Instant::now();
-    while metric(host.admin, "lodge_listener_memory_waiting").await > 0.0 {
-        assert!(start.elapsed() < PATIENCE, "the memory of disconnected clients is not freed");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_metric(host.admin, WAITING, 0).await;
 }
 
 /// Everything at once, as with `--memory 256m` in docs/security.md: unread uploads, queued requests with large heads,
@@ -188,11 +180,7 @@ async fn a_quarter_of_a_gibibyte_is_enough() {
             hold(&mut clients, raw(address, 0).await, bytes);
         }
     }
-    let start = Instant::now();
-    while metric(process.admin, "lodge_listener_memory_waiting").await < 100.0 {
-        assert!(start.elapsed() < PATIENCE, "it does not fill: {}", process.memory("VmRSS"));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the memory is full", async || waiting(process.admin).await >= 100.0).await;
     assert_eq!(within(get(address, "/hello")).await.status, 200);
     let [peak, now] = ["VmHWM", "VmRSS"].map(|line| process.memory(line));
     let taken = metric(process.admin, "lodge_listener_memory_bytes").await;

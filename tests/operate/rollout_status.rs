@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::api_contract::Contract;
 use crate::harness::far::manifest;
-use crate::harness::{Habit, Replica, TestHost, get, host, lodge, output, until, wasm, within};
+use crate::harness::{Habit, Replica, TestHost, eventually, get, host, lodge, output, until, wasm, within};
 
 /// The output of a command against this host.
 fn told(host: &TestHost, args: &[&str]) -> String {
@@ -105,8 +105,7 @@ async fn a_failing_service_is_shown() {
         assert!(told(&host, &["ps"]).lines().any(|line| line.starts_with("trap ") && line.contains("   serving   ")));
         assert_eq!(host.get("/trap").await.status, 502);
     }
-    let counted = || async { details(&host, "trap").await["errors"] == 5 };
-    while !counted().await {}
+    eventually("all are counted", async || details(&host, "trap").await["errors"] == 5).await;
     let list = told(&host, &["ps"]);
     assert!(list.lines().any(|line| line.starts_with("trap ") && line.contains("   failing   ")), "{list}");
     assert!(list.lines().any(|line| line.starts_with("hello ") && line.contains("   serving   ")), "{list}");

@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,10 +42,7 @@ async fn systemd_is_kept_informed() {
     });
     assert_eq!(ready, "READY=1\nWATCHDOG=1\nSTATUS=serving 1 service or version");
     assert_eq!(get(process.admin, "/readyz").await.status, 200);
-    // Five more signs of life take four pauses of half the time that systemd allows.
-    let start = Instant::now();
     tokio::task::block_in_place(|| (0..5).for_each(|_| assert!(next(&socket).contains("WATCHDOG=1"))));
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     process.signal(rustix::process::Signal::TERM);
     tokio::task::block_in_place(|| while !next(&socket).starts_with("STOPPING=1\n") {});
     assert!(process.ended().await.success());

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
 
 use http::Method;
 
-use super::admission::{edit, metric, refused};
+use super::admission::refused;
 use crate::calls::local::ask as call;
-use crate::harness::{Connection, Habit, PATIENCE, Replica, Response, Setup, TestHost, host, lodge, output, until};
+use crate::harness::{
+    Connection, Habit, Replica, Response, Setup, TestHost, eventually, host, lodge, output, until, until_metric,
+};
 
 /// Makes a key, and returns it.
 pub(crate) fn create(file: &Path, name: &str, more: &[&str]) -> String {
@@ -75,9 +76,49 @@ async fn keys_decide_who_is_let_in() {
     let named = ask(&host, "/admin/head", &[("host", "echo.localhost")]).await;
     assert_eq!(named.status, 404, "{named:?}");
     assert_eq!(host.get("/hello").await.status, 200, "a service without it");
-    for (cause, count) in [("missing", "1"), ("unknown-key", "1"), ("scope", "1")] {
-        let line = format!("lodge_auth_failures_total{{service=\"echo\",cause=\"{cause}\"}}");
-        assert_eq!(metric(&host, &line).await, count, "{cause}");
+    for cause in ["missing", "unknown-key", "scope"] {
+        let name = format!("lodge_auth_failures_total{{service=\"echo\",cause=\"{cause}\"}}");
+        until_metric(host.admin, &name, 1).await;
+    }
+}
+
+/// Another service has all other paths, and nobody gets by these to a service whose keys are not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn restrictions_hold_while_a_service_is_refused() {
+    let api = format!("routes = [{{ path = '/api', methods = 'GET' }}]\n{KEYS}");
+    let setup = host(&["echo", "hello"]).manifest("echo", "routes = '/*'\ncors.origins = 'https://a.example'");
+    let host = setup.manifest("hello", &api).start().await;
+    assert!(host.refusals().iter().any(|refusal| refusal.contains("auth.api_keys")), "{:?}", host.refusals());
+    assert_eq!(host.get("/x/head").await.status, 200);
+    let preflight = [("origin", "https://a.example"), ("access-control-request-method", "GET")];
+    for (method, path, headers, expected) in [
+        (Method::GET, "/api/secret", &[][..], (503, "refused")),
+        (Method::GET, "/x/..%2Fapi/secret", &[], (400, "bad-request")),
+        (Method::GET, "/api%2Fsecret", &[], (400, "bad-request")),
+        (Method::POST, "/api/secret", &[], (405, "method-not-allowed")),
+        // Nor do pages of other origins that the other service allows.
+        (Method::OPTIONS, "/api/secret", &preflight, (405, "method-not-allowed")),
+    ] {
+        let response = host.connect().await.ask(method.clone(), path, headers, "").await;
+        let (status, reason) = refused(&response);
+        assert_eq!((status, &*reason), expected, "{method} {path}");
+    }
+}
+
+/// Nor to one that is refused because of another file than its manifest.
+#[tokio::test(flavor = "multi_thread")]
+async fn restrictions_hold_whatever_is_wrong() {
+    let digest = format!("digest = 'sha256:{}'", "0".repeat(64));
+    for (wrong, reason) in [(&*digest, "requires sha256:"), ("middleware = ['gone.wasm']", "there is no such file")] {
+        let orders = format!("{wrong}\nroutes = [{{ path = '/api', methods = 'GET' }}]\n{KEYS}");
+        let setup = host(&["echo", "hello"]).manifest("echo", "routes = '/*'");
+        let host = setup.manifest("hello", &orders).start().await;
+        assert!(host.refusals().iter().any(|refusal| refusal.contains(reason)), "{:?}", host.refusals());
+        assert_eq!(host.get("/x/head").await.status, 200);
+        for (path, expected) in [("/api/secret", (503, "refused")), ("/x/..%2Fapi/secret", (400, "bad-request"))] {
+            let (status, reason) = refused(&host.get(path).await);
+            assert_eq!((status, &*reason), expected, "{wrong} {path}");
+        }
     }
 }
 
@@ -129,7 +170,7 @@ async fn nobody_can_forge_who_the_sender_is() {
             assert!(seen.contains("x-lodge-auth-method: call\n"), "{seen}");
             assert!(seen.contains(&format!("x-lodge-auth-subject: {caller}\n")) && !seen.contains("root"), "{seen}");
         }
-        edit(&host, "echo", "auth = { api_keys = 'keys.list', calls = 'checked' }").await;
+        host.edit("echo", "auth = { api_keys = 'keys.list', calls = 'checked' }").await;
         let denied = call(&host, "caller", "http://echo.internal/head", &[]).await;
         assert_eq!((denied.status, denied.header("www-authenticate").contains("ApiKey")), (401, true), "{denied:?}");
         let seen = call(&host, "caller", "http://echo.internal/head", &[("x-api-key", &ada)]).await;
@@ -150,10 +191,7 @@ async fn versions_have_the_checks_of_their_service() {
     std::fs::write(host.directory().join("echo@2.wasm"), "no component").unwrap();
     until("it is refused", || host.refusals().concat().contains("echo@2.wasm")).await;
     std::fs::write(host.directory().join("echo.toml"), KEYS).unwrap();
-    let start = Instant::now();
-    while ask(&host, "/echo/head", &[]).await.status != 401 {
-        assert!(start.elapsed() < PATIENCE, "the manifest is not in force");
-    }
+    eventually("the manifest is in force", async || ask(&host, "/echo/head", &[]).await.status == 401).await;
     assert_eq!(refused(&ask(&host, "/echo/head", &[second]).await), (401, "auth-missing".into()));
     assert_eq!(ask(&host, "/echo/head", &[second, ("x-api-key", &ada)]).await.status, 200);
 }
@@ -171,7 +209,7 @@ async fn replicas_see_the_sender() {
     let seen = ask(&host, "/far", &forged).await.text();
     assert!(seen.contains("x-lodge-auth-method: api-key") && seen.contains("x-lodge-auth-subject: ada"), "{seen}");
     assert!(!seen.contains("root") && !seen.contains(&ada), "{seen}");
-    edit(&host, "far", &format!("auth = {{ api_keys = 'keys.list', forward = true }}\n{upstream}")).await;
+    host.edit("far", &format!("auth = {{ api_keys = 'keys.list', forward = true }}\n{upstream}")).await;
     assert!(ask(&host, "/far", &[("x-api-key", &ada)]).await.text().contains(&ada));
 }
 
@@ -222,11 +260,8 @@ async fn keys_change_under_load() {
         })
         .collect();
     let reaches = async |key: &str, status: u16| {
-        let start = Instant::now();
-        while ask(&host, "/hello", &[("x-api-key", key)]).await.status != status {
-            assert!(start.elapsed() < PATIENCE, "never {status}");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        let seen = async || ask(&host, "/hello", &[("x-api-key", key)]).await.status;
+        eventually(&format!("it is {status}"), async || seen().await == status).await;
     };
     assert_eq!(ask(&host, "/hello", &[("x-api-key", &bob)]).await.status, 200);
     for round in 0..2 {
@@ -269,7 +304,7 @@ async fn a_service_waits_for_its_keys() {
 #[test]
 fn keys_are_written_by_commands() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("keys.toml");
+    let file = directory.path().join("keys.list");
     let path = file.to_str().unwrap();
     let run = |args: &[&str]| output(&mut lodge(&[&["keys"], args, &["--file", path]].concat()));
     let missing = run(&["list"]);

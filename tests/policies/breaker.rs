@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 
-use crate::harness::{fed, host, raw, until};
-use crate::policies::admission::{edit, metric, policies, refused, replace};
+use crate::harness::{eventually, fed, get, host, raw, until, until_metric, wasm};
+use crate::policies::admission::{policies, refused};
 
 /// A failing guest gets no more requests from any client. An edit does not close the breaker; another component does.
 #[tokio::test(flavor = "multi_thread")]
@@ -21,20 +21,20 @@ async fn a_breaker_opens_and_closes() {
     assert_eq!(refused(&open), (503, "breaker-open".into()));
     let wait: u32 = open.header("retry-after").parse().unwrap();
     assert!((3500..=3600).contains(&wait), "{wait}");
-    assert_eq!(metric(&host, r#"lodge_breaker_state{service="fails"}"#).await, "2");
+    until_metric(host.admin, r#"lodge_breaker_state{service="fails"}"#, 2).await;
     let state = policies(&host, "fails").await[0]["state"].as_str().unwrap().to_owned();
     assert!(state.starts_with("open;"), "{state}");
-    edit(&host, "fails", &format!("{breaker}\nenv.A = 'b'")).await;
+    host.edit("fails", &format!("{breaker}\nenv.A = 'b'")).await;
     assert_eq!(host.get("/fails").await.status, 503);
-    replace(&host, "fails", "hello").await;
+    host.replace("fails", &std::fs::read(wasm("hello")).unwrap()).await;
     assert_eq!(host.get("/fails").await.status, 200, "a repaired service gets requests at once");
-    assert_eq!(metric(&host, r#"lodge_breaker_state{service="fails"}"#).await, "0");
+    until_metric(host.admin, r#"lodge_breaker_state{service="fails"}"#, 0).await;
 }
 
 /// A half-open breaker probes the service. Statuses of the guest count, those for mistakes of clients do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_open_breaker_probes() {
-    let breaker = "breaker = { calls = 3, failures = '100%', open = '200ms', probes = 1 }";
+    let breaker = "breaker = { calls = 3, failures = '100%', open = '2s', probes = 1 }";
     let host = host(&["status"]).manifest("status", breaker).start().await;
     let status = async |path: &str| host.get(path).await.status;
     for _ in 0..5 {
@@ -42,7 +42,7 @@ async fn a_half_open_breaker_probes() {
     }
     // The window contains five good calls, so none of these opens it; a new component has an empty window.
     assert_eq!((status("/status/500").await, status("/status/500").await), (500, 500));
-    edit(&host, "status", &format!("{breaker}\nenv.A = 'b'")).await;
+    host.edit("status", &format!("{breaker}\nenv.A = 'b'")).await;
     assert_eq!(status("/status/200").await, 200);
     let host = crate::harness::host(&["status"]).manifest("status", breaker).start().await;
     let status = async |path: &str| host.get(path).await.status;
@@ -50,11 +50,10 @@ async fn a_half_open_breaker_probes() {
         assert_eq!(status("/status/500").await, 500);
     }
     let opened = Instant::now();
+    until_metric(host.admin, r#"lodge_breaker_state{service="status"}"#, 2).await;
     assert_eq!(refused(&host.get("/status/200").await), (503, "breaker-open".into()));
-    while status("/status/200").await != 200 {
-        assert!(opened.elapsed() < Duration::from_secs(20), "it never probes");
-    }
-    assert!(opened.elapsed() >= Duration::from_millis(150), "it probed too soon");
+    eventually("it probes", async || status("/status/200").await == 200).await;
+    assert!(opened.elapsed() >= Duration::from_secs(1), "it probed too soon");
     assert_eq!(status("/status/200").await, 200, "a good probe closes it");
 }
 
@@ -67,17 +66,13 @@ async fn clients_do_not_open_a_breaker() {
     let late = raw(host.address, half).await;
     assert!(late.starts_with("HTTP/1.1 408 ") && late.contains("body-late"), "{late}");
     // The host waits a second, in case the client has only closed its sending side.
-    let mut client = host.connect().await;
-    let leaves = tokio::time::timeout(Duration::from_millis(300), client.get("/sleeper")).await;
-    assert!(leaves.is_err());
-    drop(client);
-    until("its request has ended", || {
-        let snapshot = host.current.snapshot();
-        snapshot.targets.iter().all(|target| target.admission.in_flight() == 0)
-    })
-    .await;
+    let leaving = tokio::spawn(get(host.address, "/sleeper"));
+    let in_flight = || host.current.snapshot().targets.iter().map(|target| target.admission.in_flight()).sum::<usize>();
+    until("its request runs", || in_flight() == 1).await;
+    leaving.abort();
+    until("its request has ended", || in_flight() == 0).await;
     for name in ["status", "sleeper"] {
-        assert_eq!(metric(&host, &format!(r#"lodge_breaker_state{{service="{name}"}}"#)).await, "0", "{name}");
+        until_metric(host.admin, &format!(r#"lodge_breaker_state{{service="{name}"}}"#), 0).await;
     }
     assert_eq!(refused(&host.get("/sleeper").await), (504, "wall-time".into()));
     assert_eq!(refused(&host.get("/sleeper").await), (503, "breaker-open".into()));
@@ -86,19 +81,19 @@ async fn clients_do_not_open_a_breaker() {
 /// Time in which a guest waits for the client's body does not count as the service's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_is_not_a_slow_call() {
-    let breaker = "breaker = { calls = 1, slow = '400ms', open = '1h' }";
+    let breaker = "breaker = { calls = 1, slow = '2s', open = '1h' }";
     let host = host(&["status"]).manifest("status", breaker).start().await;
     let mut client = host.connect().await;
     let (feed, body) = fed();
     let feeding = tokio::spawn(async move {
         for _ in 0..4 {
             feed.send(Frame::data(Bytes::from_static(b"slowly"))).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(800)).await;
         }
     });
     let (asked, request) = (Instant::now(), Request::post("/status/200").body(body).unwrap());
     assert_eq!(client.send(request).await.unwrap().status(), 200);
-    assert!(asked.elapsed() >= Duration::from_millis(800), "the guest did not wait for the body");
+    assert!(asked.elapsed() >= Duration::from_millis(3_200), "the guest did not wait for the body");
     feeding.await.unwrap();
     assert_eq!(host.get("/status/200").await.status, 200);
 }

@@ -1,56 +1,55 @@
 //! Promise: requests in flight, queued requests, and request bodies stay within the limits of their service and of the
 //! host.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body::Frame;
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Connection, Response, fed, host};
+use crate::harness::{Connection, Response, eventually, fed, get, host, until, within};
 
 /// A limited number runs, a limited number waits, and the rest is refused with `Retry-After`.
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_and_queue_are_bounded() {
     let host =
-        host(&["drip"]).manifest("drip", "limits = { in_flight = 2, queue = 3, queue_wait = '20s' }").start().await;
-    let asked: Vec<_> = (0..10)
-        .map(|_| {
-            let address = host.address;
-            tokio::spawn(async move { crate::harness::get(address, "/drip/6").await })
-        })
-        .collect();
-    let (mut served, mut refused) = (0, 0);
-    for asked in asked {
-        let response = asked.await.unwrap();
-        match response.status {
-            200 => served += 1,
-            _ => {
-                assert_eq!((response.status, response.problem().as_str()), (503, "queue-full"));
-                assert_eq!(response.header("retry-after"), "1");
-                refused += 1;
-            }
-        }
+        host(&["echo"]).manifest("echo", "limits = { in_flight = 2, queue = 3, queue_wait = '10m' }").start().await;
+    // A slot is held until the last byte, and these two end when the test ends their bodies.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (mut client, (feed, body)) = (host.connect().await, fed());
+        feed.send(Frame::data(Bytes::from_static(b"begun"))).await.unwrap();
+        let mut response = client.send(Request::post("/echo").body(body).unwrap()).await.unwrap().into_body();
+        assert_eq!(within(response.frame()).await.unwrap().unwrap().into_data().unwrap(), "begun");
+        held.push((feed, response, client));
     }
-    // A slot is held until the last byte. If it were freed at the head, all ten would be served.
-    assert_eq!((served, refused), (5, 5));
+    let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(get(host.address, "/echo/head"))).collect();
+    until("three wait", || host.current.snapshot().target("echo").unwrap().admission.queued() == 3).await;
+    for _ in 0..5 {
+        let refused = host.get("/echo/head").await;
+        assert_eq!((refused.status, refused.problem().as_str()), (503, "queue-full"));
+        assert_eq!(refused.header("retry-after"), "1");
+    }
+    for (feed, mut response, _client) in held {
+        drop(feed);
+        assert!(within(response.frame()).await.is_none(), "the response is complete");
+    }
+    for waiting in waiting {
+        assert_eq!(within(waiting).await.unwrap().status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_has_a_timeout() {
-    let limits = "limits = { in_flight = 1, queue = 1, queue_wait = '300ms', wall = '2s', cpu = '2s' }";
+    let limits = "limits = { in_flight = 1, queue = 1, queue_wait = '300ms', wall = '4s', cpu = '4s' }";
     let host = host(&["sleeper"]).manifest("sleeper", limits).start().await;
-    let address = host.address;
-    let asked = [0, 1].map(|_| tokio::spawn(async move { crate::harness::get(address, "/sleeper").await }));
     // The first of the two sleeps until its time is over; the other one waits for a slot until the timeout.
-    let mut reasons = Vec::new();
-    for asked in asked {
-        let response = asked.await.unwrap();
-        reasons.push((response.status, response.problem()));
-    }
-    reasons.sort();
-    assert_eq!(reasons, [(503, "queue-timeout".into()), (504, "wall-time".into())]);
+    let first = tokio::spawn(get(host.address, "/sleeper"));
+    until("it sleeps", || host.current.snapshot().target("sleeper").unwrap().admission.in_flight() == 1).await;
+    let second = host.get("/sleeper").await;
+    assert_eq!((second.status, second.problem().as_str()), (503, "queue-timeout"));
+    let first = within(first).await.unwrap();
+    assert_eq!((first.status, first.problem().as_str()), (504, "wall-time"));
 }
 
 /// A full host refuses requests as a full service does.
@@ -73,10 +72,7 @@ async fn the_host_has_limits_of_its_own() {
             }
         }
     });
-    let start = Instant::now();
-    while host.get("/hello").await.status != 503 {
-        assert!(start.elapsed() < Duration::from_secs(10));
-    }
+    eventually("the host is full", async || host.get("/hello").await.status == 503).await;
     assert_eq!(sleeping.await.unwrap(), 504);
     assert_eq!(host.get("/hello").await.status, 200, "the slot is free again");
 }

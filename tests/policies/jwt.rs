@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::admission::{metric, refused};
+use super::admission::refused;
 use super::auth::create;
-use crate::harness::{Connection, PATIENCE, Response, TestHost, host};
+use crate::harness::{Connection, Response, TestHost, eventually, host, until_metric};
 
 /// A key of an issuer.
-pub(super) struct Key {
+pub(crate) struct Key {
     kid: &'static str,
     pair: EcdsaKeyPair,
     random: SystemRandom,
@@ -125,11 +125,7 @@ fn load(host: &TestHost, token: String) -> (Arc<AtomicBool>, tokio::task::JoinHa
 }
 
 async fn until_status(host: &TestHost, token: &str, status: u16) {
-    let start = Instant::now();
-    while ask(host, "/hello", token).await.status != status {
-        assert!(start.elapsed() < PATIENCE, "never {status}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(&format!("it is {status}"), async || ask(host, "/hello", token).await.status == status).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,8 +189,8 @@ async fn tokens_say_who_the_sender_is() {
         assert_eq!(refused(&response), (401, "auth-invalid".into()), "{cause}");
         let challenge = response.header("www-authenticate");
         assert_eq!(challenge, "Bearer realm=\"echo\", error=\"invalid_token\"", "{cause}");
-        let line = format!("lodge_auth_failures_total{{service=\"echo\",cause=\"{cause}\"}}");
-        assert_eq!(metric(&host, &line).await, "1", "{cause}");
+        let name = format!("lodge_auth_failures_total{{service=\"echo\",cause=\"{cause}\"}}");
+        until_metric(host.admin, &name, 1).await;
     }
 }
 
@@ -257,7 +253,7 @@ async fn keys_on_a_server_change() {
     );
     stop.store(true, Relaxed);
     assert!(load.await.unwrap() > 10);
-    assert_eq!(metric(&host, "lodge_auth_key_fetches_total{result=\"ok\"}").await, "2");
+    until_metric(host.admin, "lodge_auth_key_fetches_total{result=\"ok\"}", 2).await;
 }
 
 /// Without keys, nothing can be verified: that is not the fault of the client. Routes that need no token are served.

@@ -3,10 +3,10 @@
 
 use http::Method;
 
-use super::admission::{edit, metric, refused};
+use super::admission::refused;
 use super::auth::create;
 use crate::calls::local::ask as call;
-use crate::harness::{Connection, TestHost, host, lodge, output, wasm};
+use crate::harness::{Connection, TestHost, host, lodge, metric, output, until_metric, wasm};
 
 const MANIFEST: &str = r#"
 routes = ["/echo", { path = "/echo/open", rules = [{ when = 'request.query.pass == "1"', allow = true }] }]
@@ -43,7 +43,7 @@ async fn conditions_decide() {
     let setup = setup.manifest("echo", MANIFEST).manifest("echo@canary", "percent = 0\nenv.A = 'b'");
     let host = setup.manifest("caller", "calls = '*'").start().await;
     let (ada, bob) = (("x-api-key", ada.as_str()), ("x-api-key", bob.as_str()));
-    let sandboxes = async || metric(&host, "lodge_instantiation_seconds_count{service=\"echo\"}").await;
+    let sandboxes = async || metric(host.admin, "lodge_instantiation_seconds_count{service=\"echo\"}").await;
     let before = sandboxes().await;
     let denied = ask(&host, Method::DELETE, "/echo/head", &[bob]).await;
     assert_eq!(refused(&denied), (403, "rule-denied".into()));
@@ -71,19 +71,19 @@ async fn conditions_decide() {
         assert_eq!(ask(&host, Method::DELETE, path, &[bob]).await.status, 400, "{path}");
     }
     // One request went to the version that the rule names, in spite of its share.
-    let counted =
-        async |name: &str| metric(&host, &format!("lodge_requests_total{{service=\"{name}\",code=\"2xx\"}}")).await;
-    assert_eq!((counted("echo@canary").await, counted("echo").await), ("1".into(), "2".into()));
-    for (reason, count) in [("rule-denied", "3"), ("rule-failed", "1")] {
-        let line = format!("lodge_refusals_total{{service=\"echo\",reason=\"{reason}\"}}");
-        assert_eq!(metric(&host, &line).await, count, "{reason}");
+    for (name, count) in [("echo@canary", 1), ("echo", 2)] {
+        until_metric(host.admin, &format!("lodge_requests_total{{service=\"{name}\",code=\"2xx\"}}"), count).await;
+    }
+    for (reason, count) in [("rule-denied", 3), ("rule-failed", 1)] {
+        let name = format!("lodge_refusals_total{{service=\"echo\",reason=\"{reason}\"}}");
+        until_metric(host.admin, &name, count).await;
     }
     let admin = host.admin.to_string();
     let (code, shown, stderr) =
         tokio::task::spawn_blocking(move || output(&mut lodge(&["inspect", "echo", "--admin", &admin]))).await.unwrap();
     assert!(code == Some(0) && shown.contains("deny 403 when request.method == \"DELETE\""), "{shown}{stderr}");
     assert!(!shown.contains("gold"), "{shown}");
-    edit(&host, "echo", "rules = []").await;
+    host.edit("echo", "rules = []").await;
     assert_eq!(ask(&host, Method::DELETE, "/echo/head", &[]).await.status, 200);
 }
 

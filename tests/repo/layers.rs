@@ -17,6 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &[
             "routing",
             "live_files",
+            "error_pages",
             "auth",
             "rules",
             "admission",

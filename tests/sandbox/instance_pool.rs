@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Response, get, host, until, wasm};
+use crate::harness::{Response, get, host, until, until_metric, wasm};
 
 /// A guest with additional memories and tables that it does not use.
 fn grown(guest: &str, memories: usize, tables: usize) -> Vec<u8> {
@@ -83,8 +83,7 @@ async fn large_components_do_not_delay_others() {
         assert_eq!((response.status, response.problem().as_str()), (503, "pool-full"), "{}", response.text());
         assert_eq!(response.header("retry-after"), "1");
     }
-    let metrics = get(host.admin, "/metrics").await.text();
-    assert!(metrics.contains(r#"lodge_refusals_total{service="large",reason="pool-full"} 22"#), "{metrics}");
+    until_metric(host.admin, r#"lodge_refusals_total{service="large",reason="pool-full"}"#, 22).await;
     // Clients that leave free the space.
     running.iter().for_each(tokio::task::JoinHandle::abort);
     std::fs::write(host.directory().join("again.wasm"), grown("echo", 7, 0)).unwrap();

@@ -1,7 +1,7 @@
 //! Promise: requests share no state unless the manifest asks for warm instances, and two requests never share an
 //! instance at a time.
 
-use crate::harness::host;
+use crate::harness::{host, until};
 
 /// A request cannot read what another one wrote in memory.
 #[tokio::test(flavor = "multi_thread")]
@@ -18,7 +18,7 @@ async fn every_request_has_a_fresh_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn warm_instances_are_reused() {
     let host = host(&["counter"])
-        .manifest("counter", "isolation = 'service'\n[limits]\nwarm_uses = 5\nwarm_idle = '700ms'")
+        .manifest("counter", "isolation = 'service'\n[limits]\nwarm_uses = 5\nwarm_idle = '4s'")
         .start()
         .await;
     let mut client = host.connect().await;
@@ -29,7 +29,8 @@ async fn warm_instances_are_reused() {
     assert_eq!(client.get("/counter/trap").await.status, 502);
     assert_eq!(client.get("/counter").await.text(), "1", "replaced after a trap");
     assert_eq!(client.get("/counter").await.text(), "2");
-    tokio::time::sleep(std::time::Duration::from_millis(800)).await;
+    let warm = || host.current.snapshot().target("counter").unwrap().backend.guest().unwrap().warm();
+    until("it was idle for too long", || warm() == 0).await;
     assert_eq!(client.get("/counter").await.text(), "1", "idle for too long");
 }
 

@@ -8,7 +8,9 @@ use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 
-use crate::harness::{AnyBody, Connection, Process, Response, TestHost, fed, get, host, until, wasm};
+use crate::harness::{
+    AnyBody, Connection, Process, Response, TestHost, eventually, fed, get, host, metric, until, until_metric, wasm,
+};
 
 /// A path with each part encoded for the guest.
 fn path(parts: &[&str]) -> String {
@@ -141,16 +143,20 @@ async fn an_object_is_there_as_a_whole_or_not_at_all() {
         assert!(ok(&host, &[service, "get", "c", "o"], "").await == "before", "{service}");
         assert_eq!(ok(&host, &[service, "list", "c"], "").await, "o");
     }
-    let metrics = get(host.admin, "/metrics").await.text();
-    for line in [
-        r#"lodge_blob_objects{service="blobs"} 1"#,
-        r#"lodge_blob_bytes{service="blobs"} 6"#,
-        r#"lodge_blob_bytes_limit{service="blobs3"} 1073741824"#,
-        r#"lodge_blob_objects_limit{service="blobs3"} 10000"#,
+    // Stores are read every two seconds.
+    for (name, value) in [
+        (r#"lodge_blob_objects{service="blobs"}"#, 1),
+        (r#"lodge_blob_bytes{service="blobs"}"#, 6),
+        (r#"lodge_blob_bytes_limit{service="blobs3"}"#, 1 << 30),
+        (r#"lodge_blob_objects_limit{service="blobs3"}"#, 10_000),
+    ] {
+        until_metric(host.admin, name, value).await;
+    }
+    for name in [
         r#"lodge_blob_operations_total{service="blobs3",outcome="ok"}"#,
         r#"lodge_blob_operation_seconds_count{service="blobs3"}"#,
     ] {
-        assert!(metrics.contains(line), "{line}: {metrics}");
+        eventually(name, async || metric(host.admin, name).await > 0.0).await;
     }
 }
 
@@ -314,9 +320,7 @@ async fn quotas_hold_and_can_be_raised() {
         let (status, text) = put(&host, &[service, "put", "c", "third"], b"").await;
         assert!(status == 500 && (text.contains("quota of 2 objects") || text == "Error::QuotaExceeded"), "{text}");
     }
-    let before = host.current.snapshot().generation;
-    std::fs::write(host.directory().join("blobs.toml"), "blobstore = true").unwrap();
-    until("the manifest is in force", || host.current.snapshot().generation > before).await;
+    host.edit("blobs", "blobstore = true").await;
     assert_eq!(put(&host, &["blobs", "put", "c", "third"], &content(200_000)).await.0, 200);
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::harness::{Process, get, host, lodge, output, until, wasm};
+use crate::harness::{Process, eventually, get, host, lodge, output, until, wasm};
 
 const MANIFEST: &str = "
     config_directories = ['values']
@@ -79,11 +79,11 @@ async fn values_change_between_requests() {
         let long = tokio::spawn(async move { get(address, "/configured/twice/name").await.text() });
         until("it is at work", || host.current.snapshot().target("configured").unwrap().admission.in_flight() == 1)
             .await;
-        fs::write(host.directory().join("name"), "two").unwrap();
+        // Renamed into place: what is written there would have to stay for a while.
+        lodge_base::files::replace(&host.directory().join("name"), b"two").unwrap();
         let generation = host.current.snapshot().generation;
-        while host.get("/configured/draft/name").await.text() != "two" {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        let name = async || host.get("/configured/draft/name").await.text();
+        eventually("the new value is read", async || name().await == "two").await;
         // A warm instance has copied its environment, so it is replaced.
         for name in ["NAME", "FILE"] {
             assert_eq!(host.get(&format!("/configured/env/{name}")).await.text(), "two", "{isolation}");
@@ -109,9 +109,8 @@ async fn what_is_missing_is_a_refusal() {
     fs::write(host.directory().join("password"), CANARY).unwrap();
     until("it serves", || host.current.snapshot().target("configured").is_some()).await;
     // The file was empty before it was written.
-    while host.get("/configured/draft/password").await.text() != CANARY {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let password = async || host.get("/configured/draft/password").await.text();
+    eventually("the value is read", async || password().await == CANARY).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,9 +168,17 @@ async fn values_of_others() {
     assert!(refusals.len() == 1 && refusals[0].contains(wanted), "{refusals:?}");
     fs::write(host.directory().join("users.toml"), users.replace("one", "two")).unwrap();
     fs::write(&file, "[config]\nregion = 'us'").unwrap();
-    let start = std::time::Instant::now();
-    while host.get("/other/draft/").await.text() != "region=us,url=http://two" {
-        assert!(start.elapsed() < crate::harness::PATIENCE);
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let values = async || host.get("/other/draft/").await.text();
+    eventually("the new values are read", async || values().await == "region=us,url=http://two").await;
+}
+
+/// What no edit of a file can mend is told as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_variable_needs_a_restart() {
+    let setup = host(&["hello"]).manifest("hello", "[config]\na = { env = 'LODGE_NO_SUCH' }").named("hello", "other");
+    let host = setup.manifest("other", "[config]\na = { file = 'absent' }").start().await;
+    let refusals = host.refusals();
+    let of = |words: &[&str]| refusals.iter().filter(|it| words.iter().all(|words| it.contains(words))).count();
+    assert_eq!(of(&["no environment variable LODGE_NO_SUCH", "only a restart mends it"]), 1, "{refusals:?}");
+    assert_eq!(of(&["absent cannot be read", "the service starts as soon as"]), 1, "{refusals:?}");
 }

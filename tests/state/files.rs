@@ -189,10 +189,7 @@ async fn a_directory_that_must_not_be_granted_is_refused() {
     until("the service is served", || host.refusals().is_empty()).await;
     assert_eq!(ok(&host, "/files/list?/data").await, "");
     // Beside the state is not in it.
-    let generation = host.current.snapshot().generation;
-    fs::write(guests.join("files.toml"), volumes(&[("/data", &outside.path().join("state/uploads"), true)])).unwrap();
-    until("the manifest is in force", || host.current.snapshot().generation > generation).await;
-    assert_eq!(host.refusals(), Vec::<String>::new());
+    host.edit("files", &volumes(&[("/data", &outside.path().join("state/uploads"), true)])).await;
     assert_eq!(ok(&host, "/files/write?/data/x").await, "written");
 }
 

@@ -1,6 +1,6 @@
 //! Promise: a service with `[keyvalue]` has a store of its own, the same through every interface, that outlives the process.
 
-use crate::harness::{Process, TestHost, get, host, until, wasm};
+use crate::harness::{Process, TestHost, eventually, get, host, scrape, until, until_metric, wasm};
 
 /// Requests an operation, and returns the status and the text.
 async fn run(host: &TestHost, path: &str) -> (u16, String) {
@@ -86,9 +86,7 @@ async fn interfaces_with_async_functions() {
     // An entry that expires is gone, and one that does not stays.
     at("wasmcloud/expire/default/short?300").await;
     at("wasmcloud/expire/default/long?300000").await;
-    while at("wasmcloud/exists/default/short").await == "true" {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("the entry is gone", async || at("wasmcloud/exists/default/short").await == "false").await;
     assert_eq!(at("wasmcloud/exists/default/long").await, "true");
 }
 
@@ -220,9 +218,7 @@ async fn quotas_hold() {
     assert!(status == 500 && text.contains("the quota of 1024 bytes is used up"), "{text}");
     ok(&host, "/keyvalue/draft2/delete/default/b").await;
     ok(&host, "/keyvalue/draft2/set/default/c?1").await;
-    let before = host.current.snapshot().generation;
-    std::fs::write(host.directory().join("keyvalue.toml"), "keyvalue = true").unwrap();
-    until("the manifest is in force", || host.current.snapshot().generation > before).await;
+    host.edit("keyvalue", "keyvalue = true").await;
     ok(&host, "/keyvalue/draft2/set/default/d?1").await;
     assert_eq!(ok(&host, "/keyvalue/draft2/list/default/").await, "a,c,d");
 }
@@ -294,23 +290,16 @@ async fn usage_is_exported() {
     for key in ["a", "b"] {
         assert_eq!(host.get(&format!("/keyvalue/draft2/set/default/{key}?1234")).await.status, 200);
     }
-    let start = std::time::Instant::now();
-    let wanted = [
-        "lodge_state_keys{service=\"keyvalue\"} 2",
+    for (name, value) in [
+        ("lodge_state_keys{service=\"keyvalue\"}", 2),
         // The names of bucket and key, and the value.
-        "lodge_state_bytes{service=\"keyvalue\"} 24",
-        "lodge_state_keys_limit{service=\"keyvalue\"} 5",
-        "lodge_state_bytes_limit{service=\"keyvalue\"} 2048",
-    ];
-    loop {
-        let text = get(host.admin, "/metrics").await.text();
-        if wanted.iter().all(|line| text.lines().any(|other| other == *line)) {
-            assert!(!text.contains("lodge_state_keys{service=\"hello\"}"));
-            break;
-        }
-        assert!(start.elapsed() < crate::harness::PATIENCE, "{text}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        ("lodge_state_bytes{service=\"keyvalue\"}", 24),
+        ("lodge_state_keys_limit{service=\"keyvalue\"}", 5),
+        ("lodge_state_bytes_limit{service=\"keyvalue\"}", 2048),
+    ] {
+        until_metric(host.admin, name, value).await;
     }
+    assert!(!scrape(host.admin).await.contains_key("lodge_state_keys{service=\"hello\"}"));
     let details: serde_json::Value =
         serde_json::from_str(&get(host.admin, "/v1/services/keyvalue").await.text()).unwrap();
     let stored = serde_json::json!({ "keys": 2, "bytes": 24, "most_keys": 5, "most_bytes": 2048 });

@@ -3,7 +3,8 @@
 
 use crate::harness::host;
 
-const CONFIG: &str = "config.database = { file = 'database.url', secret = true }\npostgres.databases = 'database'\n";
+pub(super) const CONFIG: &str =
+    "config.database = { file = 'database.url', secret = true }\npostgres.databases = 'database'\n";
 
 /// Without the feature, the service is refused, and the refusal says what to build.
 #[cfg(not(feature = "postgres"))]
@@ -19,80 +20,16 @@ async fn a_program_without_the_backend_says_so() {
 }
 
 #[cfg(feature = "postgres")]
-mod with_postgres {
-    use std::os::unix::process::CommandExt;
-    use std::path::PathBuf;
-    use std::process::{Child, Command, Stdio};
-
+pub(super) mod with_postgres {
     use super::*;
     use std::time::{Duration, Instant};
 
+    use crate::harness::postgres::Postgres;
     use crate::harness::{Process, free_port, get, until, wasm};
     use crate::state::sqlite::{error, ok, path, run};
 
-    /// A server of this test, with the user `me`, whose password is `hunter2`.
-    struct Postgres {
-        child: Child,
-        port: u16,
-        _directory: tempfile::TempDir,
-    }
-
-    impl Drop for Postgres {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-
-    impl Postgres {
-        /// Starts one, or returns `None` where it is not installed, which CI does not accept.
-        fn start() -> Option<Self> {
-            let Some(programs) = programs() else {
-                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "postgresql is not installed");
-                eprintln!("skipped: postgresql is not installed");
-                return None;
-            };
-            let directory = tempfile::tempdir().unwrap();
-            let data = directory.path().join("data").display().to_string();
-            std::fs::write(directory.path().join("password"), "hunter2").unwrap();
-            // It refuses to run as root.
-            let user =
-                if rustix::process::getuid().is_root() { id("postgres") } else { rustix::process::getuid().as_raw() };
-            for path in [directory.path().to_owned(), directory.path().join("password")] {
-                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
-            }
-            let run = |program: &str, args: &[&str]| {
-                let mut command = Command::new(programs.join(program));
-                command.args(args).uid(user).current_dir(directory.path()).stdin(Stdio::null());
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-                command
-            };
-            let initialise = ["-D", &data, "-U", "me", "--pwfile", "password", "--auth", "scram-sha-256", "--no-sync"];
-            assert!(run("initdb", &initialise).status().unwrap().success());
-            let port = free_port();
-            let (number, sockets) = (port.to_string(), directory.path().display().to_string());
-            let child = run("postgres", &["-D", &data, "-p", &number, "-h", "127.0.0.1", "-k", &sockets, "-F"]).spawn();
-            Some(Self { child: child.unwrap(), port, _directory: directory })
-        }
-
-        fn url(&self, database: &str) -> String {
-            format!("postgres://me:hunter2@127.0.0.1:{}/{database}?sslmode=disable", self.port)
-        }
-    }
-
-    fn programs() -> Option<PathBuf> {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-        let programs = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
-        programs.filter(|path| path.join("postgres").is_file()).max()
-    }
-
-    fn id(user: &str) -> u32 {
-        let output = Command::new("id").args(["-u", user]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-    }
-
     /// Waits until `condition` is true.
-    async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
+    pub(in crate::state) async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
         let start = Instant::now();
         while !condition().await {
             assert!(start.elapsed() < Duration::from_secs(20), "timed out waiting until {what}");
@@ -110,10 +47,11 @@ mod with_postgres {
         let host = setup.manifest("other", "config.database = { file = 'database.url', secret = true }").start().await;
         soon("the server answers", async || run(&host, "postgres/v3/database", "SELECT 1").await.0 == 200).await;
 
-        // Both interfaces, by the key and by the URL.
+        // All interfaces, by the key and by the URL.
         for (at, rows) in [
             ("v2/database", "a:int32,b:str,c:other,d:binary\nInt32(7),t:grün,Unsupported,b:00ff"),
             ("v3/url", "a:int32,b:str,c:date,d:binary\nInt32(7),t:grün,Date((2024, 2, 29)),b:00ff"),
+            ("v4/url", "a:int32,b:str,c:date,d:binary\nInt32(7),t:grün,Date((2024, 2, 29)),b:00ff"),
         ] {
             let statement =
                 "SELECT $1::int AS a, $2::text AS b, '2024-02-29'::date AS c, $3::bytea AS d^i:7^t:grün^b:00ff";
@@ -131,7 +69,7 @@ mod with_postgres {
         assert!(wrong.contains("invalid input syntax for type integer"), "{wrong}");
 
         // What is not named is denied, whatever the guest knows of it.
-        for at in ["other/v3/database", "other/v3/url", "postgres/v3/else", "postgres/v2/"] {
+        for at in ["other/v3/database", "other/v4/url", "postgres/v4/else", "postgres/v2/"] {
             let denied = error(&host, at, "SELECT 1").await;
             assert!(denied.contains("the manifest of the service grants no such database"), "{at}: {denied}");
         }
@@ -170,8 +108,8 @@ mod with_postgres {
         }
         let host = Process::serve(directory.path(), &[]).await;
         for (name, reason) in [
-            ("away", "connection refused: start the server"),
-            ("wrong", "the value of `database`: the URL must begin with postgres:// or postgresql://"),
+            ("away", "its database `database` is unavailable: connection refused: start the server"),
+            ("wrong", "its database `database` is unavailable: the URL must begin with postgres:// or postgresql://"),
         ] {
             let response = get(host.address, &path(&format!("{name}/v3/url"), "SELECT 1")).await;
             let text = response.text();

@@ -1,6 +1,6 @@
 //! Promise: the samples are examples of configuration and of atomic counts: `hello` greets as its manifest says, `visits` loses none.
 
-use crate::harness::{Process, get, host, wasm};
+use crate::harness::{Process, eventually, get, host, wasm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hello_greets_as_its_manifest_says() {
@@ -10,11 +10,7 @@ async fn hello_greets_as_its_manifest_says() {
     assert_eq!(host.get("/moin?name=Ada").await.text(), "Moin, Ada!");
     // The next request has the next value.
     std::fs::write(host.directory().join("greeting"), "Servus").unwrap();
-    let start = std::time::Instant::now();
-    while host.get("/moin").await.text() != "Servus, World!" {
-        assert!(start.elapsed() < crate::harness::PATIENCE);
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    eventually("it is read", async || host.get("/moin").await.text() == "Servus, World!").await;
     let refused = host.connect().await.ask(http::Method::POST, "/moin", &[("host", "localhost")], "").await;
     assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET, HEAD"));
 }

@@ -114,11 +114,7 @@ async fn quotas_are_those_of_the_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_ends_with_the_manifest() {
     let host = start(SHARED).await;
-    let write = async |name: &str, text: &str| {
-        let before = host.current.snapshot().generation;
-        fs::write(host.directory().join(format!("{name}.toml")), text).unwrap();
-        until("the manifest is in force", || host.current.snapshot().generation > before).await;
-    };
+    let write = async |name: &str, text: &str| host.edit(name, text).await;
     write("reports", &format!("isolation = 'service'\n{FROM}")).await;
     ok(&host, "/reports/kept/get/people/k", "of-default").await;
     write("users", "[keyvalue]\nshared.default = { reports = 'write' }").await;
@@ -130,9 +126,7 @@ async fn a_grant_ends_with_the_manifest() {
     write("reports", &format!("{FROM}from.secret = {{ service = 'users', bucket = 'private' }}")).await;
     ok(&host, "/reports/draft2/get/secret/k", "of-private").await;
     // A version shares what its service does.
-    let before = host.current.snapshot().generation;
-    fs::copy(crate::harness::wasm("keyvalue"), host.directory().join("users@2.wasm")).unwrap();
-    until("the version is there", || host.current.snapshot().generation > before).await;
+    host.replace("users@2", &fs::read(crate::harness::wasm("keyvalue")).unwrap()).await;
     ok(&host, "/reports/draft2/get/secret/k", "of-private").await;
     // Without the service, there is nothing.
     for file in ["users@2.wasm", "users.wasm", "users.toml"] {

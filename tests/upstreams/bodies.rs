@@ -54,7 +54,7 @@ async fn bodies_are_streamed() {
 async fn a_slow_upload_is_the_clients_fault() {
     let one = Replica::start("one").await;
     one.set(Habit::Swallow);
-    let text = "ejection = { failures = 2, share = '100%' }\n[breaker]\ncalls = 2\n[limits]\nwall = '300ms'";
+    let text = "ejection = { failures = 2, share = '100%' }\n[breaker]\ncalls = 2\n[limits]\nwall = '1s'";
     let host = before(&[&one], text).start().await;
     for _ in 0..4 {
         let mut client = host.connect().await;

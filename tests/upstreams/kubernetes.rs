@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::harness::authority::Authority;
 use crate::harness::far::{count, distribution};
 use crate::harness::kubernetes::ApiServer;
-use crate::harness::{Connection, Habit, Replica, TestHost, get, host, lodge, output, until, within};
+use crate::harness::{
+    Connection, Habit, Replica, TestHost, eventually, get, host, lodge, output, until, until_metric, within,
+};
 
 const MANIFEST: &str = "[upstream]\nreplicas = ['k8s://users:http']\n";
 
@@ -22,16 +24,11 @@ async fn fails(host: &TestHost) -> String {
 }
 
 async fn fails_with(host: &TestHost, words: &str) {
-    let found = async {
-        loop {
-            let why = fails(host).await;
-            if if words.is_empty() { why.is_empty() } else { why.contains(words) } {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+    let is_so = async || {
+        let why = fails(host).await;
+        if words.is_empty() { why.is_empty() } else { why.contains(words) }
     };
-    within(found).await;
+    eventually(&format!("the source fails with {words:?}"), is_so).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,8 +94,7 @@ async fn a_rolling_change_loses_no_request() {
     api.forbid(true);
     fails_with(&host, "lacks the right to get, list and watch endpointslices (discovery.k8s.io) in the namespace shop")
         .await;
-    let metrics = get(host.admin, "/metrics").await.text();
-    assert!(metrics.contains("lodge_upstream_sources_failing{service=\"far\"} 1\n"), "{metrics}");
+    until_metric(host.admin, "lodge_upstream_sources_failing{service=\"far\"}", 1).await;
     assert_eq!(distribution(&host, 20).await.into_keys().collect::<Vec<_>>(), names[3..]);
     api.remove(names[3]);
     api.forbid(false);

@@ -77,12 +77,14 @@ async fn hosts_know_each_other() {
     for (service, why) in [
         ("stranger", "no trusted authority has signed its certificate"),
         ("other", "spiffe://lodge.test/users, users.test\", and upstream.tls.names has spiffe://lodge.test/billing"),
-        ("address", "not valid for name"),
-        ("nobody", "CertificateRequired"),
+        ("address", "its certificate is for users.test, spiffe://lodge.test/users, and not for the host of its URL"),
+        ("nobody", "it may require a client certificate: set `upstream.tls.certificate`"),
     ] {
         until("the check has failed", || replica(&near, service).is_some_and(|(state, _)| state == "down")).await;
         let (_, found) = replica(&near, service).unwrap();
         assert!(found.contains(why), "{service}: {found}");
+        assert_eq!(found.contains("or set `upstream.tls.names`"), service == "address", "{found}");
+        assert_eq!(found.contains("a client certificate"), service == "nobody", "{found}");
         assert_eq!(near.get(&format!("/{service}")).await.status, 502);
     }
     let inspected = async |service: &'static str| {

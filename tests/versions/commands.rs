@@ -5,7 +5,7 @@ use std::path::Path;
 
 use http::Method;
 
-use crate::harness::{Connection, Process, cache, get, lodge, output, wasm, within};
+use crate::harness::{Connection, Process, cache, eventually, get, lodge, metric, output, wasm, within};
 use crate::versions::traffic_split::{ELSEWHERE, asked, version};
 
 fn order(process: &Process, directory: &Path, args: &[&str]) -> (Option<i32>, String, String) {
@@ -56,8 +56,7 @@ async fn deploy_promote_and_rollback() {
     assert!(code == Some(1) && stderr.contains("nothing to roll back to"), "{stderr}");
 
     // A success is not an error line.
-    let metrics = get(process.admin, "/metrics").await.text();
-    assert!(metrics.contains("\nlodge_reload_failures_total 0\n"), "{metrics}");
+    assert_eq!(metric(process.admin, "lodge_reload_failures_total").await, 0.0);
 
     // At once, without a trial. A file that is not a component changes nothing.
     assert_eq!(run(&["deploy", "users", &file(4)]).0, Some(0));
@@ -164,6 +163,9 @@ async fn deploy_and_promote_refuse_with_reasons() {
     // The host refuses a share that is too large: the new files are removed, and the previous ones restored.
     fs::copy(wasm("hello"), directory.path().join("hello@a.wasm")).unwrap();
     fs::write(directory.path().join("hello@a.toml"), "percent = 60").unwrap();
+    // A version that serves keeps its share.
+    let serves = async || get(process.admin, "/v1/services/hello@a").await.text().contains("\"state\":\"serving\"");
+    eventually("hello@a serves", serves).await;
     assert_eq!(run(&["deploy", "hello", &bad, "--canary", "40%"]).0, Some(0));
     let before = fs::read(directory.path().join("hello@canary.toml")).unwrap();
     let (code, _, stderr) = run(&["deploy", "hello", &bad, "--canary", "50%"]);
@@ -179,12 +181,7 @@ async fn deploy_and_promote_refuse_with_reasons() {
     fs::write(directory.path().join("hello@canary.toml"), "percent = 50\n[rollback]\nminimum = 20").unwrap();
     // With the previous manifest another version would be withdrawn.
     let in_force = async || get(process.admin, "/v1/services/hello@canary").await.text().contains("\"minimum\":20");
-    within(async {
-        while !in_force().await {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    eventually("the manifest is in force", in_force).await;
     let mut client = Connection::http1(process.address).await;
     let mut withdrawn = false;
     for _ in 0..200 {
@@ -199,7 +196,7 @@ async fn deploy_and_promote_refuse_with_reasons() {
     assert!(withdrawn, "it is never withdrawn");
     let (code, _, stderr) = run(&["promote", "hello"]);
     assert!(code == Some(1) && stderr.contains("the host withdrew hello@canary: "), "{stderr}");
-    assert!(stderr.contains("`lodge rollback hello`") && stderr.contains("--force"), "{stderr}");
+    assert!(stderr.contains("`lodge rollback hello --label canary`") && stderr.contains("--force"), "{stderr}");
     assert_eq!(within(client.get("/hello")).await.status, 200);
     assert_eq!(run(&["promote", "hello", "--force"]).0, Some(0));
     assert_eq!(within(client.get("/hello")).await.status, 502);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A bound on a number of bytes, shared by all reservations.
+#[derive(Debug)]
 pub struct Budget {
     most: usize,
     used: AtomicUsize,
 }
 
 /// A reservation of bytes. Dropping it releases them.
+#[derive(Debug)]
 pub struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,

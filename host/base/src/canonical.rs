@@ -215,6 +215,14 @@ pub fn has_readings(comparable: &str) -> bool {
     ["//", ";", "%2F", "%5C"].iter().any(|doubtful| comparable.contains(doubtful))
 }
 
+/// Returns a [normal] path in the form of [`comparable`]; `None` if it has more than one of the [`readings`].
+pub fn only_reading(normal: &str) -> Option<Cow<'_, str>> {
+    if is_plain(normal) {
+        return Some(Cow::Borrowed(normal));
+    }
+    Some(Cow::Owned(comparable(normal))).filter(|path| !has_readings(path))
+}
+
 /// Returns a path without the text after a `;` in each segment.
 fn without_parameters(path: &str) -> String {
     let names = path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name));

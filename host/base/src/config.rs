@@ -11,6 +11,7 @@ mod calls;
 pub mod cluster;
 mod effect;
 mod engine;
+pub mod errors;
 mod files;
 pub mod key;
 pub mod keys;
@@ -51,6 +52,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use audit::Audit;
+use errors::Errors;
 use ipnet::IpNet;
 use limits::Limits;
 use pull::Pull;
@@ -122,6 +124,8 @@ pub struct Config {
     pub state: State,
     /// The response cache, for routes whose manifest sets `cache`.
     pub responses: Responses,
+    /// The pages for errors.
+    pub errors: Errors,
     /// The default limits of a service.
     pub limits: Limits,
     /// Distributed tracing.
@@ -141,6 +145,8 @@ pub struct Program {
     pub explains: bool,
     /// The file that settings were read from, if there was one.
     pub file: Option<PathBuf>,
+    /// The memory and CPUs of the process, for the log; `None` if the program has not looked.
+    pub machine: Option<String>,
 }
 
 /// The compilers for components that take long to compile. All others are compiled with optimizations at once.
@@ -222,6 +228,7 @@ impl Config {
             state: State::default(),
             cache: Cache::default(),
             responses: Responses::default(),
+            errors: Errors::default(),
             limits: Limits::blank(),
             traces: Traces::blank(),
             program: Program::default(),
@@ -239,7 +246,7 @@ impl Config {
                 problems.push(format!("tls.listen: {tls} is also the address of `{name}`; give it another port"));
             }
         }
-        problems.extend(self.tls.disagreements());
+        problems.extend(self.tls.disagreements(self.state.url.is_some()));
         problems.extend(self.cluster.disagreements(self.state.url.is_some()));
         if self.listener.proxy_protocol && self.trusted_proxies.is_empty() {
             problems

@@ -5,15 +5,21 @@
 //! is bounded. A file system that hangs still blocks the caller, so the files of services are read on threads that the
 //! shutdown of the host does not wait for.
 
+pub mod complete;
+
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
 /// The most links that are followed: as many as Linux follows in one path.
 const LINKS: usize = 40;
+
+/// More than the resolution of most file systems' clocks.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The error for a directory entry of another type.
 const IRREGULAR: &str = "it is not a regular file";
@@ -218,6 +224,8 @@ fn replace_with(path: &Path, content: &[u8], like: &Path, mode: u32) -> io::Resu
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial).and_then(|mut file| {
         like.map_or(Ok(()), |like| adopt(&file, &like))?;
         file.write_all(content)?;
+        // Whoever follows the file can tell the rename from this, however coarse the clock of the file system is.
+        file.set_modified(SystemTime::now().checked_sub(TICK).unwrap_or(SystemTime::UNIX_EPOCH))?;
         file.sync_all()
     });
     let replaced = written.and_then(|()| fs::rename(&partial, path));
@@ -291,6 +299,23 @@ pub type FileStamp = (u64, u64, i64, i64, u64);
 pub fn stamp(path: &Path) -> Option<FileStamp> {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.size()))
+}
+
+/// Whether a file was complete when it came to its path: it was renamed after it was last written, or a link by which it is found was
+/// made after that, as Kubernetes does with a Secret. `false` if that cannot be known: with another name, or where the clock of the file
+/// system has not moved in between.
+fn is_placed(path: &Path) -> bool {
+    let mut links = Vec::new();
+    let Ok(found) = fs::symlink_metadata(real(path, &mut links)) else { return false };
+    let changed = |found: &Metadata| (found.ctime(), found.ctime_nsec());
+    let is_linked = |link: &PathBuf| {
+        // The clocks of two file systems say nothing of an order.
+        fs::symlink_metadata(link).is_ok_and(|link| link.dev() == found.dev() && changed(&link) > changed(&found))
+    };
+    let is_renamed = !links.iter().any(|link| link == path)
+        && found.nlink() == 1
+        && (found.mtime(), found.mtime_nsec()) != changed(&found);
+    found.is_file() && (is_renamed || links.iter().any(is_linked))
 }
 
 /// Returns device and inode, which identify a file or directory under any name.

@@ -4,6 +4,7 @@ pub mod pem;
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Reads the root certificates of this system from disk.
@@ -21,7 +22,7 @@ pub fn system_roots() -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Returns a client configuration that trusts `roots`, without a client certificate and without ALPN protocols.
+/// Returns a client configuration that trusts `roots`, without a client certificate, without ALPN protocols and without resumption.
 ///
 /// # Errors
 /// One line, if the provider does not support TLS 1.2 or 1.3.
@@ -31,5 +32,25 @@ pub fn client(roots: impl Into<Arc<RootCertStore>>) -> Result<ClientConfig, Stri
     let tls = ClientConfig::builder_with_provider(ring.into())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("cannot set up TLS: {error}"))?;
-    Ok(tls.with_root_certificates(roots).with_no_client_auth())
+    Ok(without_resumption(tls.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Returns a client configuration whose handshakes are all full ones. rustls does not verify the certificate of a server again when
+/// it resumes a session, so a server whose certificate has expired would be trusted for as long as it issues tickets. Connections are
+/// used for many requests, so few handshakes could be saved.
+pub fn without_resumption(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = Resumption::disabled();
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_session_is_resumed() {
+        let config = client(RootCertStore::empty()).unwrap();
+        let sessions = format!("{:?}", config.resumption);
+        assert!(sessions.contains("NoClientSessionStorage"), "{sessions}");
+    }
 }

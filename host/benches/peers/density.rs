@@ -26,21 +26,22 @@ pub(crate) struct Density {
     pub(crate) reload: Duration,
 }
 
+/// A component that differs from the others, so that no machine code is shared.
+pub(crate) fn variant(version: &[u8], n: usize) -> Vec<u8> {
+    let (from, to) = (b"version-00000000", format!("version-{n:08}"));
+    let at = version.windows(from.len()).position(|window| window == from).expect("its version");
+    let mut bytes = version.to_vec();
+    bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+    bytes
+}
+
 pub(crate) fn measure(bench: &Bench, services: usize) -> Density {
     let (server_core, load_core) = servers::cores();
     let version = std::fs::read(bench.wasm("version")).unwrap();
-    // The components differ, so that no machine code is shared.
-    let variant = |n: usize| {
-        let (from, to) = (b"version-00000000", format!("version-{n:08}"));
-        let at = version.windows(from.len()).position(|window| window == from).expect("its version");
-        let mut bytes = version.clone();
-        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
-        bytes
-    };
-    let one = bench.directory("one", &[("s0.wasm", &variant(0))]);
+    let one = bench.directory("one", &[("s0.wasm", &variant(&version, 0))]);
     let many = bench.directory("many", &[]);
     for n in 0..services {
-        std::fs::write(many.join(format!("s{n}.wasm")), variant(n)).unwrap();
+        std::fs::write(many.join(format!("s{n}.wasm")), variant(&version, n)).unwrap();
     }
     let start = |directory: &std::path::Path, path: &str| {
         let at = free();

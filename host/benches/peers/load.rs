@@ -15,6 +15,8 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// Further lines of the head.
     pub(crate) headers: String,
+    /// The body of a POST; a request without one is a GET.
+    body: Option<String>,
 }
 
 /// Connections of [`closed`].
@@ -24,7 +26,18 @@ const PACED: usize = 8;
 
 impl Target {
     pub(crate) fn new(address: SocketAddr, path: impl Into<String>) -> Self {
-        Self { address, path: path.into(), headers: String::new() }
+        Self { address, path: path.into(), headers: String::new(), body: None }
+    }
+
+    /// Returns the target with an `Accept-Encoding`, unless it is empty.
+    pub(crate) fn accepting(self, coding: &str) -> Self {
+        if coding.is_empty() { self } else { self.with("Accept-Encoding", coding) }
+    }
+
+    /// Returns the target with a body of JSON, which is sent by POST.
+    pub(crate) fn posting(mut self, body: &str) -> Self {
+        self.body = Some(body.to_owned());
+        self.with("Content-Type", "application/json").with("Content-Length", body.len())
     }
 
     /// Returns the target with a further header field.
@@ -34,14 +47,35 @@ impl Target {
     }
 
     fn request(&self) -> Vec<u8> {
-        format!("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.path, self.address, self.headers).into_bytes()
+        let (method, body) = self.body.as_deref().map_or(("GET", ""), |body| ("POST", body));
+        format!("{method} {} HTTP/1.1\r\nHost: {}\r\n{}\r\n{body}", self.path, self.address, self.headers).into_bytes()
     }
 
     /// Sends one request on a connection of its own, and returns the status.
     pub(crate) fn once(&self) -> std::io::Result<u16> {
+        Ok(self.response()?.0)
+    }
+
+    /// Sends one request on a connection of its own, which is returned before there is a response.
+    pub(crate) fn begin(&self) -> std::io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.write_all(&self.request())?;
+        Ok(stream)
+    }
+
+    /// Sends one request on a connection of its own, and returns the bytes of the response, with its head.
+    pub(crate) fn size(&self) -> std::io::Result<usize> {
+        match self.response()? {
+            (200, bytes) => Ok(bytes),
+            (status, _) => Err(std::io::Error::other(format!("{self:?}: {status}"))),
+        }
+    }
+
+    fn response(&self) -> std::io::Result<(u16, usize)> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        ask(&mut stream, &self.request(), &mut Vec::new())
+        let mut buffer = Vec::new();
+        Ok((ask(&mut stream, &self.request(), &mut buffer)?, buffer.len()))
     }
 }
 
@@ -150,12 +184,80 @@ pub(crate) fn answers(target: &Target, rate: u32, time: Duration) -> Result<Vec<
     Ok(took)
 }
 
+/// When requests are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arrivals {
+    /// At equal distances.
+    Even,
+    /// As by many independent clients: a Poisson process, the same in each run.
+    Random,
+}
+
+/// Requests that are due whether or not those before have a response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenLoad {
+    /// Threads with a connection each, which take turns. A request waits for its own, and its latency includes the wait.
+    pub(crate) connections: usize,
+    pub(crate) arrivals: Arrivals,
+    /// Requests per second.
+    pub(crate) rate: u32,
+}
+
+impl OpenLoad {
+    /// Sends requests, and returns the latencies in ascending order, each from when its request was due. Every status must be 200.
+    pub(crate) fn run(self, target: &Target, time: Duration) -> Result<Vec<Duration>, String> {
+        let mut due = vec![Vec::new(); self.connections];
+        let (mut at, mut seed) = (Duration::from_millis(100), 0x9e37_79b9_7f4a_7c15_u64);
+        for turn in (0..self.connections).cycle() {
+            if at > time + Duration::from_millis(100) {
+                break;
+            }
+            due[turn].push(at);
+            at += match self.arrivals {
+                Arrivals::Even => Duration::from_secs(1) / self.rate,
+                Arrivals::Random => {
+                    // xorshift; the highest 53 bits are a number above 0 and up to 1.
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    let uniform = ((seed >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+                    Duration::from_secs_f64(-uniform.ln() / f64::from(self.rate))
+                }
+            };
+        }
+        let begin = Instant::now();
+        let client = |due: Vec<Duration>| {
+            let target = target.clone();
+            std::thread::spawn(move || -> std::io::Result<Vec<Duration>> {
+                let mut stream = TcpStream::connect(target.address)?;
+                stream.set_nodelay(true)?;
+                let (request, mut buffer, mut took) = (target.request(), Vec::new(), Vec::with_capacity(due.len()));
+                for due in due {
+                    let due = begin + due;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let status = ask(&mut stream, &request, &mut buffer)?;
+                    assert_eq!(status, 200, "{target:?}");
+                    took.push(due.elapsed());
+                }
+                Ok(took)
+            })
+        };
+        let threads: Vec<_> = due.into_iter().map(client).collect();
+        let mut took = Vec::new();
+        for thread in threads {
+            took.extend(thread.join().expect("a client").map_err(|error| format!("{target:?}: {error}"))?);
+        }
+        took.sort();
+        Ok(took)
+    }
+}
+
 /// Returns the quantile `part` of the latencies that [`paced`] returns.
 pub(crate) fn quantile(sorted: &[Duration], part: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
-fn on_thread<F: Future<Output = ()>>(core: Option<usize>, work: impl FnOnce() -> F + Send) {
+pub(crate) fn on_thread<F: Future<Output = ()>>(core: Option<usize>, work: impl FnOnce() -> F + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             if let Some(core) = core {

@@ -16,14 +16,20 @@
     reason = "a benchmark ends at the first thing that is wrong, and blocks its own threads"
 )]
 
+mod backends;
 mod calls;
+mod checks;
+mod cluster;
 mod density;
 mod fairness;
+mod front;
 mod load;
 mod overload;
 mod proxies;
+mod pull;
 mod report;
 mod requests;
+mod scale;
 mod seen;
 mod servers;
 mod small;
@@ -73,9 +79,9 @@ fn arguments() -> clap::ArgMatches {
         .arg(
             Arg::new("only")
                 .long("only")
-                .help("parts to run")
+                .help("parts to run; `pull` and `cluster` run by these names only")
                 .value_delimiter(',')
-                .default_value("requests,seen,calls,state,proxies,overload,fairness,density"),
+                .default_value("requests,seen,calls,state,backends,checks,front,proxies,overload,fairness,density,scale"),
         )
         .arg(
             Arg::new("rounds")
@@ -94,9 +100,15 @@ fn arguments() -> clap::ArgMatches {
         .arg(
             Arg::new("services")
                 .long("services")
-                .help("services of the density part")
+                .help("services of the density part; the pull part has half of them")
                 .default_value("1000")
                 .value_parser(clap::value_parser!(usize)),
+        )
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .help("requests per second of the cluster part (2000 unless given), and in the step of the scale part (10000)")
+                .value_parser(clap::value_parser!(u32).range(1..=100_000)),
         )
         .arg(
             Arg::new("svg")
@@ -135,6 +147,9 @@ fn main() {
             "seen" => println!("{}", report::seen(&seen::measure(&bench))),
             "calls" => println!("{}", report::calls(&calls::measure(&bench))),
             "state" => println!("{}", report::state(&state::measure(&bench))),
+            "backends" => println!("{}", report::backends(&backends::measure(&bench))),
+            "checks" => println!("{}", report::checks(&checks::measure(&bench))),
+            "front" => println!("{}", report::front(&front::measure(&bench))),
             "proxies" => println!("{}", report::proxies(&proxies::measure(&bench))),
             "overload" => println!("{}", report::overload(&overload::measure(&bench))),
             "fairness" => {
@@ -147,11 +162,26 @@ fn main() {
                 let services = arguments.get_one::<usize>("services").copied().unwrap();
                 println!("{}", report::density(&density::measure(&bench, services)));
             }
-            other => {
-                panic!(
-                    "there is no part `{other}`; there are requests, seen, calls, state, proxies, overload, fairness and density"
-                )
+            "scale" => {
+                let rate = arguments.get_one::<u32>("rate").copied().unwrap_or(10_000);
+                println!("{}", report::scale(&scale::measure(&bench, rate)));
             }
+            "pull" => {
+                // A thousand services are those of the density part.
+                let services = arguments.get_one::<usize>("services").copied().unwrap() / 2;
+                if let Some(pulled) = pull::measure(&bench, services) {
+                    println!("{}", report::pull(&pulled));
+                }
+            }
+            "cluster" => {
+                let rate = arguments.get_one::<u32>("rate").copied().unwrap_or(2_000);
+                if let Some(rows) = cluster::measure(&bench, rate) {
+                    println!("{}", report::cluster(&rows, rate));
+                }
+            }
+            other => panic!(
+                "there is no part `{other}`; there are requests, seen, calls, state, backends, checks, front, proxies, overload, fairness, density, scale, pull and cluster"
+            ),
         }
     }
 }
@@ -174,10 +204,8 @@ fn build() -> PathBuf {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(root).args(["build", "--target", "wasm32-wasip2", "--profile", "guest"]);
-    build.args([
-        "-p", "hello", "-p", "deaf", "-p", "version", "-p", "spin", "-p", "caller", "-p", "caller3", "-p", "users",
-        "-p", "keyvalue",
-    ]);
+    let guests = "hello deaf version spin caller caller3 echo users keyvalue publisher sleeper";
+    build.args(guests.split(' ').flat_map(|guest| ["-p", guest]));
     assert!(build.status().expect("cargo runs").success(), "the guests do not build");
     // From .../target/release/lodge to .../target.
     let target = Path::new(env!("CARGO_BIN_EXE_lodge")).ancestors().nth(2).expect("target/profile/lodge");

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use super::density::Density;
 use super::fairness::Fairness;
+use super::load::quantile;
 use super::overload::Overload;
 use super::requests::{Kind, Row};
-use super::{calls, proxies, seen, state};
+use super::{backends, calls, checks, cluster, front, proxies, pull, scale, seen, state};
+
+/// Names a row: what was measured, and of which server.
+type RowName = (Kind, &'static str);
 
 /// Ratios of the summary: their name, and the rows that are compared.
-const RATIOS: &[(&str, (Kind, &str), (Kind, &str))] = &[
+const RATIOS: &[(&str, RowName, RowName)] = &[
     ("0.2, fresh, to `wasmtime serve`", (Kind::Fresh02, "Lodge, fresh"), (Kind::Fresh02, "wasmtime serve")),
     (
         "0.2, fresh, to the same, pooling tuned",
@@ -146,6 +150,46 @@ pub(crate) fn state(rows: &[state::Row]) -> String {
     text
 }
 
+/// Formats the table of keys and messages by where they are kept.
+pub(crate) fn backends(rows: &[backends::Row]) -> String {
+    let mut text = String::from(
+        "| kept in | operation | CPU µs of the host | a second | p50 ms | p99 ms |\n|---|---|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let (cpu, p50, p99) = (micros(row.cpu), row.p50.as_secs_f64() * 1e3, row.p99.as_secs_f64() * 1e3);
+        let _ =
+            writeln!(text, "| {} | {} | {cpu:.1} | {:.0} | {p50:.2} | {p99:.2} |", row.place, row.name, row.throughput);
+    }
+    text
+}
+
+/// Formats the table of checks before a sandbox.
+pub(crate) fn checks(rows: &[checks::Row]) -> String {
+    let mut text =
+        String::from("| checked before a fresh 0.2 sandbox | CPU µs/request | added, in hellos |\n|---|--:|--:|\n");
+    for row in rows {
+        let _ = writeln!(text, "| {} | {:.1} | {:.2} |", row.name, micros(row.cpu), row.added);
+    }
+    text
+}
+
+/// Formats the table of what a public front does.
+pub(crate) fn front(rows: &[front::Row]) -> String {
+    let mut text = String::from(
+        "| a front | Lodge, CPU µs | nginx, CPU µs | ratio | bytes, Lodge | bytes, nginx |\n|---|--:|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let (lodge, nginx) = (micros(row.lodge), micros(row.nginx));
+        let bytes = row.bytes.map(|bytes| if bytes == 0 { String::new() } else { bytes.to_string() });
+        let _ = writeln!(
+            text,
+            "| {} | {lodge:.1} | {nginx:.1} | {:.2} | {} | {} |",
+            row.name, row.ratio, bytes[0], bytes[1]
+        );
+    }
+    text
+}
+
 /// Formats the table of proxies.
 pub(crate) fn proxies(rows: &[proxies::Row]) -> String {
     let mut text = String::from(
@@ -199,6 +243,60 @@ pub(crate) fn density(measured: &Density) -> String {
     )
 }
 
+/// Pulls from a registry.
+pub(crate) fn pull(pulled: &pull::Pulled) -> String {
+    let ms = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1e3);
+    let (skopeo, ratio) = match pulled.skopeo {
+        Some(skopeo) => (ms(skopeo), format!("{:.2}", pulled.lodge.as_secs_f64() / skopeo.as_secs_f64())),
+        None => ("not installed".into(), "-".into()),
+    };
+    let size = pulled.bytes as f64 / f64::from(1 << 20);
+    format!(
+        "| a component of {size:.0} MiB from a registry | |\n|---|--:|\n| `lodge pull` | {} |\n| `skopeo copy` to a directory | {skopeo} |\n\
+         | ratio | {ratio} |\n\n| {} services from a registry | |\n|---|--:|\n| start → ready, with nothing | {} |\n\
+         | start → ready, with what was pulled and compiled before | {} |\n",
+        ms(pulled.lodge),
+        pulled.services,
+        ms(pulled.cold),
+        ms(pulled.warm)
+    )
+}
+
+/// The measurements that sizes follow from.
+pub(crate) fn scale(measured: &scale::Scale) -> String {
+    let mut text = format!(
+        "CPU time of a request: {:.1} µs\n\n| of one core | requests/s | p50 µs | p99 µs | p99 over that at 20 %, µs | the wait by the model |\n\
+         |--:|--:|--:|--:|--:|--:|\n",
+        micros(measured.cpu)
+    );
+    let p99 = |utilised: &scale::Utilised| quantile(&utilised.latencies, 0.99);
+    let base = measured.utilisations.first().map_or(Duration::ZERO, p99);
+    for utilised in &measured.utilisations {
+        let (part, rate, wait) = (utilised.part * 100.0, utilised.rate, micros(utilised.wait));
+        let (p50, p99) = (micros(quantile(&utilised.latencies, 0.5)), p99(utilised));
+        let beyond = micros(p99.saturating_sub(base));
+        let _ = writeln!(text, "| {part:.0} % | {rate} | {p50:.0} | {:.0} | {beyond:.0} | {wait:.0} |", micros(p99));
+    }
+    let _ = writeln!(
+        text,
+        "\n| a step to {} requests/s | p50 ms | p99 ms | longest ms |\n|---|--:|--:|--:|",
+        measured.rate
+    );
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    for (phase, latencies) in &measured.step {
+        let [p50, p99, longest] = [0.5, 0.99, 1.0].map(|part| ms(quantile(latencies, part)));
+        let _ = writeln!(text, "| {phase} | {p50:.1} | {p99:.1} | {longest:.1} |");
+    }
+    let _ = writeln!(text, "\n| a request, with its connection | p50 ms | p99 ms |\n|---|--:|--:|");
+    let names = ["the first after its code has left memory", "the first after the start of the host", "a later one"];
+    for (name, latencies) in names.into_iter().zip(&measured.first) {
+        let [p50, p99] = [0.5, 0.99].map(|part| ms(quantile(latencies, part)));
+        let _ = writeln!(text, "| {name} | {p50:.2} | {p99:.2} |");
+    }
+    let _ = writeln!(text, "\nmemory of a request in flight: {:.0} KiB", measured.flying as f64 / 1024.0);
+    text
+}
+
 /// Draws bars of CPU time per request, readable on light and dark backgrounds.
 pub(crate) fn picture(rows: &[Row]) -> String {
     let longest = rows.iter().map(|row| micros(row.cpu)).fold(0.0, f64::max);
@@ -230,4 +328,40 @@ pub(crate) fn picture(rows: &[Row]) -> String {
 "#,
         y + 12.0
     )
+}
+
+/// Formats the table of what a cluster loses.
+pub(crate) fn cluster(rows: &[cluster::Row], rate: u32) -> String {
+    let mut text = format!(
+        "| three hosts at {rate} requests/s | s | GET | failed | POST | failed | last failure, s | sent again | p50 ms | p99 ms | longest ms |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+    );
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    for row in rows {
+        let ([gets, posts], [lost, lost_posts]) = (row.requests, row.failed);
+        let last = row.last_failure.map_or("-".to_owned(), |last| format!("{:.2}", last.as_secs_f64()));
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {gets} | {lost} | {posts} | {lost_posts} | {last} | {} | {:.1} | {:.1} | {:.0} |",
+            row.name,
+            row.seconds,
+            row.repeated,
+            millis(row.p50),
+            millis(row.p99),
+            millis(row.longest)
+        );
+    }
+    for row in rows {
+        for (why, count) in &row.reasons {
+            let _ = writeln!(text, "\n{}: {count} × {why}", row.name);
+        }
+    }
+    let broken: Vec<_> = rows.iter().filter(|row| !row.holds).map(|row| row.name).collect();
+    let verdict =
+        if broken.is_empty() { "It holds.".to_owned() } else { format!("It does not hold: {}.", broken.join(", ")) };
+    let _ = writeln!(
+        text,
+        "\nAt most 0.1 % of idempotent requests may fail when one host is killed, none after 2 s, and nothing else. {verdict}"
+    );
+    text
 }

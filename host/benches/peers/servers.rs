@@ -141,8 +141,15 @@ pub(crate) fn itself(mode: &str, address: SocketAddr, more: &[&str]) -> Command 
 
 /// Returns the command of `lodge serve` for a directory.
 pub(crate) fn lodge(directory: &Path, cache: &Path, address: SocketAddr) -> Command {
+    let mut command = lodge_without_admin(directory, cache, address);
+    command.args(["--admin", "off"]);
+    command
+}
+
+/// Returns the command of Lodge without its admin address.
+pub(crate) fn lodge_without_admin(directory: &Path, cache: &Path, address: SocketAddr) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lodge"));
-    command.arg("serve").arg(directory).args(["--admin", "off", "--log-level", "error", "--cache-size", "16GiB"]);
+    command.arg("serve").arg(directory).args(["--log-level", "error", "--cache-size", "16GiB"]);
     command.arg("--cache-directory").arg(cache).args(["--listen", &address.to_string()]);
     command
 }
@@ -168,6 +175,26 @@ pub(crate) fn nginx(program: &Path, scratch: &Path, address: SocketAddr) -> Comm
     std::fs::write(&file, text).expect("a writable scratch directory");
     let mut command = Command::new(program);
     command.arg("-c").arg(file).arg("-e").arg(scratch.join("nginx.log"));
+    command
+}
+
+/// Returns the command of nginx with the files of the front part, by HTTP and by HTTPS, with one process.
+pub(crate) fn nginx_front(program: &Path, scratch: &Path, address: SocketAddr, tls: SocketAddr) -> Command {
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; pid {0}/front.pid; error_log {0}/front.log;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}; proxy_temp_path {0};\n\
+         fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0}; sendfile on; tcp_nopush on;\n\
+         types {{ application/json json; }} gzip on; gzip_types application/json; gzip_comp_level 5;\n\
+         ssl_certificate {0}/front/certificates/tls.crt; ssl_certificate_key {0}/front/certificates/tls.key;\n\
+         ssl_protocols TLSv1.3; ssl_session_cache shared:tls:4m; ssl_session_tickets on;\n\
+         server {{ listen {address}; listen {tls} ssl; root {0}/front; }} }}\n",
+        scratch.display()
+    );
+    let file = scratch.join("front.conf");
+    std::fs::write(&file, text).expect("a writable scratch directory");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(file).arg("-e").arg(scratch.join("front.log"));
     command
 }
 

@@ -25,6 +25,7 @@ use crate::schema;
 use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, word};
+use lodge_base::headers::plain_name;
 
 const CALLS: [(&str, CallCredentials); 2] =
     [("trusted", CallCredentials::Trusted), ("checked", CallCredentials::Checked)];
@@ -331,9 +332,9 @@ fn key_header(text: &str) -> Result<KeyHeader, String> {
     match name {
         header::AUTHORIZATION => Ok(KeyHeader::Bearer),
         _ if name == *KeyHeader::Usual.name() => Ok(KeyHeader::Usual),
-        // Proxies write these, or the host does; and a name with `_` looks like the one with `-` to some programs.
+        // Proxies write these, or the host does; and a name with `_` or `.` looks like the one with `-` to some programs.
         _ if name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("x-lodge-") => Err(wrong()),
-        _ if name.as_str().contains('_') || OTHERS.contains(&name.as_str()) => Err(wrong()),
+        _ if plain_name(name.as_str()).is_some() || OTHERS.contains(&name.as_str()) => Err(wrong()),
         name => Ok(KeyHeader::Named(name)),
     }
 }

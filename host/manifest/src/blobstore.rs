@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
-use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, count, size};
 
 /// The largest quotas in objects and in bytes.
@@ -32,7 +31,7 @@ pub(crate) const SECTION: Section = Section {
     name: "blobstore",
     page: "blobs",
     schema: || json!({ "anyOf": [{ "const": true }, schema::settings(KEYS, &BLANK, &[])] }),
-    owner: Owner::Service(|manifest, written, problems| manifest.blobstore = read(written, problems)),
+    owner: Owner::Service(|manifest, written, problems| manifest.blobstore = written.grant(KEYS, BLANK, problems)),
     subject: Subject::Execution,
     view: Some(View {
         label: "objects",
@@ -62,14 +61,6 @@ pub struct BlobGrant {
 
 /// A value for [`KEYS`] to fill in. It is never used as it is.
 const BLANK: BlobGrant = BlobGrant { objects: 0, bytes: 0 };
-
-fn read(written: &Written<'_>, problems: &mut Problems) -> Option<BlobGrant> {
-    let mut grant = with_defaults(KEYS, BLANK);
-    if written.table().is_none() {
-        return problems.take(written.granted())?.then_some(grant);
-    }
-    written.settings(KEYS, &mut grant, problems).then_some(grant)
-}
 
 #[cfg(test)]
 mod tests {

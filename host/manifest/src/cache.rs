@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::Manifest;
 use crate::schema;
-use crate::section::{Owner, Section};
+use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written};
 use lodge_base::config::key;
 
@@ -37,8 +38,26 @@ pub(crate) const SECTION: Section = Section {
         })
     },
     owner: Owner::Route(|settings, written, problems| settings.cache = Rules::read(written, problems)),
+    view: Some(View { label: "cache", value: view, text: words }),
     ..Section::DEFAULT
 };
+
+/// Returns what is stored, by route where routes differ from their service.
+fn view(manifest: &Manifest) -> Option<Value> {
+    let shown = |rules: &Option<Rules>| -> Value {
+        match rules.filter(|rules| rules.keep) {
+            None => "nothing is stored".into(),
+            Some(Rules { ttl: Duration::ZERO, .. }) => "responses with a freshness lifetime".into(),
+            Some(Rules { ttl, .. }) => format!("ttl {}", humantime::format_duration(ttl)).into(),
+        }
+    };
+    let mut routes = manifest.routes.iter().filter(|route| route.cache != manifest.cache).peekable();
+    match (manifest.cache, routes.peek()) {
+        (None, None) => None,
+        (of_service, None) => Some(shown(&of_service)),
+        (_, Some(_)) => Some(manifest.routes.iter().map(|route| (route.to_string(), shown(&route.cache))).collect()),
+    }
+}
 
 impl Rules {
     /// Reads `true`, `false` or `{ ttl = "1m" }`.
@@ -62,13 +81,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use crate::Manifest;
-    use lodge_base::config;
-
-    fn read(text: &str) -> Result<Manifest, String> {
-        let limits = config::resolve(&[]).unwrap().config.limits;
-        Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
-    }
+    use crate::tests::read;
 
     #[test]
     fn routes_say_more_than_their_service() {
@@ -87,6 +100,16 @@ mod tests {
     }
 
     #[test]
+    fn operators_see_what_is_stored() {
+        let shown = |text: &str| super::view(&read(text).unwrap()).as_ref().map(super::words);
+        assert_eq!(shown(""), None);
+        assert_eq!(shown("cache = true").unwrap(), "responses with a freshness lifetime");
+        assert_eq!(shown("cache.ttl = '1m'").unwrap(), "ttl 1m");
+        let one = "routes = ['/a', { path = '/b', cache = { ttl = '1m' } }]";
+        assert_eq!(shown(one).unwrap(), "/a nothing is stored, /b ttl 1m");
+    }
+
+    #[test]
     fn problems_name_the_way_out() {
         let check = |text: &str, expected: &str| {
             let problem = read(text).unwrap_err();
@@ -97,8 +120,7 @@ mod tests {
         check("cache.ttl = 'soon'", "cache.ttl: ");
         check("cache.ttl = 600", "cache.ttl: `600` is not a time span; write it like 500ms, 30s or 5m");
         check("routes = [\n'/a',\n{ path = '/b', cache = 1 }]", "line 3: cache: write");
-        let limits = config::resolve(&[]).unwrap().config.limits;
         let version = read("cache = true").unwrap().version("cache = false", 1 << 30);
-        assert!(version.unwrap_err()[0].starts_with("line 1: cache: a version cannot set this"), "{limits:?}");
+        assert!(version.unwrap_err()[0].starts_with("line 1: cache: a version cannot set this"));
     }
 }

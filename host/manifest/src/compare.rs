@@ -6,9 +6,14 @@
 use std::collections::BTreeSet;
 
 use toml::{Table, Value};
+use toml_parser::Source;
 
 /// The keys at any depth whose values may be secret: settings, and what requests have that a service trusts.
 const SECRET: [&str; 7] = ["auth", "config", "env", "headers", "match", "rules", "schedule"];
+
+/// The most tokens of a manifest that is compared: words, signs and spaces. A thousand routes with sections of their own have fewer.
+/// A megabyte of `[],` is a million, and takes a hundred megabytes as values.
+pub const MOST_TOKENS: usize = 50_000;
 
 /// Which values are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +27,12 @@ pub enum Compared {
 /// Returns the keys whose values differ, in their order; those of a section as `limits.cpu`.
 ///
 /// # Errors
-/// One line, if one of the two is not TOML.
+/// One line, if one of the two is not TOML, or has more than [`MOST_TOKENS`].
 pub fn different_keys(one: &str, other: &str, compared: Compared) -> Result<Vec<String>, String> {
     let read = |text: &str| {
+        if Source::new(text).lex().nth(MOST_TOKENS).is_some() {
+            return Err(format!("it has more than {MOST_TOKENS} words and signs"));
+        }
         let mut table = text.parse::<Table>().map_err(|error| error.message().to_owned())?;
         if compared == Compared::NotSecret {
             conceal_in(&mut table, false);
@@ -80,6 +88,31 @@ mod tests {
         assert_eq!(of("keyvalue = true", "keyvalue.keys = 3"), "keyvalue");
         assert_eq!(of("a = 1\nb = 1", "b = 2\nc = 1"), "a b c");
         assert!(different_keys("a = ", "", Compared::All).is_err_and(|why| !why.contains('\n')));
+    }
+
+    /// What is compared takes little memory, whatever the text is.
+    #[test]
+    fn few_tokens_are_parsed() {
+        let routes = |many: usize| -> String {
+            let route = "[[routes]]\npath = '/a'\nmethods = ['GET', 'POST']\nheaders = { request = { x = '1' } }\n";
+            route.repeat(many)
+        };
+        assert_eq!(different_keys(&routes(1000), &routes(999), Compared::All).unwrap(), ["routes"]);
+        let long = format!("a = '{}'", "[],".repeat(300_000));
+        assert!(different_keys(&long, "", Compared::All).is_ok(), "a text is one token");
+        for many in [
+            format!("a = [{}]", "[],".repeat(300_000)),
+            "a={}\n".repeat(100_000),
+            "\n".repeat(1 << 20),
+            "a.".repeat(500_000),
+            "[".repeat(1 << 20),
+            "\"\n".repeat(500_000),
+        ] {
+            for (one, other) in [(&*many, ""), ("", &*many)] {
+                let why = different_keys(one, other, Compared::All).unwrap_err();
+                assert!(why.contains("more than 50000 words and signs"), "{why}");
+            }
+        }
     }
 
     /// The comparison does not tell whether a guess at a secret is right, wherever it stands, and tells what else differs.

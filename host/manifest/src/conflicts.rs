@@ -66,14 +66,10 @@ pub(super) fn find(keys: &[Written<'_>], manifest: &Manifest, problems: &mut Pro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::read;
     use lodge_base::config;
 
     const SOME: &str = "upstream.replicas = ['http://10.0.0.7:8080']\n";
-
-    fn read(text: &str) -> Result<Manifest, String> {
-        let limits = config::resolve(&[]).unwrap().config.limits;
-        Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
-    }
 
     /// Every entry of the list is the name of a limit.
     #[test]

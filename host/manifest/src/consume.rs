@@ -8,7 +8,7 @@ use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
 use crate::target;
 use crate::written::{Problems, Written, with_defaults};
-use lodge_base::config::key::{Key, count, duration, size};
+use lodge_base::config::key::{Key, count, duration, size, word};
 
 /// The most subjects in a list.
 const SUBJECTS: usize = 16;
@@ -91,6 +91,14 @@ const KEYS: &[Key<Consume>] = &[
         help: "the most bytes of all messages that may wait for it",
         set: |consume, text| size(text, 1024..=MOST_BYTES).map(|bytes| consume.bytes = bytes as u64),
     },
+    Key {
+        name: "at_most_once",
+        default: "false",
+        help: "its messages are those that NATS passes on without storing them",
+        set: |consume, text| {
+            word(text, &[("true", true), ("false", false)]).map(|unstored| consume.at_most_once = unstored)
+        },
+    },
 ];
 
 /// `[consume]`.
@@ -109,9 +117,24 @@ pub(crate) const CONSUME: Section = Section {
         label: "consumes",
         value: |manifest| {
             let consume = manifest.consume.as_ref()?;
-            Some(json!({ "subject": consume.subjects, "concurrency": consume.concurrency }))
+            let time = |value: Duration| humantime::format_duration(value).to_string();
+            let mut keys = json!({
+                "subject": consume.subjects,
+                "path": consume.path.as_deref().unwrap_or("/messages/SUBJECT"),
+                "concurrency": consume.concurrency,
+                "max_deliver": consume.max_deliver,
+                "pause": time(consume.pause),
+                "max_pause": time(consume.max_pause),
+                "messages": consume.messages,
+                "bytes": bytesize::ByteSize(consume.bytes).display().iec().to_string(),
+                "at_most_once": consume.at_most_once,
+            });
+            if let (Some(to), Some(keys)) = (&consume.dead_letter, keys.as_object_mut()) {
+                keys.insert("dead_letter".into(), to.as_str().into());
+            }
+            Some(keys)
         },
-        text: words,
+        text: in_words,
     }),
     capability: None,
 };
@@ -163,6 +186,8 @@ pub struct Consume {
     pub messages: u64,
     /// The most bytes that may wait.
     pub bytes: u64,
+    /// Whether its messages are those that the server does not store.
+    pub at_most_once: bool,
 }
 
 /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
@@ -177,6 +202,7 @@ fn blank() -> Consume {
         dead_letter: None,
         messages: 0,
         bytes: 0,
+        at_most_once: false,
     }
 }
 
@@ -231,6 +257,17 @@ fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Consume> {
         problems.push(written.at("consume.dead_letter is one of its own subjects, so a dead message would come back"));
         return None;
     }
+    if consume.at_most_once {
+        for key in ["max_deliver", "dead_letter"] {
+            if written.has(key) {
+                problems.push(
+                    written.at(format!("consume.{key} has no meaning beside at_most_once: leave one of them out")),
+                );
+                return None;
+            }
+        }
+        consume.max_deliver = 1;
+    }
     consume.max_pause = consume.max_pause.max(consume.pause);
     sound.then_some(consume)
 }
@@ -247,6 +284,26 @@ fn matches(pattern: &str, subject: &str) -> bool {
         }
     }
     tokens.next().is_none()
+}
+
+/// Whether some subject matches both patterns.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        return match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => true,
+            (Some(one), Some(other)) if one == other || one == "*" || other == "*" => continue,
+            _ => false,
+        };
+    }
+}
+
+/// The value of the view in words: the subjects, then the keys in the order of the manifest's page.
+fn in_words(view: &serde_json::Value) -> String {
+    let Some(keys) = view.as_object() else { return words(view) };
+    let text = |name: &str| Some(format!("{name} {}", words(keys.get(name)?)));
+    let subject = keys.get("subject").map(words);
+    subject.into_iter().chain(KEYS.iter().filter_map(|key| text(key.name))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -267,6 +324,7 @@ mod tests {
             dead_letter: None,
             messages: 100_000,
             bytes: 64 << 20,
+            at_most_once: false,
         };
         assert_eq!(consume(""), Ok(None));
         assert_eq!(consume("[consume]\nsubject = 'orders.*'"), Ok(Some(usual.clone())));
@@ -285,6 +343,38 @@ mod tests {
         assert_eq!(consume(text), Ok(Some(more)));
         assert_eq!(manifest("publish = 'a.*'").unwrap().publish, ["a.*"]);
         assert_eq!(manifest("publish = ['a', '>']").unwrap().publish, ["a", ">"]);
+    }
+
+    #[test]
+    fn its_view_has_every_key() {
+        let manifest = manifest("[consume]\nsubject = 'a'\npause = '90s'\ndead_letter = 'b'").unwrap();
+        let view = (CONSUME.view.as_ref().unwrap().value)(&manifest).unwrap();
+        let keys: Vec<_> = KEYS.iter().map(|key| key.name).chain(["subject"]).collect();
+        assert!(keys.iter().all(|key| view[key] != json!(null)), "{view}");
+        let of = |key: &str| view[key].to_string();
+        let text = in_words(&view);
+        assert!(text.starts_with("a, path /messages/SUBJECT, concurrency 8, max_deliver 10, pause 1m 30s"), "{text}");
+        assert_eq!([of("pause"), of("bytes"), of("max_deliver")], ["\"1m 30s\"", "\"64.0 MiB\"", "10"]);
+    }
+
+    #[test]
+    fn patterns_overlap() {
+        for (one, other, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a", "a.b", false),
+            ("a.*", "a.b", true),
+            ("a.*", "*.b", true),
+            ("a.>", "a", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "*.*", true),
+            (">", "a", true),
+            ("a.b", "a.*.c", false),
+            ("a.*.>", "a.b", false),
+            ("a.*.>", "a.>", true),
+        ] {
+            assert_eq!((overlap(one, other), overlap(other, one)), (expected, expected), "{one} {other}");
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Manifest;
 use crate::schema;
-use crate::section::{Owner, Section};
+use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, duration, word};
 
@@ -54,6 +54,7 @@ pub(crate) const SECTION: Section = Section {
         json!({ "anyOf": [{ "type": "boolean", "enum": [false] }, table] })
     },
     owner: Owner::Route(|settings, written, problems| settings.cors = read(written, problems)),
+    view: Some(View { label: "CORS", value: view, text: words }),
     ..Section::DEFAULT
 };
 
@@ -70,6 +71,23 @@ pub struct Cors {
     pub expose: Option<HeaderValue>,
     /// How long browsers may remember a preflight, in seconds.
     pub max_age: u64,
+}
+
+/// Returns the origins that are allowed, by route where routes differ from their service.
+fn view(manifest: &Manifest) -> Option<Value> {
+    let shown = |cors: &Option<Arc<Cors>>| -> Value {
+        let Some(cors) = cors.as_deref().filter(|cors| cors.is_on()) else { return "no other origin".into() };
+        let credentials = if cors.credentials { ", with credentials" } else { "" };
+        let Some(origins) = &cors.origins else { return format!("any origin{credentials}").into() };
+        let origins: Vec<_> = origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes())).collect();
+        format!("{}{credentials}", origins.join(", ")).into()
+    };
+    let mut routes = manifest.routes.iter().filter(|route| route.cors != manifest.cors).peekable();
+    match (&manifest.cors, routes.peek()) {
+        (None, None) => None,
+        (of_service, None) => Some(shown(of_service)),
+        (_, Some(_)) => Some(manifest.routes.iter().map(|route| (route.to_string(), shown(&route.cors))).collect()),
+    }
 }
 
 impl Cors {

@@ -47,7 +47,9 @@ fn section_of(text: &str, problem: &str) -> Option<&'static section::Section> {
         let (_, name) = keys.filter(|(start, _)| *start <= line).max_by_key(|(start, _)| *start)?;
         section::find(name)
     };
-    named.or_else(at_line)
+    // `deny` of a rule is another one than that of clients. Routes have the keys of sections with their meaning.
+    let of_list = || at_line().filter(|section| section.is_list() && section.name != "routes");
+    of_list().or(named).or_else(at_line)
 }
 
 /// Returns `line N: ` for a key such as `rate.limit`; if the key is absent, for its table.
@@ -90,6 +92,8 @@ mod tests {
             ("[[schedule]]\n[[schedule]]\n[schedule]", "messages"),
             ("[consume]", "messages"),
             ("[[rules]]\nwhen = 'x'\ndeny = 403", "rules"),
+            ("[[rules]]\ndeny = 'client.address == \"\"'", "rules"),
+            ("deny = 'x'", "policies"),
             ("[cors]\norigins = ['x']", "cors"),
             ("[cors]\norigins = ['x']\n[consume]", "manifest"),
         ] {

@@ -14,6 +14,13 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Computes the digest of several files in this order.
+    pub fn of_all(parts: impl Iterator<Item = Self>) -> Self {
+        let mut all = Sha256::new();
+        parts.for_each(|part| all.update(part.0));
+        Self(all.finalize().into())
+    }
+
     /// Parses 64 hexadecimal digits.
     pub fn read(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];

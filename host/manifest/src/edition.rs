@@ -41,12 +41,7 @@ impl Edition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lodge_base::config;
-
-    fn read(text: &str) -> Result<Manifest, String> {
-        let limits = config::resolve(&[]).unwrap().config.limits;
-        Manifest::read("users", text, &limits, 1 << 30).map_err(|problems| problems.join("\n"))
-    }
+    use crate::tests::read;
 
     fn edition(text: &str) -> Edition {
         Edition::of(&Arc::from("users"), Digest::of(b"users"), &read(text).unwrap())

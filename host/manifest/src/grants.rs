@@ -10,6 +10,7 @@ use http::uri::Scheme;
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::name::is_name;
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
 use crate::written::Written;
@@ -182,11 +183,6 @@ impl Callees {
 fn is_same(one: &str, other: &str) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
-}
-
-/// Whether a service can have this name.
-pub(crate) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 impl Origin {

@@ -9,6 +9,7 @@ use crate::Manifest;
 use crate::schema;
 use crate::section::{Owner, Section, View, words};
 use crate::written::{Problems, Written};
+use lodge_base::headers::is_same;
 
 /// The most headers in a list or table.
 const MOST: usize = 50;
@@ -107,6 +108,15 @@ pub struct HeaderChanges {
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Headers with a further value.
     pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderChanges {
+    /// Whether a service gets a header of a request from these changes alone, or none: also one that is spelled with `_` or `.`
+    /// in place of `-`, which some interfaces cannot distinguish.
+    pub fn replaces(&self, name: &HeaderName) -> bool {
+        let mut names = self.remove.iter().chain(self.set.iter().map(|(name, _)| name));
+        names.any(|changed| is_same(changed.as_str(), name.as_str()))
+    }
 }
 
 impl HeaderRules {

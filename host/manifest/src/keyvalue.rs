@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::grants::is_name;
+use crate::name::is_name;
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
 use crate::written::{Problems, Written, with_defaults};

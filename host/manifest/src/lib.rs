@@ -22,6 +22,7 @@ mod diagnostics;
 pub mod digest;
 pub mod edition;
 pub mod env;
+mod errors;
 pub mod expression;
 pub mod files;
 pub mod front;
@@ -32,6 +33,8 @@ pub mod key;
 pub mod keyvalue;
 pub mod limits;
 pub mod lock;
+mod middleware;
+mod name;
 pub mod percent;
 pub mod policies;
 pub mod postgres;
@@ -55,8 +58,9 @@ pub mod validate;
 pub mod volumes;
 mod written;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::header::HeaderName;
@@ -90,6 +94,7 @@ use crate::key::RequestKey;
 use crate::policies::{Policies, PolicySettings, RouteSettings};
 use crate::route::{Pattern, Route};
 use crate::upstream::Spec;
+use lodge_base::config::errors::PageFiles;
 use lodge_base::config::limits::Limits;
 use lodge_base::cpu::scheduler::WEIGHT;
 use lodge_base::ids::hash_of;
@@ -106,6 +111,8 @@ pub struct Manifest {
     pub component: Option<ComponentSource>,
     /// The digest that the component must have.
     pub digest: Option<Digest>,
+    /// The files of the components in front of it, the outermost first; relative to the directory of the manifest.
+    pub middleware: Vec<String>,
     /// The routes of the service.
     pub routes: Vec<Route>,
     /// The cache rules of routes without their own; `None` if no route of the service is cached.
@@ -116,6 +123,11 @@ pub struct Manifest {
     pub headers: Option<Arc<HeaderRules>>,
     /// Which responses of routes without their own rules are compressed.
     pub compress: Option<Arc<CompressionRules>>,
+    /// The pages for errors of routes without their own; those of the host if it is `None`, and none at all if it is empty.
+    pub errors: Option<Arc<PageFiles>>,
+    /// The files of all pages of the service and its routes, also in the manifest of a version, which has no routes; relative to the
+    /// directory of the manifest.
+    pub pages: BTreeSet<PathBuf>,
     /// The paths whose content is elsewhere now.
     pub redirects: Vec<Redirect>,
     /// Which requests share a sandbox.
@@ -163,6 +175,8 @@ pub struct Manifest {
     /// Headers that distinguish clients for rates, versions or replicas. A request with one of them is not served from
     /// the shared response cache.
     pub personal: Vec<HeaderName>,
+    /// It is what could be read of a text with mistakes, which is never served: what else that denies is not known.
+    pub partial: bool,
 }
 
 /// Which requests share a sandbox.
@@ -181,18 +195,34 @@ impl Manifest {
     /// # Errors
     /// Every problem, with its line where known.
     pub fn read(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Result<Self, Vec<String>> {
+        Self::empty(name, defaults).with(text, max_memory)
+    }
+
+    /// Reads what can be read of a text with mistakes. Its routes are those of its service, whatever is wrong with the rest.
+    #[must_use]
+    pub fn read_partly(name: &str, text: &str, defaults: &Limits, max_memory: usize) -> Self {
+        let (document, _) = DeTable::parse_recoverable(text);
+        let (manifest, _) = Self::empty(name, defaults).with_document(text, document.get_ref(), max_memory);
+        Self { partial: true, ..manifest }
+    }
+
+    /// The manifest of the service `name` without a text.
+    fn empty(name: &str, defaults: &Limits) -> Self {
         let routes: Vec<_> = Pattern::read(&format!("/{name}")).map(Route::of).into_iter().collect();
         let named = routes.iter().map(|route| (route.to_string(), PolicySettings::default()));
-        let empty = Self {
+        Self {
             enabled: true,
             component: None,
             digest: None,
+            middleware: Vec::new(),
             policies: Policies { routes: named.collect(), ..Policies::default() },
             routes,
             cache: None,
             cors: None,
             headers: None,
             compress: None,
+            errors: None,
+            pages: BTreeSet::new(),
             redirects: Vec::new(),
             isolation: Isolation::default(),
             limits: defaults.clone(),
@@ -215,8 +245,8 @@ impl Manifest {
             upstream: None,
             files: None,
             personal: Vec::new(),
-        };
-        empty.with(text, max_memory)
+            partial: false,
+        }
     }
 
     /// Reads the manifest of a version of the service with this manifest.
@@ -229,15 +259,30 @@ impl Manifest {
         Self { upstream: None, files: None, ..own }.with(text, max_memory)
     }
 
+    /// Returns the route of the service's host, which has what routes without sections of their own have.
+    pub(crate) fn host_route(&self, host: String) -> Route {
+        let Route { host, path, methods, strip_prefix, rewrite, guarded, named, .. } = Route::host(host);
+        let (cache, cors, headers) = (self.cache, self.cors.clone(), self.headers.clone());
+        let (compress, errors) = (self.compress.clone(), self.errors.clone());
+        // Every field is named, so that none of a new section is forgotten.
+        Route { host, path, methods, strip_prefix, rewrite, cache, cors, headers, compress, errors, guarded, named }
+    }
+
     /// Whether a component handles the requests: neither replicas nor files do.
     pub fn has_component(&self) -> bool {
         self.upstream.is_none() && self.files.is_none()
     }
 
     /// Returns this manifest with the values of `text` in place of its own.
-    fn with(mut self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
+    fn with(self, text: &str, max_memory: usize) -> Result<Self, Vec<String>> {
         let document = DeTable::parse(text).map_err(|error| vec![diagnostics::explain(text, &error)])?;
-        let keys = Written::keys(text, document.get_ref(), "");
+        let (manifest, problems) = self.with_document(text, document.get_ref(), max_memory);
+        if problems.is_empty() { Ok(manifest) } else { Err(problems) }
+    }
+
+    /// Returns this manifest with the values of a document that can be read, and the problems of the others.
+    fn with_document(mut self, text: &str, document: &DeTable<'_>, max_memory: usize) -> (Self, Vec<String>) {
+        let keys = Written::keys(text, document, "");
         let (mut of_routes, mut problems) = (RouteSettings::default(), Problems::default());
         let is_version = self.share.is_some();
         for key in &keys {
@@ -263,6 +308,7 @@ impl Manifest {
             cors::spread(of_routes.cors, &mut self);
             headers::spread(of_routes.headers, &mut self);
             compress::spread(of_routes.compress, &mut self);
+            errors::spread(of_routes.errors, &mut self, &mut problems);
             auth::settle(&mut self, &mut problems);
             rules::settle(&mut self);
             validate::settle(&mut self);
@@ -286,7 +332,7 @@ impl Manifest {
             };
             problems.0.extend(self.limits.disagreements(max_memory).into_iter().map(located));
         }
-        if problems.0.is_empty() { Ok(self) } else { Err(problems.0) }
+        (self, problems.0)
     }
 }
 

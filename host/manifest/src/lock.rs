@@ -6,7 +6,6 @@ use serde_json::json;
 
 use crate::schema;
 use crate::section::{Capability, Owner, Section, Subject, View, words};
-use crate::written::{Problems, Written, with_defaults};
 use lodge_base::config::key::{Key, count, duration};
 
 /// The longest lease that can be allowed. Longer work renews.
@@ -36,7 +35,7 @@ pub(crate) const SECTION: Section = Section {
     name: "lock",
     page: "locks",
     schema: || json!({ "anyOf": [{ "const": true }, schema::settings(KEYS, &BLANK, &[])] }),
-    owner: Owner::Service(|manifest, written, problems| manifest.lock = read(written, problems)),
+    owner: Owner::Service(|manifest, written, problems| manifest.lock = written.grant(KEYS, BLANK, problems)),
     subject: Subject::Execution,
     view: Some(View {
         label: "locks",
@@ -65,14 +64,6 @@ pub struct LockGrant {
 
 /// A value for [`KEYS`] to fill in. It is never used as it is.
 const BLANK: LockGrant = LockGrant { lease: Duration::ZERO, held: 0 };
-
-fn read(written: &Written<'_>, problems: &mut Problems) -> Option<LockGrant> {
-    let mut grant = with_defaults(KEYS, BLANK);
-    if written.table().is_none() {
-        return problems.take(written.granted())?.then_some(grant);
-    }
-    written.settings(KEYS, &mut grant, problems).then_some(grant)
-}
 
 #[cfg(test)]
 mod tests {

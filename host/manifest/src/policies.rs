@@ -16,6 +16,7 @@ use crate::rules::RequestRule;
 use crate::section::{Owner, Section};
 use crate::validate::Validation;
 use crate::{adaptive, breaker, cache, rate};
+use lodge_base::config::errors::PageFiles;
 use lodge_base::config::key::word;
 
 const PRIORITIES: [(&str, Priority); 3] =
@@ -67,6 +68,8 @@ pub(crate) struct RouteSettings {
     pub(crate) headers: Option<Arc<HeaderRules>>,
     /// Which responses are compressed, if written.
     pub(crate) compress: Option<Arc<CompressionRules>>,
+    /// The pages for errors, if written.
+    pub(crate) errors: Option<Arc<PageFiles>>,
 }
 
 /// The policies of a service and of its routes. A comparable value.
@@ -89,7 +92,7 @@ pub struct PolicySettings {
     pub auth: Option<Auth>,
     /// The conditions on its requests, in order. Those of a route come before those of its service.
     pub rules: Vec<RequestRule>,
-    /// The bodies that requests may have. What a route says replaces what its service says.
+    /// What requests have to be. What a route says replaces what its service says.
     pub validation: Option<Validation>,
     /// The rate limit.
     pub rate: Option<rate::Settings>,
@@ -111,6 +114,13 @@ impl Policies {
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         let all = self.routes.iter().map(|(_, policies)| policies).chain([&self.service]);
         all.filter_map(|policies| if let By::Header(name) = &policies.rate.as_ref()?.by { Some(name) } else { None })
+    }
+
+    /// Returns the routes whose rate limits are for all hosts of a cluster; an empty text stands for the service.
+    pub fn cluster_rates(&self) -> impl Iterator<Item = &str> {
+        let all = self.routes.iter().map(|(route, policies)| (route.as_str(), policies)).chain([("", &self.service)]);
+        all.filter(|(_, policies)| policies.rate.as_ref().is_some_and(|rate| rate.scope == rate::Scope::Cluster))
+            .map(|(route, _)| route)
     }
 
     /// Whether the audit trail has the requests of the route with this number, or of the service's own host.

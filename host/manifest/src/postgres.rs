@@ -69,7 +69,12 @@ pub(crate) const SECTION: Section = Section {
     }),
     capability: Some(&Capability {
         what: "PostgreSQL",
-        interfaces: &["spin:postgres/postgres", "fermyon:spin/postgres", "fermyon:spin/rdbms-types"],
+        interfaces: &[
+            "spin:postgres/postgres",
+            "fermyon:spin/postgres",
+            "fermyon:spin/rdbms-types",
+            "wasmcloud:postgres/",
+        ],
         given: "denied unless its manifest has [postgres]",
         grant: Some(
             "[config]\n# database = { file = \"/run/secrets/database\", secret = true }\n[postgres]\n# databases = [\"database\"]\n",
@@ -160,8 +165,8 @@ pub(super) fn check(manifest: &Manifest, problems: &mut Problems) {
     }
 }
 
-/// Whether a URL has a password.
-fn has_password(url: &str) -> bool {
+/// Whether the URL of a database has a password.
+pub fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))

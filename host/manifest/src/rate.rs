@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::schema;
 use crate::section::{Owner, Section};
 use crate::written::{Problems, Written, with_defaults};
-use lodge_base::config::key::{Key, count};
+use lodge_base::config::key::{Key, count, word};
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -37,7 +37,15 @@ const KEYS: &[Key<Settings>] = &[
         help: "what has a limit of its own: each `client` address (each /64 of IPv6), the `service` as a whole, each value of `header:NAME`; by verified credentials each `identity`, or value of `claim:NAME`",
         set: |rate, text| by(text).map(|by| rate.by = by),
     },
+    Key {
+        name: "scope",
+        default: "host",
+        help: "where it holds: on each `host` by itself, or for all hosts of the `cluster` together",
+        set: |rate, text| word(text, &SCOPES).map(|scope| rate.scope = scope),
+    },
 ];
+
+const SCOPES: [(&str, Scope); 2] = [("host", Scope::Host), ("cluster", Scope::Cluster)];
 
 /// `[rate]`.
 pub(crate) const SECTION: Section = Section {
@@ -59,6 +67,18 @@ pub struct Settings {
     pub burst: u32,
     /// The key of the token buckets.
     pub by: By,
+    /// The hosts that share the buckets.
+    pub scope: Scope,
+}
+
+/// The hosts that share the token buckets of a rate limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Each host has buckets of its own.
+    #[default]
+    Host,
+    /// The hosts of a cluster have them together.
+    Cluster,
 }
 
 /// The key of the token buckets.
@@ -78,22 +98,28 @@ pub enum By {
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, per, burst, by } = self;
+        let Self { count, per, burst, by, scope } = self;
         let per = humantime::format_duration(*per).to_string();
-        write!(f, "{count}/{}, burst {burst}, by ", per.strip_prefix('1').unwrap_or(&per))?;
-        match by {
-            By::Service => f.write_str("service"),
-            By::Client => f.write_str("client"),
-            By::Header(name) => write!(f, "header:{name}"),
-            By::Identity => f.write_str("identity"),
-            By::Claim(name) => write!(f, "claim:{name}"),
+        write!(f, "{count}/{}, burst {burst}, by {by}", per.strip_prefix('1').unwrap_or(&per))?;
+        f.write_str(if *scope == Scope::Cluster { ", of all hosts together" } else { "" })
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service => f.write_str("service"),
+            Self::Client => f.write_str("client"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Identity => f.write_str("identity"),
+            Self::Claim(name) => write!(f, "claim:{name}"),
         }
     }
 }
 
 /// Returns a value for [`KEYS`] to fill in. It is never used as it is.
 fn blank() -> Settings {
-    Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client }
+    Settings { count: 0, per: Duration::ZERO, burst: 0, by: By::Client, scope: Scope::Host }
 }
 
 fn read(written: &Written<'_>, problems: &mut Problems) -> Option<Settings> {

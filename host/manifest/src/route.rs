@@ -10,6 +10,7 @@ use super::compress::CompressionRules;
 use super::cors::Cors;
 use super::headers::HeaderRules;
 use lodge_base::canonical;
+use lodge_base::config::errors::PageFiles;
 
 /// A route to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Route {
     pub headers: Option<Arc<HeaderRules>>,
     /// Which responses are compressed.
     pub compress: Option<Arc<CompressionRules>>,
+    /// The pages for errors; those of the host if it is `None`, and none at all if it is empty.
+    pub errors: Option<Arc<PageFiles>>,
     /// Whether the route has its own policies, which no other spelling of a path may bypass.
     pub guarded: bool,
     /// Whether this is the host `<name>.localhost`, and not a route of the manifest.
@@ -111,7 +114,7 @@ impl Segment {
 impl Route {
     /// Returns a route for every method of a path, at any host.
     pub fn of(path: Pattern) -> Self {
-        let (cache, cors, headers, compress) = (None, None, None, None);
+        let (cache, cors, headers, compress, errors) = (None, None, None, None, None);
         Self {
             host: None,
             path,
@@ -122,8 +125,22 @@ impl Route {
             cors,
             headers,
             compress,
+            errors,
             guarded: false,
             named: false,
+        }
+    }
+
+    /// Whether some method is of both routes, as far as their paths go. `GET` is also `HEAD`.
+    pub(crate) fn shares_methods(&self, other: &Self) -> bool {
+        let has = |route: &Self, method: &Method| route.methods.is_empty() || route.methods.contains(method);
+        let takes =
+            |route: &Self, method: &Method| has(route, method) || (*method == Method::HEAD && has(route, &Method::GET));
+        match (&*self.methods, &*other.methods) {
+            ([], _) | (_, []) => true,
+            (own, others) => {
+                own.iter().any(|method| takes(other, method)) || others.iter().any(|method| takes(self, method))
+            }
         }
     }
 

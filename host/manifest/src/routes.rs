@@ -14,7 +14,7 @@ use crate::clients::Clients;
 use crate::policies::{PolicySettings, RouteSettings};
 use crate::route::{Pattern, Route, Segment};
 use crate::schema;
-use crate::section::{self, Owner, SECTIONS, Section};
+use crate::section::{self, Owner, SECTIONS, Section, View, words};
 use crate::validate::Validation;
 use crate::written::{Problems, Written};
 use lodge_base::canonical::{self, canonical_host};
@@ -23,14 +23,34 @@ use lodge_base::canonical::{self, canonical_host};
 pub const MOST_ROUTES: usize = 1_000;
 
 /// The keys of a route besides the sections that it may have.
-const KEYS: [&str; 5] = ["path", "host", "methods", "strip_prefix", "rewrite"];
+pub(crate) const KEYS: [&str; 5] = ["path", "host", "methods", "strip_prefix", "rewrite"];
 
 /// The most bytes of a path that takes the place of another one.
 const MOST_REWRITE: usize = 512;
 
 /// `routes`.
-pub(crate) const SECTION: Section =
-    Section { name: "routes", schema: routes_schema, owner: Owner::Service(read), ..Section::DEFAULT };
+pub(crate) const SECTION: Section = Section {
+    name: "routes",
+    schema: routes_schema,
+    owner: Owner::Service(read),
+    view: Some(View { label: "rewrites", value: rewrites, text: words }),
+    ..Section::DEFAULT
+};
+
+/// Returns the routes whose paths the service sees otherwise; the others are shown as its addresses.
+fn rewrites(manifest: &Manifest) -> Option<Value> {
+    let seen = |route: &Route| match &route.rewrite {
+        Some(path) => Some(format!("{route} to {path}")),
+        None => route.strip_prefix.then(|| format!("{route} to /")),
+    };
+    let all: Vec<_> = manifest.routes.iter().filter_map(seen).collect();
+    (!all.is_empty()).then(|| all.into())
+}
+
+/// Returns the hint for a key of a route that is at the top level.
+pub(crate) fn own_key(name: &str) -> String {
+    format!("it is a key of a route; write it there, as in routes = [{{ path = \"/users\", {name} = … }}]")
+}
 
 fn routes_schema() -> Value {
     let list = json!({
@@ -131,9 +151,12 @@ fn route(item: &Written<'_>, problems: &mut Problems) -> Option<(Route, PolicySe
     if strip_prefix && rewrite.is_some() {
         problems.push(item.at("`rewrite` takes the place of the prefix already; remove `strip_prefix`"));
     }
-    let RouteSettings { policies, cache, cors, headers, compress } = settings;
+    let RouteSettings { policies, cache, cors, headers, compress, errors } = settings;
     let guarded = policies != PolicySettings::default();
-    Some((Route { host, methods, strip_prefix, rewrite, cache, cors, headers, compress, guarded, ..route? }, policies))
+    let of_path = route?;
+    let route =
+        Route { host, methods, strip_prefix, rewrite, cache, cors, headers, compress, errors, guarded, ..of_path };
+    Some((route, policies))
 }
 
 /// Reads the host of requests.
@@ -147,15 +170,31 @@ pub(crate) fn read_host(key: &Written<'_>) -> Result<String, String> {
 fn read_rewrite(key: &Written<'_>) -> Result<Arc<str>, String> {
     const FORM: &str = "write a path such as \"/v1\", without a query";
     let text = key.string(FORM)?;
+    if text.contains(['{', '}', '*']) {
+        return Err(key.error(
+            "parameters and `*` are not possible here: what follows the route is kept; write a path such as \"/v1\"",
+        ));
+    }
     let plain = text.starts_with('/') && text.len() <= MOST_REWRITE && canonical::is_plain(text);
     let ends = text == "/" || !text.ends_with('/');
     if plain && ends { Ok(Arc::from(text)) } else { Err(key.error(FORM)) }
 }
 
-/// Finds routes that lead to what another route of the service leads to as well, without its conditions on who may send requests.
+/// Finds routes that lead to what another route of the service leads to as well, without its conditions on who may send requests; and
+/// those that no request can use beside a `rewrite`.
 pub(super) fn find_bypasses(manifest: &Manifest, problems: &mut Problems) {
-    if manifest.routes.iter().all(|route| route.rewrite.is_none()) {
+    let rewrites = manifest.routes.iter().any(|route| route.rewrite.is_some());
+    if !rewrites && manifest.routes.iter().all(|route| !route.strip_prefix) {
         return;
+    }
+    for (route, (name, _)) in manifest.routes.iter().zip(&manifest.policies.routes) {
+        let doubtful = |segment: &Segment| matches!(segment, Segment::Name(name) if canonical::has_readings(name));
+        if rewrites && route.path.segments.iter().any(doubtful) {
+            problems.push(format!(
+                "route {name}: a service with a `rewrite` gets no path with `//`, `;`, `%2F` or `\\`, which it could read in several \
+                 ways; write another path, or remove `rewrite`"
+            ));
+        }
     }
     let service = &manifest.policies.service;
     let conditions = |policies: &PolicySettings| {
@@ -172,13 +211,15 @@ pub(super) fn find_bypasses(manifest: &Manifest, problems: &mut Problems) {
     let all: Vec<_> = all.map(|(route, (name, policies))| (route, name, inner(route), conditions(policies))).collect();
     for (route, name, path, conditions) in &all {
         let bypassed = all.iter().find(|(other, of, below, own)| {
-            let rewritten = route.rewrite.is_some() || other.rewrite.is_some();
-            name != of && rewritten && *own != free && own != conditions && overlap(path, below)
+            // A path without its prefix may be any other one. A route that keeps it leads where its author says.
+            let rewritten = route.rewrite.is_some() || other.rewrite.is_some() || route.strip_prefix;
+            let both = route.shares_methods(other) && overlap(path, below);
+            name != of && rewritten && *own != free && own != conditions && both
         });
         if let Some((_, of, ..)) = bypassed {
             problems.push(format!(
-                "route {name}: the service gets the same paths by it as by route {of}, whose `auth`, `rules`, `allow`, `deny` or \
-                 `validate` would not hold; give both the same, or write another `rewrite`"
+                "route {name}: the service gets the same paths by it as by route {of}, whose `auth`, `rules`, `allow`, `deny`, \
+                 `validate` or `api` would not hold; give both the same, or write another `rewrite`"
             ));
         }
     }

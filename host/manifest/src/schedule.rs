@@ -23,6 +23,17 @@ const MOST_PATH_BYTES: usize = 128;
 /// The most schedules of a service.
 const MOST: usize = 16;
 
+/// The fields of an expression, and what they may be.
+const FIELDS: [(&str, &str); 7] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of the month", "1 to 31, or L for the last one"),
+    ("month", "1 to 12, or JAN to DEC"),
+    ("day of the week", "0 to 7, where 0 and 7 are Sunday, or SUN to SAT"),
+    ("year", "1 to 5000"),
+];
+
 /// The keys of `[schedule]`.
 const KEYS: &[Key<Schedule>] = &[
     Key {
@@ -110,12 +121,31 @@ fn parse(text: &str) -> Result<Cron, String> {
     }
     let cron = Cron::from_str(text).map_err(|error| {
         let error = error.to_string();
-        format!("{}; write it like \"0 3 * * *\", for 3:00 UTC", error.trim_end_matches('.'))
+        let error = wrong_field(text).unwrap_or_else(|| error.trim_end_matches('.').to_owned());
+        format!("{error}; write it like \"0 3 * * *\", for 3:00 UTC")
     })?;
     if cron.find_next_occurrence(&DateTime::UNIX_EPOCH, true).is_err() {
         return Err("it never comes: no month has that day".to_owned());
     }
     Ok(cron)
+}
+
+/// Returns what is wrong with the first field of an expression that is wrong by itself.
+fn wrong_field(text: &str) -> Option<String> {
+    let parts: Vec<_> = text.split_whitespace().collect();
+    let fields = match parts.len() {
+        5 => FIELDS.get(1..6)?,
+        6 => FIELDS.get(..6)?,
+        7 => &FIELDS,
+        _ => return None,
+    };
+    let is_wrong = |at: usize| {
+        let alone = parts.iter().enumerate().map(|(n, part)| if n == at { part } else { "*" });
+        Cron::from_str(&alone.collect::<Vec<_>>().join(" ")).is_err()
+    };
+    let at = (0..parts.len()).find(|at| is_wrong(*at))?;
+    let (part, (name, values)) = (parts.get(at)?, fields.get(at)?);
+    Some(format!("`{}` is no {name}; use {values}, `*`, or ranges, lists and steps of these", part.escape_debug()))
 }
 
 /// Returns the expression, and of several schedules each with its path.
@@ -199,6 +229,12 @@ mod tests {
         assert_eq!(manifest("").unwrap().schedules, []);
         let leap = read("schedule.cron = '0 0 29 2 *'");
         assert_eq!(leap.next(at(0)), Some(at(789 * 86_400)), "1972");
+        // Either day suffices, or both with `+`: the first Monday is the 5th.
+        let either = read("schedule.cron = '0 0 3 * MON'");
+        assert_eq!([either.next(at(0)), either.next(at(2 * 86_400))], [Some(at(2 * 86_400)), Some(at(4 * 86_400))]);
+        for both in ["0 0 1-7 * +MON", "0 0 * * MON#1"] {
+            assert_eq!(read(&format!("schedule.cron = '{both}'")).next(at(0)), Some(at(4 * 86_400)), "{both}");
+        }
         let once = read("schedule.cron = '0 0 3 1 1 * 1971'");
         assert_eq!(once.next(at(400 * 86_400)), None, "over");
     }
@@ -227,6 +263,22 @@ mod tests {
         for text in ["", "* * *", "61 * * * *", "* * * * x", &"*".repeat(300)] {
             let problem = problem(&format!("[schedule]\ncron = '{text}'"));
             assert!(problem.starts_with("line 2: schedule.cron: `") && !problem.contains(".;"), "{problem}");
+        }
+        for (cron, said) in [
+            ("0 25 * * *", "`25` is no hour; use 0 to 23, `*`, or ranges"),
+            ("0 3 * * SUNDAY", "`SUNDAY` is no day of the week; use 0 to 7, where 0 and 7 are Sunday, or SUN to SAT"),
+            ("0 3 * * 8", "`8` is no day of the week"),
+            ("61 0 3 * * 1", "`61` is no second"),
+            ("0 61 3 * * 1", "`61` is no minute"),
+            ("*/0 * * * *", "`*/0` is no minute"),
+            ("0 3 32 * *", "`32` is no day of the month; use 1 to 31"),
+            ("0 3 * JANUARY *", "`JANUARY` is no month"),
+            ("0 0 3 1 1 * 99999", "`99999` is no year; use 1 to 5000"),
+            ("0 5-1 * * *", "`5-1` is no hour"),
+            ("* * *", "must have between 5 and 7 fields; write it like \"0 3 * * *\""),
+        ] {
+            let problem = problem(&format!("schedule.cron = '{cron}'"));
+            assert!(problem.contains(said) && problem.contains("write it like"), "{problem}");
         }
         for (keys, said) in [
             ("cron = '0 0 30 2 *'", "schedule.cron: `0 0 30 2 *`: it never comes"),

@@ -12,7 +12,7 @@ use crate::routes;
 use crate::written::{Problems, Written, resembled};
 use crate::{
     Manifest, adaptive, auth, blobstore, breaker, build, cache, clients, component, compress, config, consume, cors,
-    env, files, grants, headers, keyvalue, limits, lock, policies, postgres, rate,
+    env, errors, files, grants, headers, keyvalue, limits, lock, middleware, policies, postgres, rate,
 };
 use crate::{redirects, rules, sandbox, schedule, share, sqlite, upstream, validate, volumes};
 
@@ -21,6 +21,7 @@ pub static SECTIONS: &[&Section] = &[
     &component::ENABLED,
     &component::COMPONENT,
     &component::DIGEST,
+    &middleware::SECTION,
     &component::READY,
     &sandbox::ISOLATION,
     &sandbox::CPU_WEIGHT,
@@ -45,12 +46,14 @@ pub static SECTIONS: &[&Section] = &[
     &cors::SECTION,
     &headers::SECTION,
     &compress::SECTION,
+    &errors::SECTION,
     &redirects::SECTION,
     &clients::ALLOW,
     &clients::DENY,
     &auth::SECTION,
     &rules::SECTION,
     &validate::SECTION,
+    &validate::api::SECTION,
     &policies::PRIORITY,
     &policies::AUDIT,
     &rate::SECTION,
@@ -306,7 +309,34 @@ pub(crate) fn of_manifest(manifest: &Manifest, key: &Written<'_>, name: &str, is
 pub(crate) fn unknown(key: &Written<'_>) -> String {
     let known: Vec<_> = SECTIONS.iter().map(|section| section.name).collect();
     let near = || Some(format!("did you mean `{}`?", resembled(&key.name, &known)?));
-    key.unknown_with(of_host(key).or_else(|| home(key)).or_else(near), &known)
+    let of_route = || routes::KEYS.contains(&&*key.name).then(|| routes::own_key(&key.name));
+    let elsewhere = || of_other_systems(&key.name).map(|meant| format!("did you mean {meant}?"));
+    key.unknown_with(elsewhere().or_else(|| of_host(key)).or_else(of_route).or_else(|| home(key)).or_else(near), &known)
+}
+
+/// What is meant by keys that other systems have at this place, where likeness would find another one.
+const OF_OTHER_SYSTEMS: [(&[&str], &str); 17] = [
+    (&["apikey", "apikeys", "api_key", "api_keys"], "`auth.api_keys`"),
+    (&["basic_auth", "passwords"], "`auth.passwords`"),
+    (&["canary", "weight"], "`percent`, in the manifest of a version such as NAME@canary.toml"),
+    (&["cron", "crontab"], "`schedule.cron`"),
+    (&["memory"], "`limits.memory`"),
+    (&["environment"], "`env`"),
+    (&["jwt", "login"], "a part of [auth]"),
+    (&["subscribe", "subject", "topic"], "`consume.subject`"),
+    (&["openapi", "swagger"], "`api.openapi`"),
+    (&["ratelimit", "rate_limit"], "`rate.limit`"),
+    (&["target", "backend", "proxy"], "`upstream.replicas`"),
+    (&["port", "bind"], "the address of the host, which lodge.toml has"),
+    (&["retries"], "`upstream.retry.attempts`"),
+    (&["schema"], "`validate.body`"),
+    (&["secret", "secrets"], "a value of [config] with `secret = true`"),
+    (&["timeout", "deadline"], "`limits.wall`"),
+    (&["version"], "a version, which is a file of its own such as NAME@2.wasm"),
+];
+
+fn of_other_systems(name: &str) -> Option<&'static str> {
+    OF_OTHER_SYSTEMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, meant)| *meant)
 }
 
 /// Returns the hint for a key that is at the top level and belongs into a section.

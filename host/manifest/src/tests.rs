@@ -74,6 +74,17 @@ fn problems_have_lines_and_ways_out() {
     check("cpu_weight = 0", "line 1: cpu_weight: write a whole number from 1 to 10000");
     check("\nroute = ['/']", "line 2: unknown key `route`; did you mean `routes`?");
     check("\nzzz = 1", "line 2: unknown key `zzz`, expected one of `enabled`");
+    // Words of other systems, also where they resemble another key or are one of lodge.toml.
+    for (word, meant) in [
+        ("timeout = '1s'", "did you mean `limits.wall`?"),
+        ("memory = '64MiB'", "did you mean `limits.memory`?"),
+        ("retries = 3", "did you mean `upstream.retry.attempts`?"),
+        ("apikey = 'x'", "did you mean `auth.api_keys`?"),
+        ("openapi = 'x.yaml'", "did you mean `api.openapi`?"),
+        ("host = 'a.example'", "it is a key of a route; write it there"),
+    ] {
+        check(word, meant);
+    }
     check("enabled = true\nenabled = true", "line 2: `enabled` has a value already");
     for section in ["schedule", "rules", "redirects"] {
         check(
@@ -253,10 +264,27 @@ fn routes_rewrite_paths() {
         let problem = read(text).unwrap_err();
         assert!(problem.contains(expected), "{text}: {problem}");
     };
-    for wrong in ["v1", "", "/v1/", "//", "/a//b", "/a/../b", "/a?b", "/a%2Fb", "/{id}", "/a;b", "https://a/b"] {
+    for wrong in ["v1", "", "/v1/", "//", "/a//b", "/a/../b", "/a?b", "/a%2Fb", "/a;b", "https://a/b"] {
         check(&format!("routes = [{{ path = '/api', rewrite = '{wrong}' }}]"), "rewrite: write a path such as \"/v1\"");
     }
     check("routes = [{ path = '/a', rewrite = '/b', strip_prefix = true }]", "takes the place of the prefix already");
+    for wrong in ["/users/{id}", "/users/*"] {
+        check(
+            &format!("routes = [{{ path = '/a', rewrite = '{wrong}' }}]"),
+            "rewrite: parameters and `*` are not possible",
+        );
+    }
+    for (key, value) in [("rewrite", "'/v1'"), ("strip_prefix", "true")] {
+        check(
+            &format!("{key} = {value}"),
+            &format!("unknown key `{key}`; it is a key of a route; write it there, as in routes"),
+        );
+    }
+    let shown = section::views(
+        &read("routes = [{ path = '/a', rewrite = '/b' }, '/c', { path = '/d', strip_prefix = true }]").unwrap(),
+    );
+    assert_eq!(shown["routes"], serde_json::json!(["/a to /b", "/d to /"]));
+    assert!(!section::views(&read("routes = '/a'").unwrap()).contains_key("routes"));
     check(
         "routes = [{ path = '/a', rewrite = '/b' }]\n[files]\nroot = 'x'",
         "`rewrite` has no effect for a directory of files",
@@ -266,7 +294,7 @@ fn routes_rewrite_paths() {
 /// No route leads around the conditions of another one of its service.
 #[test]
 fn rewritten_routes_have_the_same_conditions() {
-    let auth = "auth = { scopes = 'admin' }";
+    let (auth, strip) = ("auth = { scopes = 'admin' }", "strip_prefix = true");
     let service = "\nauth = { api_keys = 'k' }";
     for (text, bypass) in [
         (format!("routes = [{{ path = '/api', rewrite = '/' }}, {{ path = '/admin', {auth} }}]{service}"), true),
@@ -289,9 +317,48 @@ fn rewritten_routes_have_the_same_conditions() {
         (format!("routes = [{{ path = '/api', rewrite = '/in' }}, '/in']{service}"), false),
         ("routes = [{ path = '/a', rewrite = '/in' }, { path = '/b', rewrite = '/in', rate = '1/s' }]".into(), false),
         (format!("routes = [{{ path = '/public', rewrite = '/pages', auth = false }}, '/app']{service}"), false),
+        (format!("routes = [{{ path = '/a', {strip} }}, {{ path = '/b', {strip}, {auth} }}]{service}"), true),
+        (format!("routes = [{{ path = '/a', {strip} }}, {{ path = '/admin', {auth} }}]{service}"), true),
+        (format!("routes = [{{ path = '/a', {strip} }}, {{ path = '/b', {strip} }}, '/c']{service}"), false),
+        (format!("routes = [{{ path = '/a', {strip} }}, {{ path = '/open', auth = false }}]{service}"), false),
+        // No request is of two methods. One for HEAD may be of a route for GET.
+        (
+            format!(
+                "routes = [{{ path = '/b', methods = 'GET', {strip} }}, {{ path = '/b', methods = ['POST', 'PUT'], {strip}, {auth} }}]{service}"
+            ),
+            false,
+        ),
+        (
+            format!(
+                "routes = [{{ path = '/b', methods = ['GET', 'PUT'], {strip} }}, {{ path = '/b', methods = 'PUT', {strip}, {auth} }}]{service}"
+            ),
+            true,
+        ),
+        (
+            format!(
+                "routes = [{{ path = '/a', methods = 'GET', {strip} }}, {{ path = '/b', methods = 'HEAD', {strip}, {auth} }}]{service}"
+            ),
+            true,
+        ),
+        (
+            format!(
+                "routes = [{{ path = '/a', methods = 'HEAD', {strip} }}, {{ path = '/b', methods = 'GET', {strip}, {auth} }}]{service}"
+            ),
+            true,
+        ),
+        (
+            format!(
+                "routes = [{{ path = '/a', methods = 'GET', {strip} }}, {{ path = '/b', {strip}, {auth} }}]{service}"
+            ),
+            true,
+        ),
     ] {
         let problem = read(&text).err().unwrap_or_default();
         assert_eq!(problem.contains("would not hold"), bypass, "{text}: {problem}");
         assert_eq!(problem.is_empty(), !bypass, "{text}: {problem}");
     }
+    let unused = read("routes = ['/a%2Fb', { path = '/*', rewrite = '/a/b', allow = '10.0.0.0/8' }]").unwrap_err();
+    assert!(unused.starts_with("route /a%2Fb: a service with a `rewrite` gets no path with"), "{unused}");
+    assert!(read("routes = ['/{a;b}', { path = '/*', rewrite = '/x' }]").is_ok());
+    assert!(read("routes = ['/a%2Fb', '/c;d']").is_ok());
 }

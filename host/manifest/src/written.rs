@@ -174,6 +174,16 @@ impl<'a> Written<'a> {
         leaves.map(set).fold(true, |all, one| all & one)
     }
 
+    /// Reads a section whose keys are all in `keys`, and which may be `true` in their place. `blank` is a value for the keys to fill
+    /// in.
+    pub(crate) fn grant<T>(&self, keys: &[Key<T>], blank: T, problems: &mut Problems) -> Option<T> {
+        let mut grant = with_defaults(keys, blank);
+        if self.table().is_none() {
+            return problems.take(self.granted())?.then_some(grant);
+        }
+        self.settings(keys, &mut grant, problems).then_some(grant)
+    }
+
     /// Sets this key of a section in `settings`.
     pub(crate) fn set<T>(&self, section: &str, keys: &[Key<T>], settings: &mut T) -> Result<(), String> {
         let name = self.name.strip_prefix(section).and_then(|name| name.strip_prefix('.')).unwrap_or(&self.name);

@@ -11,7 +11,9 @@
 pub(crate) mod absent;
 pub mod blobstore;
 pub mod config;
+mod connections;
 pub mod denied;
+pub(crate) mod handles;
 mod held_locks;
 pub mod http;
 pub mod keyvalue;
@@ -21,13 +23,17 @@ pub mod lock;
 pub mod logged_denials;
 mod logging;
 pub mod messaging;
+pub(crate) mod middleware;
 pub(crate) mod otel;
 pub mod outbox;
 mod outcome;
+mod output_source;
 pub mod postgres;
 pub mod sandbox;
+pub mod sandbox_version;
 pub mod sqlite;
 pub mod stdio;
+mod streamed;
 pub mod volumes;
 pub mod waker;
 
@@ -39,6 +45,7 @@ use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::error::backtrace::PartImages;
 use blobstore::GrantedBlobs;
 use config::{ConfigSnapshot, Configuration};
 use keyvalue::{GrantedStore, SandboxStore};
@@ -46,7 +53,7 @@ use limiter::Limiter;
 use lock::GrantedLocks;
 use lodge_base::config::limits::Limits;
 use lodge_manifest::config::ConfigKey;
-use messaging::GrantedMessages;
+use messaging::{GrantedMessages, SandboxMessages};
 use otel::RequestSpans;
 use postgres::{GrantedPostgres, RequestPostgres};
 use sandbox::Sandbox;
@@ -56,9 +63,6 @@ use volumes::GrantedVolumes;
 /// The most random bytes that a guest can request in one call; more is a trap. wasmtime's own bound is 64 MiB, all of
 /// which the host would allocate.
 const RANDOM_BYTES: u64 = 16 << 20;
-
-/// The error of an interface that gives handles, when a guest has as many as `limits.resources` allows.
-const TOO_MANY_HANDLES: &str = "too many handles are open; drop some, or raise limits.resources";
 
 /// The data of a guest's Store. It contains only what the guest was granted.
 pub struct Ctx {
@@ -83,13 +87,17 @@ pub struct Ctx {
     /// The entries of directories that the current request may still list.
     entries_left: usize,
     /// The messages that it may publish, if any.
-    messages: Option<Arc<GrantedMessages>>,
+    messages: Option<SandboxMessages>,
     /// The spans that it has made during the current request.
     otel: RequestSpans,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: http::Hooks,
+    /// The code of the parts of a composition; `None` for a component without middleware.
+    pub(crate) parts: Option<Arc<PartImages>>,
+    /// The handlers behind the outermost part of a composition, in their order.
+    behind: Vec<Arc<middleware::NextHandler>>,
 }
 
 /// The Store of a guest, in a function that the guest calls.
@@ -178,12 +186,14 @@ impl Ctx {
             blobs: state.blobs.clone(),
             volumes: state.volumes.clone(),
             entries_left: volumes::REQUEST,
-            messages: state.messages.clone(),
+            messages: state.messages.clone().map(SandboxMessages::new),
             otel: RequestSpans::default(),
             table,
             wasi: wasi.build(),
             http: http::state(),
             hooks: http::Hooks::new(sender, Arc::clone(&sandbox)),
+            parts: None,
+            behind: Vec::new(),
             sandbox,
         }
     }
@@ -199,20 +209,21 @@ pub fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> 
     denied::link_02(linker)?;
     volumes::link_02(linker)?;
     http::link_02(linker)?;
-    logging::link(linker)?;
+    logging::link(linker, 0)?;
     config::link(linker, concurrent)?;
     keyvalue::link(linker, concurrent)?;
     lock::link(linker, concurrent)?;
     sqlite::link(linker, concurrent)?;
-    postgres::link(linker)?;
+    postgres::link(linker, concurrent)?;
     blobstore::link(linker, concurrent)?;
-    messaging::link(linker)?;
+    messaging::link(linker, concurrent)?;
     otel::link(linker)?;
     if concurrent {
         wasmtime_wasi::p3::add_to_linker(linker)?;
         denied::link_03(linker)?;
         volumes::link_03(linker)?;
         http::link_03(linker)?;
+        middleware::link(linker, 0)?;
     }
     Ok(())
 }

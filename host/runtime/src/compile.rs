@@ -6,6 +6,7 @@
 
 mod build;
 mod child;
+mod composition;
 mod engine;
 mod explain;
 mod job;
@@ -36,14 +37,16 @@ pub(crate) use self::pool_budget::{ExtraUnits, TRIALS};
 pub use self::reset::Reset;
 pub use self::worlds::imports_whole_world;
 use super::code_cache::{CodeCache, EngineStamp};
-use crate::exports::{LinkedExports, MESSAGE_HANDLER};
+use crate::capabilities::absent;
+use crate::error::backtrace::PartImages;
+use crate::exports::{LinkedExports, is_message_handler};
 use lodge_base::clock::Clock;
 use lodge_base::config::{self, Tiers};
 use lodge_base::cpu::scheduler;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
-use lodge_manifest::refusal::Refusal;
+use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::spec::GuestSpec;
 
 /// The version of wasmtime, which it does not report itself. A test compares it with Cargo.lock.
@@ -93,7 +96,15 @@ pub struct Compiled {
     /// The kind of its machine code.
     pub(crate) kind: CodeKind,
     pub(crate) engine: wasmtime::Engine,
-    pub(crate) exports: LinkedExports,
+    /// What the outermost part exports.
+    exports: LinkedExports,
+    /// The parts behind it, in their order; none of a component without middleware.
+    behind: Vec<LinkedExports>,
+    /// The machine code of each part; `None` of a component without middleware.
+    images: Option<Arc<PartImages>>,
+    /// All parts of a composition with their digests. Others that use them share their code.
+    parts: Vec<(Digest, Arc<Self>)>,
+    component: Component,
     /// Its extra units of the engine's pool.
     pub(crate) extra: Option<ExtraUnits>,
     /// Keeps an engine for baseline code alive.
@@ -115,7 +126,9 @@ impl Interfaces {
     /// Whether the component handles messages, and no requests.
     pub fn only_messages(&self) -> bool {
         let exports = |name: &str| self.exports.iter().any(|export| export.starts_with(name));
-        exports(MESSAGE_HANDLER) && !exports("wasi:http/handler@") && !exports("wasi:http/incoming-handler@")
+        self.exports.iter().any(|export| is_message_handler(export))
+            && !exports("wasi:http/handler@")
+            && !exports("wasi:http/incoming-handler@")
     }
 }
 
@@ -165,6 +178,15 @@ impl Compiler {
     /// # Errors
     /// Returns why there is none, and the remedy.
     pub async fn code(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
+        if !spec.middleware.is_empty() {
+            return self.composed(spec).await;
+        }
+        let code = self.of_component(spec).await?;
+        if code.interfaces.passes_on() { Err(composition::alone(&file_name(&spec.path))) } else { Ok(code) }
+    }
+
+    /// Returns the machine code of a component without middleware.
+    async fn of_component(self: &Arc<Self>, spec: &GuestSpec) -> Result<Arc<Compiled>, Refusal> {
         if let Some(code) = self.known(spec.digest) {
             return Ok(code);
         }
@@ -183,7 +205,11 @@ impl Compiler {
     /// Whether the machine code can be dropped, because it can be loaded again.
     pub(crate) fn keeps(&self, code: &Compiled, digest: Digest) -> bool {
         let stamp = self.stamp(code.kind);
-        self.cache.as_ref().zip(stamp).is_some_and(|(cache, stamp)| cache.holds(stamp, digest))
+        let held = |cache: &CodeCache, stamp| match code.parts.is_empty() {
+            true => cache.holds(stamp, digest),
+            false => code.parts.iter().all(|(digest, _)| cache.holds(stamp, *digest)),
+        };
+        self.cache.as_ref().zip(stamp).is_some_and(|(cache, stamp)| held(cache, stamp))
     }
 
     /// Drops machine code of versions that are not `waits` any more.
@@ -299,13 +325,16 @@ impl Compiler {
     ) -> Result<Compiled, Refusal> {
         let mut interfaces = interfaces(component);
         let handler = handler_of(&interfaces.exports, file)?;
-        let (pre, absent) =
-            worlds::link(&linked.linker, component, &interfaces.imports).map_err(|error| unlinkable(file, &error))?;
+        let (pre, absent) = worlds::link(&linked.linker, component, &interfaces.imports).map_err(|error| {
+            unlinkable(file, &error, |interface| absent::is_linked(&linked.linker, component, interface))
+        })?;
         interfaces.absent = absent;
         let exports = LinkedExports::new(pre, handler).map_err(|error| misshapen(file, &one_line(&error)))?;
-        let extra = linked.extra(component).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
+        let extra = linked.extra(&[component]).map_err(|(reason, remedy)| Refusal::new(file, reason, remedy))?;
         let (interfaces, engine) = (Arc::new(interfaces), component.engine().clone());
-        Ok(Compiled { interfaces, kind, engine, exports, extra, _linked: linked })
+        let (behind, parts, component) = (Vec::new(), Vec::new(), component.clone());
+        let images = None;
+        Ok(Compiled { interfaces, kind, engine, exports, behind, images, parts, component, extra, _linked: linked })
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! That text never contains guest output, paths or host details. Those are in [`RunError::detail`], which goes to the log.
 
+pub(crate) mod backtrace;
+pub(crate) mod panic_text;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -29,7 +32,7 @@ pub enum RunError {
     NoResponse,
     /// The guest trapped after it requested more memory than its limit.
     #[error("the service ran out of memory")]
-    OverMemory,
+    OverMemory(FailedPart),
     /// The guest's response cannot be sent in HTTP.
     #[error("the service sent an invalid response")]
     InvalidResponse(String),
@@ -45,8 +48,11 @@ pub enum RunError {
     WallTime,
     /// The request used up its CPU time.
     #[error("the service used too much CPU time")]
-    CpuTime,
+    CpuTime(FailedPart),
 }
+
+/// The file of the component in front of a service that failed; `None` if that is not known, and for the service itself.
+pub type FailedPart = Option<Box<str>>;
 
 /// A `wasi:http` error code of a guest.
 #[derive(Debug)]
@@ -62,8 +68,12 @@ pub struct GuestCode {
 pub struct Trap {
     /// The cause.
     pub cause: String,
+    /// What the guest said of its panic on stderr.
+    pub panic: Option<String>,
     /// The functions, innermost first, by the guest's own names if it has them.
     pub frames: Vec<String>,
+    /// Where in a composition.
+    pub part: FailedPart,
 }
 
 /// The number of frames of a backtrace in a log line.
@@ -71,8 +81,17 @@ const FRAMES: usize = 6;
 
 impl RunError {
     /// Returns the error of a guest that trapped for this reason.
-    pub fn trapped(cause: String, frames: Vec<String>) -> Self {
-        Self::Trapped(Box::new(Trap { cause, frames }))
+    pub fn trapped(cause: String, frames: Vec<String>, part: FailedPart) -> Self {
+        Self::Trapped(Box::new(Trap { cause, panic: None, frames, part }))
+    }
+
+    /// Returns the file of the component in front of the service that failed, if it was one.
+    pub fn part(&self) -> Option<&str> {
+        match self {
+            Self::Trapped(trap) => trap.part.as_deref(),
+            Self::CpuTime(part) | Self::OverMemory(part) => part.as_deref(),
+            _ => None,
+        }
     }
 
     /// Returns details for the operator that clients must not see.
@@ -82,14 +101,15 @@ impl RunError {
             Self::Trapped(trap) => Some(trap.to_string().into()),
             Self::Reported(code) => Some((&code.name).into()),
             Self::OutgoingDenied => Some("the manifest does not grant an outgoing request; the log names it".into()),
-            Self::Body(_) | Self::NoResponse | Self::OverMemory | Self::WallTime | Self::CpuTime => None,
+            Self::Body(_) | Self::NoResponse | Self::OverMemory(_) | Self::WallTime | Self::CpuTime(_) => None,
         }
     }
 }
 
 impl fmt::Display for Trap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)?;
+        // The cause of a panic is always the same instruction.
+        f.write_str(self.panic.as_deref().unwrap_or(&self.cause))?;
         let mut separator = " (in ";
         for frame in self.frames.iter().take(FRAMES) {
             write!(f, "{separator}{frame}")?;

@@ -15,9 +15,11 @@ use super::instance::{Blueprint, Instance};
 use super::pool::WarmPool;
 use super::response::GuestResponse;
 use crate::capabilities::blobstore::GrantedBlobs;
+use crate::capabilities::config::Configuration;
 use crate::capabilities::http::Sender;
 use crate::capabilities::keyvalue::GrantedStore;
 use crate::capabilities::sandbox::RequestContext;
+use crate::capabilities::sandbox_version::SandboxVersion;
 use crate::capabilities::{State, otel};
 use crate::error::RunError;
 use lodge_manifest::refusal::Refusal;
@@ -63,7 +65,7 @@ impl Guest {
         state: State,
         host: &Arc<GuestHost>,
     ) -> Self {
-        let clock = &host.compiler.clock;
+        let (clock, version) = (&host.compiler.clock, Arc::new(SandboxVersion::new(&deployment)));
         Self {
             makes_spans: code.interfaces.imports.iter().any(|import| import.starts_with(otel::INTERFACES)),
             interfaces: Arc::clone(&code.interfaces),
@@ -71,7 +73,7 @@ impl Guest {
             code: ArcSwapOption::new(Some(code)),
             loading: tokio::sync::Mutex::new(()),
             pool: Arc::new(WarmPool::new(&deployment.spec.manifest, clock.clone(), Arc::clone(&host.warm))),
-            blueprint: Blueprint { deployment, sender, denials: Arc::default(), state, clock: clock.clone() },
+            blueprint: Blueprint { version, deployment, sender, state, clock: clock.clone() },
             host: Arc::clone(host),
         }
     }
@@ -89,6 +91,11 @@ impl Guest {
     /// Returns the store of its service, if the manifest grants one.
     pub fn store(&self) -> Option<&Arc<GrantedStore>> {
         self.blueprint.state.keyvalue.as_ref()
+    }
+
+    /// Returns its configuration, if its values are in other places than its manifest.
+    pub fn configuration(&self) -> Option<&Arc<Configuration>> {
+        self.blueprint.state.config.as_ref()
     }
 
     /// Returns the objects of its service, if the manifest grants any.

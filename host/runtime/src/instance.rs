@@ -22,12 +22,14 @@ use wasmtime_wasi_http::{WasiHttpView, p2, p3};
 
 use super::body::{LimitedBody, RequestBody};
 use super::compile::Compiled;
+use crate::capabilities::handles::{TOO_MANY_HANDLES, is_full};
 use crate::capabilities::http::Sender;
-use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::messaging::MessageDelivery;
 use crate::capabilities::sandbox::{RequestContext, Sandbox};
+use crate::capabilities::sandbox_version::SandboxVersion;
 use crate::capabilities::{Ctx, State, stdio};
 use crate::error::RunError;
+use crate::error::backtrace::frames;
 use crate::exports::{self, Exports};
 use lodge_base::clock::Clock;
 use lodge_base::cpu::meter::TickAction;
@@ -35,14 +37,11 @@ use lodge_base::cpu::scheduler::{CpuSlot, LongRunning};
 use lodge_base::lock::lock;
 use lodge_traffic::service::deployment::Deployment;
 
-/// The maximum number of frames of a guest's backtrace.
-const FRAMES: usize = 32;
-
 /// What all instances of a version have in common, besides their machine code.
 pub struct Blueprint {
     pub(super) deployment: Arc<Deployment>,
     pub(super) sender: Arc<dyn Sender>,
-    pub(super) denials: Arc<LoggedDenials>,
+    pub(super) version: Arc<SandboxVersion>,
     /// What the service has beside itself.
     pub(super) state: State,
     /// The clock of the engines.
@@ -81,7 +80,7 @@ impl Instance {
     /// # Errors
     /// When the start code traps or exceeds a limit, or the engine's pool is full.
     pub(super) async fn new(blueprint: &Blueprint, code: &Compiled, deadline: Instant) -> Result<Self, RunError> {
-        let Blueprint { deployment, sender, denials, state, clock } = blueprint;
+        let Blueprint { deployment, sender, version, state, clock } = blueprint;
         let (service, limits) = (&deployment.service, deployment.limits());
         let extra = match &code.extra {
             Some(extra) => {
@@ -93,7 +92,7 @@ impl Instance {
         let start = Instant::now();
         let sandbox = Arc::new(Sandbox::new(
             Arc::clone(service),
-            (Arc::clone(&deployment.version), Arc::clone(denials)),
+            Arc::clone(version),
             limits,
             clock.clone(),
             state.config.clone(),
@@ -113,7 +112,7 @@ impl Instance {
             table.set_max_capacity(limits.resources);
         }
         let instantiated = {
-            let instantiating = pin!(code.exports.instantiate(&mut store));
+            let instantiating = pin!(code.instantiate(&mut store));
             Guarded::new(instantiating, sandbox, deadline).await?
         };
         service.metrics.instantiated.record(start.elapsed());
@@ -335,27 +334,27 @@ impl<F> Drop for Guarded<F> {
 fn panicked(panic: &(dyn Any + Send)) -> RunError {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let cause = format!("the host panicked, which is a bug in Lodge: {}", text.unwrap_or("without a message"));
-    RunError::trapped(cause, Vec::new())
+    RunError::trapped(cause, Vec::new(), None)
 }
 
 /// Returns the error for an error of wasmtime.
 fn classify(ctx: &Ctx, error: &wasmtime::Error) -> RunError {
+    let part = || ctx.parts.as_ref().and_then(|parts| ctx.sandbox.version.part(&parts.positions(error)));
     if error.is::<CpuExhausted>() {
-        return RunError::CpuTime;
+        return RunError::CpuTime(part());
     }
     if let Some(full) = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>() {
         return RunError::PoolFull(format!("{full}; raise engine.instances"));
     }
     if ctx.limiter.refused {
-        return RunError::OverMemory;
+        return RunError::OverMemory(part());
+    }
+    if is_full(error) {
+        return RunError::trapped(TOO_MANY_HANDLES.into(), frames(error), part());
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         let cause = format!("the guest exited with status {}", exit.0);
-        return RunError::trapped(cause, Vec::new());
+        return RunError::trapped(cause, Vec::new(), part());
     }
-    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>();
-    let frames = backtrace.into_iter().flat_map(|backtrace| backtrace.frames()).take(FRAMES);
-    let unnamed = |frame: &wasmtime::FrameInfo| format!("<wasm function {}>", frame.func_index());
-    let frames = frames.map(|frame| frame.func_name().map_or_else(|| unnamed(frame), str::to_owned)).collect();
-    RunError::trapped(error.root_cause().to_string(), frames)
+    RunError::trapped(error.root_cause().to_string(), frames(error), part())
 }

@@ -5,7 +5,7 @@
 //! that belongs to the calling service (`client.rs`), if the manifest lists its origin (`egress.rs`).
 //!
 //! Two checks guard the world. A manifest lists origins; a request to any other is denied. And the addresses of a name
-//! must be public (`address.rs`) unless the manifest lists them, so a listed name cannot lead to this machine, a
+//! must be public ([`is_public`](lodge_base::address::is_public)) unless the manifest lists them, so a listed name cannot lead to this machine, a
 //! neighbour or a cloud's metadata service. The connection goes to the very addresses that were checked (`dial.rs`).
 //!
 //! A request that may reach this host again carries in `Via` the number of calls that led to it, so that a loop ends as
@@ -17,8 +17,8 @@
 //! With `trusted_proxies`, every request of a guest carries `Via`: the public address of this host or of its load
 //! balancer may be a trusted proxy, and the host would believe forwarded headers of a request without it.
 
-pub mod address;
 mod client;
+mod counted;
 mod dial;
 mod egress;
 mod failure;

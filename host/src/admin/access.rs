@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Response, StatusCode, Uri};
 use sha2::{Digest, Sha256};
@@ -21,6 +21,9 @@ use lodge_base::lock::lock;
 use lodge_traffic::admission::rate::Attempter;
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::proxy::headers::{Peer, is_forwarded};
+
+/// Where the page is that sends a request, as browsers say it.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The least bytes of a token that nobody can guess, however often.
 const LEAST_TOKEN: usize = 32;
@@ -135,9 +138,7 @@ impl Admin {
         let header = |name: &header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         // HTTP/2 sends the host in the URI.
         let host = header(&header::HOST).or(uri.authority().map(Authority::as_str)).unwrap_or_default();
-        if let Some(origin) = header(&header::ORIGIN)
-            && origin.split_once("://").is_none_or(|(_, of)| of != host)
-        {
+        if is_foreign(host, headers) {
             let why = "a page of another origin may not use the API";
             self.note_refused(&peer.to_canonical().to_string(), uri, why);
             return Err(problem(StatusCode::FORBIDDEN, "foreign-origin", why).into());
@@ -269,6 +270,16 @@ fn unauthorized(why: &str) -> Response<Body> {
     let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", why);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// Whether a page of another origin than that of this host sends the request. A browser sends `Origin` with what could change
+/// something, and `Sec-Fetch-Site` also with images, scripts and links.
+fn is_foreign(host: &str, headers: &HeaderMap) -> bool {
+    let is_own = |origin: &HeaderValue| {
+        origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, of)| of == host))
+    };
+    let mut sites = headers.get_all(SITE).iter();
+    !headers.get_all(header::ORIGIN).iter().all(is_own) || sites.any(|site| site != "same-origin" && site != "none")
 }
 
 fn is_local(host: &str) -> bool {

@@ -14,6 +14,7 @@ use super::Admin;
 use super::access::Requester;
 use super::body::{Body, Events, events, json, problem, typed};
 use super::contract::{ActionResult, DrainResult, LevelRequest, LogLevel, PurgeResult};
+use super::parameters::{BAD_QUERY, QueryParameters};
 use super::record::OperatorRecord;
 use super::routes::{Action, ApiRoute, Unrouted};
 use super::{compare, data, deploy, report};
@@ -59,28 +60,31 @@ pub(super) async fn respond(
         admin.note_refused(&operator.shown(), request.uri(), &why);
         return problem(StatusCode::FORBIDDEN, "scope", &why);
     }
-    let query = request.uri().query().unwrap_or_default();
+    let known = route.parameters(request.method());
+    let parameters = match QueryParameters::read(request.uri().query().unwrap_or_default(), known) {
+        Ok(parameters) => parameters,
+        Err(why) => return problem(StatusCode::BAD_REQUEST, BAD_QUERY, &why),
+    };
     match route {
         ApiRoute::Services => json(&report::statuses(&admin.current.snapshot())),
         ApiRoute::Service(name) => {
-            with(admin, name, |target| json(&report::details(&admin.current.snapshot(), target)))
+            with(admin, name, |target| json(&report::details(&admin.current.snapshot(), target, &admin.elsewhere)))
         }
         ApiRoute::Errors(name) => with(admin, name, |target| json(&target.deployment().service.failures())),
         ApiRoute::Compare(name) => compare::respond(admin, operator, name, request.into_body()).await,
         ApiRoute::Act(name, action) => with(admin, name, |target| self::act(target, action, operator)),
-        ApiRoute::Component(name) => deploy::component(admin, operator, name, (request, record)).await,
-        ApiRoute::Promote(name) => deploy::promote(admin, operator, name, query).await,
+        ApiRoute::Component(name) => deploy::component(admin, operator, name, (&parameters, request, record)).await,
+        ApiRoute::Promote(name) => deploy::promote(admin, operator, name, &parameters).await,
         ApiRoute::Rollback(name) => deploy::rollback(admin, operator, name).await,
         ApiRoute::Purge(name) => {
-            let path = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "path");
-            let path = path.map_or("/".into(), |(_, path)| path);
-            with(admin, name, |target| purge(admin, target, &path, operator))
+            let path = parameters.get("path").unwrap_or("/");
+            with(admin, name, |target| purge(admin, target, path, operator))
         }
-        ApiRoute::ServiceData(name, rest) => data::respond(admin, operator, (name, rest), request).await,
+        ApiRoute::ServiceData(name, rest) => data::respond(admin, operator, (name, rest), (&parameters, request)).await,
         ApiRoute::Data => data::all(admin).await,
         ApiRoute::Backup => data::backup(admin).await,
-        ApiRoute::Logs => logs(admin, query),
-        ApiRoute::Events => changes(admin, query),
+        ApiRoute::Logs => logs(admin, &parameters),
+        ApiRoute::Events => changes(admin, &parameters),
         ApiRoute::Stream => {
             let all = Arc::clone(admin);
             following(admin, move |events| stream(all, events))
@@ -169,14 +173,16 @@ async fn set_level(admin: &Admin, operator: &Requester, body: Upload<Incoming>) 
     }
 }
 
-fn logs(admin: &Arc<Admin>, query: &str) -> Response<Body> {
-    let service = parameter(query, "service").map(str::to_owned);
-    let most = parameter(query, "tail").map_or(Ok(TAIL), str::parse::<usize>);
+fn logs(admin: &Arc<Admin>, parameters: &QueryParameters) -> Response<Body> {
+    let service = parameters.get("service").map(str::to_owned);
+    let most = parameters.get("tail").map_or(Ok(TAIL), str::parse::<usize>);
     let Ok(most) = most else {
         return problem(StatusCode::BAD_REQUEST, "bad-tail", "`tail` must be a whole number");
     };
-    if parameter(query, "follow") != Some("true") {
-        return json(&admin.logs.tail.lines(service.as_deref(), most));
+    match parameters.flag("follow") {
+        Ok(true) => {}
+        Ok(false) => return json(&admin.logs.tail.lines(service.as_deref(), most)),
+        Err(why) => return problem(StatusCode::BAD_REQUEST, BAD_QUERY, &why),
     }
     let tail = Arc::clone(&admin.logs.tail);
     following(admin, async move |events| {
@@ -193,9 +199,11 @@ fn logs(admin: &Arc<Admin>, query: &str) -> Response<Body> {
     })
 }
 
-fn changes(admin: &Arc<Admin>, query: &str) -> Response<Body> {
-    if parameter(query, "follow") != Some("true") {
-        return json(&admin.logs.tail.changes());
+fn changes(admin: &Arc<Admin>, parameters: &QueryParameters) -> Response<Body> {
+    match parameters.flag("follow") {
+        Ok(true) => {}
+        Ok(false) => return json(&admin.logs.tail.changes()),
+        Err(why) => return problem(StatusCode::BAD_REQUEST, BAD_QUERY, &why),
     }
     let tail = Arc::clone(&admin.logs.tail);
     following(admin, async move |events| {
@@ -284,9 +292,4 @@ async fn stream(admin: Arc<Admin>, events: Events) {
             return;
         }
     }
-}
-
-/// Returns the value of a query parameter, which needs no decoding: names of services have no escaped characters.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }

@@ -51,8 +51,8 @@ impl Outbound for Body {
 }
 
 /// Responds with a text.
-pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::whole(text.as_bytes()));
+pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::whole(text));
     *response.status_mut() = status;
     response
 }

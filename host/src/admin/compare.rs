@@ -57,7 +57,9 @@ pub(super) async fn respond(
     let Ok(Ok(body)) = read else { return bad("the manifest is too large, or did not arrive in time") };
     let Ok(own) = files::text(body.to_bytes().into()) else { return bad("the manifest is not UTF-8") };
     let path = admin.config.guests.join(format!("{name}.toml"));
+    let turn = Arc::clone(&admin.slots.comparing).acquire_owned().await;
     let compared = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let text = match files::read_text(&path, MANIFEST) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             text => text.map_err(|error| error.to_string())?,
@@ -70,7 +72,7 @@ pub(super) async fn respond(
             json(&ManifestComparison { keys })
         }
         Ok(Err(why)) => {
-            problem(StatusCode::CONFLICT, "not-comparable", &format!("one of the manifests is not TOML: {why}"))
+            problem(StatusCode::CONFLICT, "not-comparable", &format!("one of the manifests cannot be compared: {why}"))
         }
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the comparison failed; see the log"),
     }

@@ -4,6 +4,7 @@
 //! ignore fields that they do not know, and a field that is missing has its default, since a host may be of another version.
 //! The status of replicas, policies, failed requests and log lines is defined where it is taken, and part of the contract.
 
+mod counts;
 mod rollout;
 
 use std::borrow::Cow;
@@ -12,14 +13,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::counts::{CacheCounts, CodePart, LastRefusal, MessageCounts, RemoteCall, StoredCounts};
 pub use self::rollout::{ActionResult, Judgement, ManifestComparison, RollbackMargins, VersionShare, VersionStatus};
-pub use crate::cluster::{ClusterMember, ClusterStatus};
+pub use crate::cluster::{ClusterCall, ClusterMember, ClusterStatus};
 pub use crate::data::{
-    DeletedKey, EntryPage, ImportCount, KeyList, StoreDetails, StoreStatus, StoredEntry, WrittenKey,
+    DeadContent, DeadCount, DeadEntry, DeadList, DeletedKey, EntryPage, ImportCount, KeyList, StoreDetails,
+    StoreStatus, StoredEntry, WrittenKey,
 };
 pub use lodge_base::telemetry::logs::tail::Line;
 pub use lodge_traffic::admission::PolicyStatus;
-pub use lodge_traffic::service::FailedRequest;
+pub use lodge_traffic::service::{FailedRequest, ResponseMismatch};
 pub use lodge_traffic::upstreams::status::{ReplicaStatus, SourceStatus, UpstreamCertificate, UpstreamStatus};
 
 /// The states of a service, as [`ServiceActivity::state`] explains them.
@@ -61,6 +64,8 @@ pub struct ServiceInfo {
     pub name: String,
     /// The SHA-256 of its component, in hexadecimal; of its manifest, for an upstream.
     pub digest: String,
+    /// Its version, as in the log: the first 12 digits of `digest` or, with components in front of it, of the digest of all parts.
+    pub version: String,
     /// The bytes of its component.
     pub bytes: u64,
     /// Its routes.
@@ -77,9 +82,21 @@ pub struct ServiceInfo {
     /// details of a service, and not in the list of all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sections: BTreeMap<String, Value>,
-    /// The names in `calls` that no service of the host has. Such a service may come later.
+    /// What requests pass, the outermost component first; empty without `middleware`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<CodePart>,
+    /// The names in `calls` that no service has, of this host or of others in its cluster. Such a service may come later.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown_calls: Vec<String>,
+    /// The names in `calls` that only services of other hosts of the cluster have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remote_calls: Vec<RemoteCall>,
+    /// Why the configuration of the provider of its logins could not be fetched the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login_fails: Option<String>,
+    /// When a login failed last by what its provider says, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login_refusal: Option<LastRefusal>,
     /// The settings and sources of an upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamStatus>,
@@ -134,8 +151,13 @@ pub struct ServiceActivity {
     pub cached: Option<CacheCounts>,
     /// What it stores; `None` without `[keyvalue]` in its manifest, or before it was read.
     pub stored: Option<StoredCounts>,
+    /// Its messages; `None` without `[consume]` in its manifest, or before they were counted.
+    pub messages: Option<MessageCounts>,
     /// The last request that was refused.
     pub last_refusal: Option<LastRefusal>,
+    /// Files beside its manifest that cannot be used now, a line each. What they had before is in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// Why this version was withdrawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
@@ -148,44 +170,6 @@ pub struct ServiceActivity {
     /// The replicas of an upstream, empty if none is known; `None` for a component.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<Vec<ReplicaStatus>>,
-}
-
-/// The stored responses of a service.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct CacheCounts {
-    /// Stored responses.
-    pub entries: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Requests that the cache responded to.
-    pub hits: u64,
-    /// Requests that the service responded to.
-    pub misses: u64,
-}
-
-/// What a service stores, and its quota.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct StoredCounts {
-    /// Keys in its store.
-    pub keys: u64,
-    /// Bytes of all keys and values.
-    pub bytes: u64,
-    /// The most keys.
-    pub most_keys: u64,
-    /// The most bytes.
-    pub most_bytes: u64,
-}
-
-/// A request that was refused.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct LastRefusal {
-    /// The time, in RFC 3339.
-    pub at: String,
-    /// The reason, as in the response.
-    pub reason: Cow<'static, str>,
 }
 
 /// A service and its traffic.
@@ -206,12 +190,52 @@ pub struct ServiceDetails {
     /// The service and its traffic.
     #[serde(flatten)]
     pub status: ServiceStatus,
+    /// Newer files of it that are refused while this one is served, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Its limits by name, in the form in which a manifest writes them.
     pub limits: BTreeMap<Cow<'static, str>, String>,
     /// The policies that can refuse its requests, in the order in which they are checked.
     pub policies: Vec<PolicyStatus>,
+    /// Its schedules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleStatus>,
+    /// The last responses that are not as its document describes them, the newest first. Only `lodge dev` looks for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_mismatches: Vec<ResponseMismatch>,
     /// The last failed requests, the newest first.
     pub recent_errors: Vec<FailedRequest>,
+}
+
+/// A schedule of a service, and what became of its last call on this host.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ScheduleStatus {
+    /// When it is due, as in the manifest.
+    pub cron: String,
+    /// The path that is called.
+    pub path: String,
+    /// When it is due next, in RFC 3339; missing if it never is again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The last call since the host started; missing before it, and where another host of the cluster makes the calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<ScheduledCall>,
+    /// How many calls have failed since the last success.
+    pub failed: u64,
+}
+
+/// A call of a schedule.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ScheduledCall {
+    /// When it ended, in RFC 3339.
+    pub at: String,
+    /// `ok`, `failed`, `missed` or `overlapped`.
+    pub outcome: Cow<'static, str>,
+    /// The status of the response, if it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// The host process.
@@ -236,7 +260,7 @@ pub struct HostStatus {
     pub directory_id: String,
     /// The number of the current snapshot.
     pub generation: u64,
-    /// Whether every file was loaded or refused, and the host is not stopping.
+    /// Whether every file was loaded or refused, the host has joined its cluster, if it is in one, and is not stopping.
     pub ready: bool,
     /// Whether the host is stopping.
     pub stopping: bool,
@@ -250,6 +274,9 @@ pub struct HostStatus {
     pub cpu_seconds: f64,
     /// How the memory of sandboxes is reset between requests.
     pub sandbox_reset: String,
+    /// Files that settings of the host name, and that cannot be used now, with what is in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// The certificates that the host gets from an authority.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateStatus>,

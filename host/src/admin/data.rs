@@ -2,6 +2,9 @@
 //!
 //! Values belong to users of the services, so each access is a line in the log, with bucket and key and without the value.
 
+mod dead;
+mod query;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,19 +13,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use form_urlencoded::parse;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use lodge_base::config::key::duration;
-use lodge_base::telemetry::logs::{CHANGE, clean};
-use lodge_state::{Error, Quota, Sqlite, limits};
+use lodge_base::telemetry::logs::CHANGE;
+use lodge_state::{Quota, Sqlite, limits};
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::query::{AccessLog, Query, failed};
 use super::Admin;
 use super::access::Requester;
 use super::body::{Body, json, problem, streamed};
-use crate::data::{DEFAULT_BUCKET, ServiceData, StoreStatus, StoredEntry};
+use super::parameters::{BAD_QUERY, QueryParameters};
+use crate::data::{ServiceData, StoreStatus, StoredEntry};
 use crate::listener::intake::Upload;
 
 /// The most operations at a time: each may have some megabytes of values in memory.
@@ -33,9 +36,6 @@ const IMPORT: usize = 4 << 20;
 
 /// The longest time in which the body of a request must arrive.
 const UPLOAD: Duration = Duration::from_secs(30);
-
-/// The keys of a page by default.
-const PAGE: usize = 100;
 
 /// The bytes of a part of a backup.
 const PART: usize = 256 << 10;
@@ -53,76 +53,33 @@ impl Refused {
     }
 }
 
-/// The parameters of a request.
-struct Query {
-    bucket: String,
-    key: String,
-    prefix: String,
-    after: String,
-    cursor: Option<String>,
-    limit: usize,
-    ttl: Option<Duration>,
-    absent: bool,
-}
-
-impl Query {
-    /// # Errors
-    /// What is wrong with a parameter.
-    fn parse(query: &str) -> Result<Self, String> {
-        let mut all = Self {
-            bucket: DEFAULT_BUCKET.to_owned(),
-            key: String::new(),
-            prefix: String::new(),
-            after: String::new(),
-            cursor: None,
-            limit: PAGE,
-            ttl: None,
-            absent: false,
-        };
-        for (name, value) in parse(query.as_bytes()) {
-            match &*name {
-                "bucket" => all.bucket = value.into_owned(),
-                "key" => all.key = value.into_owned(),
-                "prefix" => all.prefix = value.into_owned(),
-                "after" => all.after = value.into_owned(),
-                "cursor" => all.cursor = Some(value.into_owned()),
-                "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=limits::MAX_PAGE).contains(limit));
-                    all.limit = limit.ok_or_else(|| format!("`limit` must be from 1 to {}", limits::MAX_PAGE))?;
-                }
-                "ttl" => {
-                    let range = Duration::from_millis(1)..=limits::MAX_TTL;
-                    all.ttl = Some(duration(&value, range).map_err(|why| format!("`ttl`: {why}"))?);
-                }
-                "if_absent" => {
-                    all.absent = value.parse().map_err(|_| "`if_absent` must be `true` or `false`".to_owned())?;
-                }
-                // Others are ignored, as in the whole API.
-                _ => {}
-            }
-        }
-        Ok(all)
-    }
-}
-
 /// Responds to a request for `/v1/services/NAME/data` and below.
 pub(super) async fn respond(
     admin: &Arc<Admin>,
     operator: &Requester,
     (name, rest): (&str, &[&str]),
-    request: Request<Upload<Incoming>>,
+    (parameters, request): (&QueryParameters, Request<Upload<Incoming>>),
 ) -> Response<Body> {
-    let (seen, changed) = (|what: &str| seen(operator, name, what), |what: &str| changed(operator, name, what));
+    let log = AccessLog { service: name, operator };
+    let (seen, changed) = (|what: &str| log.seen(what), |what: &str| log.changed(what));
     let Ok(_permit) = admin.data.try_acquire() else { return busy() };
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let method = request.method().clone();
+    let query = Query::of(parameters);
+    let bad_query = |why: &str| problem(StatusCode::BAD_REQUEST, BAD_QUERY, why);
+    if let ["dead", rest @ ..] = rest {
+        return match &query {
+            Ok(query) => dead::respond(admin, name, (&method, rest), query, &log).await,
+            Err(why) => bad_query(why),
+        };
+    }
     let data = match data_of(admin, name).await {
         Ok(data) => data,
         Err(refused) => return refused.response(),
     };
-    let query = match Query::parse(request.uri().query().unwrap_or_default()) {
+    let query = match query {
         Ok(query) => query,
-        Err(why) => return problem(StatusCode::BAD_REQUEST, "bad-query", &why),
+        Err(why) => return bad_query(&why),
     };
     let (bucket, key) = (query.bucket.as_str(), query.key.as_str());
     let result = match (read, method, rest) {
@@ -175,30 +132,9 @@ pub(super) async fn respond(
     result.unwrap_or_else(|error| failed(&error))
 }
 
-/// Notes that an operator has read data.
-fn seen(operator: &Requester, service: &str, what: &str) {
-    tracing::info!(service, "{service}: {}, by {}", clean(what), operator.shown());
-}
-
-/// Notes that an operator has changed data.
-fn changed(operator: &Requester, service: &str, what: &str) {
-    tracing::info!(target: CHANGE, service, "{service}: {}, by {}", clean(what), operator.shown());
-}
-
 fn busy() -> Response<Body> {
     let why = format!("{OPERATIONS} requests for data are in progress; try again");
     problem(StatusCode::SERVICE_UNAVAILABLE, "busy", &why)
-}
-
-/// Responds with the reason of a failed operation.
-fn failed(error: &Error) -> Response<Body> {
-    let (status, kind) = match error {
-        Error::Invalid { .. } | Error::TooLarge { .. } => (StatusCode::BAD_REQUEST, "bad-data"),
-        Error::QuotaExceeded { .. } => (StatusCode::CONFLICT, "quota"),
-        Error::Conflict => (StatusCode::CONFLICT, "exists"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "store"),
-    };
-    problem(status, kind, &error.to_string())
 }
 
 /// The data of a service, also of one that is not served any more, if it has left some in a file.

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::access::Requester;
 use super::body::{Body, json, problem};
 use super::contract::ActionResult;
+use super::parameters::{BAD_QUERY, QueryParameters};
 use super::record::OperatorRecord;
 use super::rollout::{Done, Promotion, Rollout};
 use super::routes::ApiRoute;
@@ -28,6 +29,7 @@ use lodge_base::telemetry::logs::CHANGE;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::spec::{GuestSpec, split};
+use lodge_traffic::service::deployment::Deployment;
 
 /// The longest wait of a component that has arrived for a slot, and then for another command on the same service.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,7 +67,7 @@ pub(super) async fn component(
     admin: &Arc<Admin>,
     sender: &Requester,
     name: &str,
-    upload: (Request<Upload<Incoming>>, &mut OperatorRecord),
+    upload: (&QueryParameters, Request<Upload<Incoming>>, &mut OperatorRecord),
 ) -> Response<Body> {
     responded(admin, place(admin, sender, name, upload).await)
 }
@@ -74,10 +76,10 @@ async fn place(
     admin: &Arc<Admin>,
     sender: &Requester,
     name: &str,
-    (request, record): (Request<Upload<Incoming>>, &mut OperatorRecord),
+    (parameters, request, record): (&QueryParameters, Request<Upload<Incoming>>, &mut OperatorRecord),
 ) -> Result<Done, NotDeployed> {
     let subject = Subject::read(name)?;
-    let (percent, new) = parameters(&subject, request.uri().query().unwrap_or_default())?;
+    let (percent, new) = share(&subject, parameters)?;
     let (head, body) = request.into_parts();
     if head.headers.contains_key(CONTENT_RANGE) {
         let why = "a component arrives as a whole, without Content-Range";
@@ -108,26 +110,10 @@ async fn place(
 }
 
 /// Returns the share of a canary, and whether the service may be created.
-fn parameters(subject: &Subject, query: &str) -> Result<(Option<Percent>, bool), NotDeployed> {
-    let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, "bad-query", why);
-    let (mut percent, mut new) = (None, None);
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        match key.as_ref() {
-            "percent" if percent.is_none() => {
-                percent = Some(Percent::parse(&value).map_err(|why| bad(format!("percent: {why}")))?);
-            }
-            "new" if new.is_none() => {
-                new = Some(value.parse().map_err(|_| bad("`new` must be `true` or `false`".into()))?);
-            }
-            "percent" | "new" => return Err(bad(format!("`{key}` is there more than once"))),
-            // What would be ignored may be what the sender relies on.
-            _ => {
-                let known = "a deployment has `percent` and `new`; a digest is that of the header Content-Digest";
-                return Err(bad(format!("unknown parameter: {known}")));
-            }
-        }
-    }
-    let new = new.unwrap_or_default();
+fn share(subject: &Subject, parameters: &QueryParameters) -> Result<(Option<Percent>, bool), NotDeployed> {
+    let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, BAD_QUERY, why);
+    let percent = parameters.get("percent").map(Percent::parse).transpose();
+    let (percent, new) = (percent.map_err(|why| bad(format!("percent: {why}")))?, parameters.flag("new").map_err(bad)?);
     match (&subject.label, percent) {
         (Some(_), None) => Err(bad("a version needs its share of the requests: `?percent=10%25`".into())),
         (None, Some(_)) => Err(bad(format!("a share is that of a version, such as {}@{CANARY}", subject.service))),
@@ -165,10 +151,15 @@ fn deploy(
     Ok(rollout.deploy(&candidate, canary, new)?)
 }
 
-/// Gives a version all requests of its service: only the component that the host serves, and that the `query` names, if it does.
-pub(super) async fn promote(admin: &Arc<Admin>, sender: &Requester, name: &str, query: &str) -> Response<Body> {
+/// Gives a version all requests of its service: only the component that the host serves, and that the `parameters` name, if they do.
+pub(super) async fn promote(
+    admin: &Arc<Admin>,
+    sender: &Requester,
+    name: &str,
+    parameters: &QueryParameters,
+) -> Response<Body> {
     let promoted = async {
-        let (subject, (force, wanted)) = (Subject::read(name)?, promotion(query)?);
+        let (subject, (force, wanted)) = (Subject::read(name)?, promotion(parameters)?);
         let snapshot = admin.current.snapshot();
         let found = |name: &str| snapshot.targets.iter().find(|target| &*target.deployment().name == name);
         let label = subject.label.clone();
@@ -208,20 +199,13 @@ pub(super) async fn promote(admin: &Arc<Admin>, sender: &Requester, name: &str, 
 }
 
 /// Returns whether a version is promoted that the host withdrew, and which component is wanted.
-fn promotion(query: &str) -> Result<(bool, Option<Digest>), NotDeployed> {
-    let (mut force, mut wanted) = (false, None);
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        match key.as_ref() {
-            "force" => force = value == "true",
-            "digest" => {
-                let why = "`digest` has the SHA-256 of the component, 64 hexadecimal digits";
-                let digest = Digest::read(value.strip_prefix("sha256:").unwrap_or(&value));
-                wanted = Some(digest.ok_or(NotDeployed(StatusCode::BAD_REQUEST, "bad-query", why.into()))?);
-            }
-            _ => {}
-        }
-    }
-    Ok((force, wanted))
+fn promotion(parameters: &QueryParameters) -> Result<(bool, Option<Digest>), NotDeployed> {
+    let bad = |why: String| NotDeployed(StatusCode::BAD_REQUEST, BAD_QUERY, why);
+    let wanted = parameters.get("digest").map(|value| {
+        let why = "`digest` has the SHA-256 of the component, 64 hexadecimal digits";
+        Digest::read(value.strip_prefix("sha256:").unwrap_or(value)).ok_or_else(|| bad(why.into()))
+    });
+    Ok((parameters.flag("force").map_err(bad)?, wanted.transpose()?))
 }
 
 /// Removes a version, or restores the previous component of a service.
@@ -319,6 +303,11 @@ fn log(subject: &Subject, what: &str, done: &Done, who: &str) {
     }
 }
 
+/// Returns the version of a service with this component, if it is of more than that: with others in front of it.
+pub(crate) fn composed<'a>(version: &'a str, component: &Digest) -> Option<&'a str> {
+    (!version.is_empty() && version != component.short()).then_some(version)
+}
+
 fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
     let (service, digest, unchanged, verdict, judged) = match done {
         Err(NotDeployed(status, kind, why)) => return problem(status, kind, &why),
@@ -333,8 +322,11 @@ fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
     let snapshot = admin.current.snapshot();
     let target = snapshot.targets.iter().find(|target| *target.deployment().name == *service);
     let state = target.map_or("unloaded", |target| report::state(target)).into();
+    let is_placed = |of: &&Deployment| Some(of.digest()) == digest;
+    let served = target.map(|target| target.deployment()).filter(is_placed);
+    let version = served.and_then(|served| composed(&served.version, digest.as_ref()?)).map(str::to_owned);
     let digest = digest.map(|digest| digest.to_string());
-    let mut response = json(&ActionResult { service, state, digest, unchanged, judged });
+    let mut response = json(&ActionResult { service, state, digest, version, unchanged, judged });
     if !matches!(verdict, Verdict::Serving) {
         // The files are in place, and the host has not compiled them yet.
         *response.status_mut() = StatusCode::ACCEPTED;
@@ -344,11 +336,16 @@ fn responded(admin: &Admin, done: Result<Done, NotDeployed>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     #[test]
-    fn parameters_are_those_of_a_deployment_and_there_once() {
-        let read = |name: &str, query: &str| parameters(&Subject::read(name).unwrap(), query).map_err(|why| why.2);
+    fn parameters_of_a_deployment() {
+        let read = |name: &str, query: &str| {
+            let parameters = QueryParameters::read(query, ApiRoute::Component(name).parameters(&Method::PUT))?;
+            share(&Subject::read(name).unwrap(), &parameters).map_err(|why| why.2)
+        };
         assert_eq!(read("a", "").unwrap(), (None, false));
         assert_eq!(read("a", "new=true").unwrap(), (None, true));
         assert_eq!(read("a@c", "percent=2.5%25&new=false").unwrap(), (Some(Percent(250)), false));
@@ -356,7 +353,7 @@ mod tests {
             ("new=true&new=false", "more than once"),
             ("percent=1&percent=1", "more than once"),
             ("percent=1&x=y", "unknown parameter"),
-            ("percent=1&digest=0", "Content-Digest"),
+            ("percent=1&new=1", "must be `true`"),
             ("percent=1e1", "not a percentage"),
             ("percent=%2B5", "not a percentage"),
             ("percent=10%25%25", "not a percentage"),
@@ -364,6 +361,23 @@ mod tests {
             ("percent=", "not a percentage"),
         ] {
             assert!(read("a@c", query).is_err_and(|said| said.contains(why)), "{query}");
+        }
+    }
+
+    /// The guards of a promotion hold, however they are written, or it is refused.
+    #[test]
+    fn parameters_of_a_promotion() {
+        let (one, other) = ("0".repeat(64), "1".repeat(64));
+        let read = |query: &str| {
+            let parameters = QueryParameters::read(query, ApiRoute::Promote("a@c").parameters(&Method::POST))?;
+            promotion(&parameters).map_err(|why| why.2)
+        };
+        assert_eq!(read("").unwrap(), (false, None));
+        assert_eq!(read(&format!("force=true&digest=sha256:{one}")).unwrap(), (true, Digest::read(&one)));
+        for query in
+            [format!("Digest={one}"), format!("digest={one}&digest={other}"), "digest=0".into(), "force=1".into()]
+        {
+            assert!(read(&query).is_err(), "{query}");
         }
     }
 }

@@ -127,7 +127,7 @@ impl Rollout<'_> {
             if manifest.exists() {
                 return FileError::new(format!(
                     "{trial} is no component that could be moved: there is no {shown}; write what {} says, like [files] or \
-                     [upstream], to {}, then remove the version by `lodge rollback {name}`",
+                     [upstream], to {}, then remove the version by `lodge rollback {name} --label {label}`",
                     manifest.display(),
                     files.service_manifest().display()
                 ));
@@ -138,7 +138,7 @@ impl Rollout<'_> {
             return self.promoted_before(promotion)?.ok_or_else(missing);
         }
         if let Some(why) = verdict::withdrawn(self.reports, &trial).filter(|_| !promotion.force) {
-            let way_out = format!("`lodge rollback {name}` removes it, --force promotes it anyway");
+            let way_out = format!("`lodge rollback {name} --label {label}` removes it, --force promotes it anyway");
             return Err(FileError::new(format!("the host withdrew {trial}: {why}; {way_out}")));
         }
         let digest = files.content_of(&version)?.map(|content| Digest::of(&content));

@@ -114,6 +114,31 @@ impl<'a> ApiRoute<'a> {
         }
     }
 
+    /// Returns the names of the query parameters that the request can have.
+    pub(super) fn parameters(&self, method: &Method) -> &'static [&'static str] {
+        match *self {
+            Self::Component(_) => &["percent", "new"],
+            Self::Promote(_) => &["force", "digest"],
+            Self::Purge(_) => &["path"],
+            Self::ServiceData(_, rest) => match (method, rest) {
+                (_, []) => &["after"],
+                (_, ["keys"]) => &["bucket", "prefix", "limit", "cursor"],
+                (&Method::GET | &Method::HEAD, ["entries"]) => &["bucket", "cursor"],
+                (&Method::PUT, ["entry"]) => &["bucket", "key", "ttl", "if_absent"],
+                (_, ["entry"]) => &["bucket", "key"],
+                (&Method::GET | &Method::HEAD, ["dead"]) => &["limit", "after"],
+                (_, ["dead"] | ["dead", "retry"]) => &["id", "all"],
+                (_, ["dead", "message"]) => &["id"],
+                _ => &[],
+            },
+            Self::Logs => &["service", "tail", "follow"],
+            Self::Events => &["follow"],
+            Self::Services | Self::Service(_) | Self::Errors(_) | Self::Compare(_) | Self::Act(..) => &[],
+            Self::Rollback(_) | Self::Data | Self::Backup | Self::Stream | Self::Host | Self::Cluster => &[],
+            Self::LogLevel | Self::SetLogLevel | Self::Drain | Self::OpenApi => &[],
+        }
+    }
+
     /// Returns what the request needs.
     pub(super) fn needs(&self) -> Needed<'a> {
         let of = |scope, name| Needed { scope, service: Some(split(name).0) };
@@ -151,7 +176,34 @@ mod tests {
                 *scopes.entry(needed.scope.name()).or_default() += 1;
             }
         }
-        assert_eq!(scopes, [("data", 9), ("deploy", 3), ("operate", 6), ("read", 11)].into(), "routes by scope");
+        assert_eq!(scopes, [("data", 13), ("deploy", 3), ("operate", 6), ("read", 11)].into(), "routes by scope");
+    }
+
+    /// The document names the parameters of every route, and no others.
+    #[test]
+    fn the_document_has_the_parameters_of_each_route() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let names = |written: &serde_json::Value| -> Vec<String> {
+            let written = written["parameters"].as_array().into_iter().flatten();
+            let query = written.filter(|parameter| parameter["in"] == "query");
+            query.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let mut seen = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            let shown = path.replace("{name}", "users@2");
+            let parts: Vec<_> = shown.strip_prefix("/v1/").unwrap().split('/').collect();
+            for (method, operation) in methods.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let route = ApiRoute::of(&method, &parts).unwrap_or_else(|_| panic!("{method} {path}"));
+                let (mut written, mut known) =
+                    ([names(methods), names(operation)].concat(), route.parameters(&method).to_vec());
+                written.sort_unstable();
+                known.sort_unstable();
+                assert_eq!(written, known, "{method} {path}");
+                seen += known.len();
+            }
+        }
+        assert!(seen > 20, "{seen}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The text of `/metrics`: every metric with its present value.
 
+mod cluster;
 mod format;
+mod problems;
 mod services;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::format::Format;
 use self::services::Scraped;
+use super::problems::HostFiles;
 use crate::audit::AuditTrail;
 use crate::certificates::CertificateExpiry;
 use crate::certificates::acme::AcmeClient;
@@ -62,6 +65,8 @@ pub struct Scrape {
     pub tls: Option<Arc<TlsServer>>,
     /// The certificates from an authority, if there are any.
     pub acme: Option<Arc<AcmeClient>>,
+    /// Where problems of files of the host are known.
+    pub files: HostFiles,
     /// The cluster that the host is in, if it is in one.
     pub cluster: Option<Arc<Cluster>>,
     /// When the host started.
@@ -140,6 +145,7 @@ impl Collector for Scrape {
         for (name, help, value) in self.seconds() {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
+        self.problems(&mut encoder, &snapshot)?;
         self.key_fetches(&mut encoder)?;
         self.logins(&mut encoder)?;
         self.password_hashes(&mut encoder)?;
@@ -275,39 +281,16 @@ impl Scrape {
         Ok(())
     }
 
-    /// Writes the metrics of the cluster, if the host is in one.
-    fn cluster(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(cluster) = &self.cluster else { return Ok(()) };
-        let numbers = cluster.numbers();
-        for (name, help, value) in [
-            ("lodge_cluster_members", "Known hosts of the cluster, this one included", numbers.members),
-            (
-                "lodge_cluster_state",
-                "The host in its cluster: 1 joining, 2 member, 3 name-taken, 4 away, 5 left",
-                numbers.state,
-            ),
-            ("lodge_cluster_leader", "Whether this host leads the cluster", numbers.leads.into()),
-            ("lodge_cluster_ignored_records", "Records of the cluster that are not those of hosts", numbers.ignored),
-        ] {
-            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
-        }
-        let help = "When the record of this host was last renewed, since 1970";
-        encoder
-            .encode_descriptor("lodge_cluster_last_renewal_seconds", help, None, MetricType::Gauge)?
-            .encode_gauge(&numbers.renewed)?;
-        let help = "Failed operations on the store of the cluster";
-        let mut failures = encoder.encode_descriptor("lodge_cluster_failures", help, None, MetricType::Counter)?;
-        for (operation, count) in numbers.failures {
-            failures.encode_family(&[("operation", operation)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        Ok(())
-    }
-
     /// Returns the counters of the host.
-    fn counters(&self) -> [Number<u64>; 10] {
+    fn counters(&self) -> [Number<u64>; 11] {
         let metrics = &self.metrics;
         [
             ("lodge_connections_accepted", "Connections accepted", metrics.accepted.load(Relaxed)),
+            (
+                "lodge_connections_given_up",
+                "Connections ended for new ones, since all places were in use",
+                metrics.given_up.load(Relaxed),
+            ),
             (
                 "lodge_stalled_responses",
                 "Responses cut off because their client read too slowly",
@@ -337,9 +320,12 @@ impl Scrape {
     }
 
     /// Returns the gauges of the host.
-    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 14] {
-        let level = self.shared_limits.shedding.level() as u64;
+    fn gauges(&self, snapshot: &Snapshot, process: &Process) -> [Number<u64>; 17] {
+        let (level, slots) = (self.shared_limits.shedding.level() as u64, &self.shared_limits.slots);
         [
+            ("lodge_slots", "Slots of the host: engine.instances", slots.size() as u64),
+            ("lodge_slots_taken", "Slots of the host in use", slots.taken() as u64),
+            ("lodge_slots_queue_length", "Requests that wait for a slot of the host", slots.queued() as u64),
             ("lodge_connections", "Connections open", self.metrics.connections()),
             (
                 "lodge_unsent_bytes",

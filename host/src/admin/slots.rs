@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lodge_base::lock::lock;
+use tokio::sync::Semaphore;
 
 use super::access::Requester;
 
@@ -24,6 +25,8 @@ pub struct OperatorSlots {
     pub(super) reversals: Arc<SlotPool>,
     /// For comparisons of manifests, which have a rate as well: each says something about the manifest of a service.
     pub(super) comparisons: Arc<SlotPool>,
+    /// For the one comparison whose manifests are in memory as values.
+    pub(super) comparing: Arc<Semaphore>,
 }
 
 impl Default for OperatorSlots {
@@ -33,6 +36,7 @@ impl Default for OperatorSlots {
             deployments: SlotPool::new(4, 2, usize::MAX),
             reversals: SlotPool::new(8, 4, usize::MAX),
             comparisons: SlotPool::new(8, 2, 600),
+            comparing: Arc::new(Semaphore::new(1)),
         }
     }
 }

@@ -1,3 +1,6 @@
+mod files;
+mod parts;
+
 use std::fs;
 use std::io::Write as _;
 
@@ -95,58 +98,6 @@ fn whatever_is_changed_is_found() {
     };
     assert!(!cut(&without(0)).whole && !later.whole);
     assert_ne!(cut(&without(5)).ends.unwrap()[1], chain.ends.unwrap()[1]);
-}
-
-/// The chain goes on in the next file, and after a restart.
-#[test]
-fn files_rotate_and_hosts_restart() {
-    let (_directory, file) = trail(400, 16 << 10, 4);
-    let files: Vec<_> = [older(&file, 3), older(&file, 2), older(&file, 1), file.clone()].into();
-    assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() <= 16 << 10) && !older(&file, 4).exists());
-    let before = check(&files).unwrap();
-    assert!(before.lines < 400 && !before.whole && before.ends.clone().unwrap()[1].0 == 400, "{before:?}");
-    append(&file, 3, &settings(&file, 1 << 20, 4));
-    assert_eq!(check(&files).unwrap().ends.unwrap()[1].0, 403);
-    // Without one of the files, the chain is broken.
-    assert!(check(&[files[0].clone(), files[2].clone()]).unwrap_err().contains("was changed, removed or added"));
-    // A file that was moved away just before the host restarts.
-    fs::rename(&file, older(&file, 1)).unwrap();
-    append(&file, 1, &settings(&file, 1 << 20, 4));
-    assert_eq!(check(&[older(&file, 1), file.clone()]).unwrap().ends.unwrap()[1].0, 404);
-}
-
-/// A file that is removed or replaced while the host runs does not take the lines that follow with it.
-#[test]
-fn a_file_that_is_removed_is_begun_again() {
-    let (_directory, file) = trail(2, 1 << 20, 3);
-    let mut trail = Trail::open(&file, &settings(&file, 1 << 20, 3)).unwrap();
-    trail.append(SystemTime::now(), &change(2)).unwrap();
-    let moved = file.with_file_name("moved.log");
-    fs::rename(&file, &moved).unwrap();
-    trail.append(SystemTime::now(), &change(3)).unwrap();
-    assert_eq!(check(&[moved, file.clone()]).unwrap().ends.unwrap()[1].0, 4);
-    fs::remove_file(&file).unwrap();
-    trail.append(SystemTime::now(), &change(4)).unwrap();
-    let rest = check(&[file]).unwrap();
-    assert!(rest.lines == 1 && !rest.whole, "{rest:?}");
-}
-
-/// A host that ends while it writes leaves a part of a line. Nobody can make one later.
-#[test]
-fn a_line_that_is_cut_off() {
-    let (_directory, file) = trail(3, 1 << 20, 3);
-    let whole = fs::read(&file).unwrap();
-    for part in [1, 9, 60, 120, 230] {
-        fs::write(&file, &whole[..whole.len() - part]).unwrap();
-        let cut = check(std::slice::from_ref(&file));
-        assert!(part == 1 || cut.unwrap().ends_cut_off());
-        append(&file, 2, &settings(&file, 1 << 20, 3));
-        let chain = check(std::slice::from_ref(&file)).unwrap();
-        assert!(chain.cut_off == u64::from(part > 1) && !chain.ends_cut_off(), "{part}: {chain:?}");
-        let changed = fs::read_to_string(&file).unwrap();
-        let part_line = changed.lines().nth(2).unwrap();
-        assert!(Chain::default().read(changed.replacen(part_line, "{", 1).as_bytes()).is_err());
-    }
 }
 
 /// What cannot be written is counted, told by the next line that can be, and noted for the next host.
@@ -281,7 +232,7 @@ fn a_tail_that_is_cut_before_a_start_is_found() {
 /// After a text that is no line, the numbers go on, so that a check can compare them.
 #[test]
 fn numbers_go_on_after_what_is_no_line() {
-    for junk in ["junk\n", "junk", "\n\n", "{\"seq\":1,\"previous\":\"\n", "{\"seq\":4"] {
+    for junk in ["junk\n", "junk", "\n\n", "{\"seq\":4,\"previous\":\"\n", "{\"seq\":4"] {
         let (_directory, file) = trail(3, 1 << 20, 3);
         fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(junk.as_bytes()).unwrap();
         append(&file, 1, &settings(&file, 1 << 20, 3));
@@ -297,74 +248,6 @@ fn numbers_go_on_after_what_is_no_line() {
     }
 }
 
-/// Hosts that are killed again and again while they write, also in the oldest file that is left.
-#[test]
-fn parts_may_follow_each_other() {
-    let (_directory, file) = trail(2, 1 << 20, 3);
-    let settings = settings(&file, 1 << 20, 3);
-    for part in ["{\"se", "{\"seq\":4,\"prev", "{\0\0\0"] {
-        let newline = if text(&file).ends_with('\n') { "" } else { "\n" };
-        fs::write(&file, text(&file) + newline + part).unwrap();
-    }
-    append(&file, 1, &settings);
-    let chain = check(std::slice::from_ref(&file)).unwrap();
-    assert_eq!((chain.lines, chain.cut_off, chain.ends.unwrap()[1].0), (3, 3, 6));
-    // The lines before them are in a file that is gone.
-    let rest: String = text(&file).split_inclusive('\n').skip(2).collect();
-    let mut chain = Chain::default();
-    chain.read(rest.as_bytes()).unwrap();
-    assert!(chain.lines == 1 && !chain.whole, "{chain:?}");
-    // The first line of all is a part.
-    fs::write(&file, "{\"seq\":1,").unwrap();
-    append(&file, 2, &settings);
-    let chain = check(std::slice::from_ref(&file)).unwrap();
-    assert!(chain.whole && chain.ends.unwrap()[1].0 == 3);
-}
-
-/// What is done to the file while the host runs does not make the next line a part of another, or full of NUL bytes.
-#[test]
-fn a_file_that_is_changed_in_place() {
-    let (_directory, file) = trail(3, 1 << 20, 3);
-    let settings = settings(&file, 1 << 20, 3);
-    let mut trail = Trail::open(&file, &settings).unwrap();
-    trail.append(SystemTime::now(), &change(3)).unwrap();
-    // Truncated, and then the disk is full.
-    fs::write(&file, "").unwrap();
-    trail.take_back();
-    assert_eq!(fs::metadata(&file).unwrap().len(), 0);
-    for (name, changed) in [("truncated", ""), ("a part", "{\"seq\":1"), ("garbage", "garbage")] {
-        fs::write(&file, changed).unwrap();
-        trail.append(SystemTime::now(), &change(5)).unwrap();
-        let text = text(&file);
-        let last = text.lines().last().unwrap();
-        assert!(number(last.as_bytes()).is_some() && text.lines().count() <= 2, "{name}: {text}");
-    }
-    // Another file without a newline at its end is moved there.
-    let other = file.with_file_name("other");
-    fs::write(&other, "garbage").unwrap();
-    fs::rename(&other, &file).unwrap();
-    trail.append(SystemTime::now(), &change(6)).unwrap();
-    let text = text(&file);
-    assert!(text.starts_with("garbage\n{\"seq\":") && text.lines().count() == 2, "{text}");
-}
-
-/// A rotation that fails stops no line.
-#[test]
-fn a_file_that_cannot_be_moved_grows() {
-    let (_directory, file) = trail(1, 1 << 20, 2);
-    let settings = settings(&file, 16 << 10, 2);
-    let target = older(&file, 1);
-    fs::create_dir(&target).unwrap();
-    let mut trail = Trail::open(&file, &settings).unwrap();
-    (0..200).for_each(|number| trail.append(SystemTime::now(), &change(number)).unwrap());
-    assert!(fs::metadata(&file).unwrap().len() > 32 << 10);
-    fs::remove_dir(&target).unwrap();
-    trail.rotate_again_for_test();
-    trail.append(SystemTime::now(), &change(200)).unwrap();
-    let chain = check(&[target, file]).unwrap();
-    assert!(chain.whole && chain.lines == 202, "{chain:?}");
-}
-
 #[test]
 fn a_trail_has_one_writer_and_short_texts() {
     let (_directory, file) = trail(1, 1 << 20, 3);
@@ -377,17 +260,6 @@ fn a_trail_has_one_writer_and_short_texts() {
     let text = line(head, SystemTime::UNIX_EPOCH, &event).unwrap();
     assert!(text.len() < 4 << 10 && !text.contains('\n'), "{}", text.len());
     assert!(text.contains("\"kind\":\"change\"") && text.contains("\"time\":\"1970-01-01T00:00:00.000Z\""), "{text}");
-}
-
-/// Files are checked in the order of their lines, whatever order they are named in.
-#[test]
-fn files_have_an_order() {
-    let (_directory, file) = trail(400, 16 << 10, 4);
-    let number = |file: &Path| first_number(fs::read(file).unwrap().as_slice()).unwrap();
-    let [oldest, middle, last] = [older(&file, 2), older(&file, 1), file.clone()].map(|file| number(&file).unwrap());
-    assert!(oldest < middle && middle < last);
-    assert_eq!(first_number(&b"{\"se\n{\"seq\":7}\n"[..]).unwrap(), Some(7), "after a part of a line");
-    assert_eq!(first_number("x\n".repeat(1000).as_bytes()).unwrap(), None);
 }
 
 /// What is to be a host writes nothing before it serves.

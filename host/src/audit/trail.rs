@@ -37,7 +37,7 @@ pub(super) struct Trail {
 pub(super) struct Head {
     /// The number of the next line.
     pub(super) next: u64,
-    /// The hash of the last line.
+    /// What the next line names as `previous`.
     pub(super) hash: [u8; 32],
 }
 
@@ -45,14 +45,28 @@ impl Head {
     /// The head of a trail without lines.
     pub(super) const FIRST: Self = Self { next: 1, hash: BEGINNING };
 
-    /// Returns where a chain is after these lines: the last one with a number says it, and those after that are counted, as in a check.
-    fn after(text: &[u8]) -> Self {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
-        let mut head = Self::FIRST;
-        for line in text.split(|byte| *byte == b'\n').filter(|_| !text.is_empty()) {
-            head = Self { next: number(line).unwrap_or(head.next).saturating_add(1), hash: hash(line) };
+    /// Returns where a chain is after this text, which follows it. A line names what is before it; any other text does not, and
+    /// its hash is that of both: a chain that began again after it would prove nothing about the lines before.
+    pub(super) fn after(self, text: &[u8]) -> Self {
+        match number(text) {
+            Some(number) => Self { next: number.saturating_add(1), hash: hash(text) },
+            // A line begins with a brace, and no hash does: no line has the same hash.
+            None => {
+                Self { next: self.next.saturating_add(1), hash: hash(&[hex(&self.hash).as_bytes(), text].concat()) }
+            }
         }
-        head
+    }
+
+    /// Returns where a chain is after these lines: the last one with a number says it, and those after that are counted, as in a check.
+    fn after_all(text: &[u8]) -> Self {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let lines = text.split(|byte| *byte == b'\n').filter(|_| !text.is_empty());
+        lines.fold(Self::FIRST, Self::after)
+    }
+
+    /// Returns how the next line begins, up to its time.
+    pub(super) fn opening(&self) -> String {
+        format!("{{\"seq\":{},\"previous\":\"{}\",\"time\":\"", self.next, hex(&self.hash))
     }
 }
 
@@ -100,7 +114,7 @@ impl Trail {
                 Err(error) => return Err(io::Error::other(format!("{}: {error}", before.display()))),
             }
         }
-        self.head = Head::after(&end);
+        self.head = Head::after_all(&end);
         let last = end.strip_suffix(b"\n").unwrap_or(&end).rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
         if !end.is_empty() && number(last).is_none() && !is_part(last) {
             let shown = self.path.display();
@@ -136,7 +150,7 @@ impl Trail {
         }
         self.length = self.length.saturating_add(written.len() as u64);
         self.ragged = false;
-        self.head = Head { next: self.head.next.saturating_add(1), hash: hash(text.as_bytes()) };
+        self.head = self.head.after(text.as_bytes());
         Ok(())
     }
 
@@ -289,7 +303,7 @@ pub(super) fn line(head: Head, time: SystemTime, event: &Event) -> Result<String
     let (fields, time) = (serde_json::to_string(&fields)?, humantime::format_rfc3339_millis(time));
     // Every event has a kind, so there is a first field.
     let fields = fields.strip_prefix('{').unwrap_or_default();
-    Ok(format!("{{\"seq\":{},\"previous\":\"{}\",\"time\":\"{time}\",{fields}", head.next, hex(&head.hash)))
+    Ok(format!("{}{time}\",{fields}", head.opening()))
 }
 
 /// Cuts a text off that a client could make longer than any that is of use.

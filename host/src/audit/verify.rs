@@ -5,7 +5,8 @@ use std::io::{self, BufRead, Read};
 
 use serde_json::Value;
 
-use super::{BEGINNING, hash, hex, is_part, number};
+use super::trail::Head;
+use super::{hash, hex, is_part, number, without_end};
 
 /// The most bytes of a line.
 const MOST_LINE: u64 = 64 << 10;
@@ -30,8 +31,14 @@ pub fn first_number(mut file: impl BufRead) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
+/// Why nothing but the start of a host can follow the end of one.
+const AFTER_END: &str = "it follows the end of a host, which wrote no more lines";
+
+/// What a line has between its number and the hash.
+const PREVIOUS: &str = ",\"previous\":\"";
+
 /// A chain that is being checked, over one file or several, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chain {
     /// The lines so far.
     pub lines: u64,
@@ -47,12 +54,32 @@ pub struct Chain {
     pub wanted: BTreeSet<String>,
     /// The number of hosts that began though the one before had not written that it stopped, and the line of the last of them.
     pub unstopped: Option<(u64, u64)>,
-    /// The hash that the next line has to name, and its number if that is known.
-    expected: Option<([u8; 32], Option<u64>)>,
+    /// Where the chain is; `None` while nothing says it: before the first line, and parts before that which are too short.
+    head: Option<Head>,
+    /// Where the chain would be if the files begin with the beginning of the trail, before the first line.
+    beginning: Option<Head>,
     /// Whether the last host has stopped; `None` before the first line.
     stopped: Option<bool>,
     /// The last line was a part of one.
     part: bool,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            lines: 0,
+            lost: 0,
+            cut_off: 0,
+            ends: None,
+            whole: false,
+            wanted: BTreeSet::new(),
+            unstopped: None,
+            head: None,
+            beginning: Some(Head::FIRST),
+            stopped: None,
+            part: false,
+        }
+    }
 }
 
 impl Chain {
@@ -86,31 +113,22 @@ impl Chain {
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
         const NONE: &str = "it is not a line of a trail";
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            if !is_part(line) {
-                return Err(NONE.into());
-            }
-            // The next line has its hash, so nobody can pass off another text as one.
-            self.part = true;
-            self.cut_off = self.cut_off.saturating_add(1);
-            let next = self.expected.and_then(|(_, next)| next);
-            self.expected = Some((hash(line), next.map(|next| next.saturating_add(1))));
-            return Ok(());
+            return if is_part(line) { self.add_part(line) } else { Err(NONE.into()) };
         };
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let number = |name: &str| value.get(name).and_then(Value::as_u64);
         let (Some(seq), Some(previous)) = (number("seq"), text("previous")) else { return Err(NONE.into()) };
-        match self.expected {
-            Some((before, _)) if previous != hex(&before) => {
+        match self.head {
+            Some(head) if previous != hex(&head.hash) => {
                 return Err("the line before it was changed, removed or added".into());
             }
-            Some((_, Some(next))) if seq != next => {
+            Some(Head { next, .. }) if seq != next => {
                 return Err(format!("it has the number {seq} in place of {next}"));
             }
             _ => {}
         }
         if self.ends.is_none() {
-            // Parts may be before the first line.
-            self.whole = seq.checked_sub(self.cut_off) == Some(1) && (self.cut_off > 0 || previous == hex(&BEGINNING));
+            self.whole = self.beginning.is_some_and(|head| head.next == seq && hex(&head.hash) == previous);
         }
         self.follow(seq, text("kind"))?;
         self.part = false;
@@ -122,7 +140,31 @@ impl Chain {
         if text("kind") == Some("lost") {
             self.lost = self.lost.saturating_add(number("lines").unwrap_or(0));
         }
-        self.expected = Some((hash(line), Some(seq.saturating_add(1))));
+        self.head = Some(Head::FIRST.after(line));
+        Ok(())
+    }
+
+    /// Adds a part of a line. It has to be one of the line that would follow: the next one has the hash of what is before the part,
+    /// and of the part, so nobody can pass off another text as one.
+    fn add_part(&mut self, part: &[u8]) -> Result<(), String> {
+        let known = self.head;
+        let begins = |head: &Head| {
+            let (opening, written) = (head.opening(), without_end(part));
+            written.starts_with(opening.as_bytes()) || opening.as_bytes().starts_with(written)
+        };
+        // Before the first line, only the part itself says what is before it, if it is long enough.
+        let head = known.or_else(|| written_head(part));
+        match head {
+            Some(head) if begins(&head) => self.head = Some(head.after(part)),
+            None if has_no_content(part) => {}
+            _ => return Err("it is not a part of the line that would follow what is before it".into()),
+        }
+        if self.stopped == Some(true) && !begins_host(part) {
+            return Err(AFTER_END.into());
+        }
+        self.beginning = self.beginning.filter(begins).map(|head| head.after(part));
+        self.part = true;
+        self.cut_off = self.cut_off.saturating_add(1);
         Ok(())
     }
 
@@ -135,7 +177,7 @@ impl Chain {
                 self.unstopped = Some((self.unstopped.map_or(1, |(count, _)| count.saturating_add(1)), seq));
             }
             (Some("started"), _) | (_, None | Some(false)) => {}
-            (_, Some(true)) => return Err("it follows the end of a host, which wrote no more lines".into()),
+            (_, Some(true)) => return Err(AFTER_END.into()),
         }
         self.stopped = Some(kind == Some("stopped"));
         Ok(())
@@ -145,4 +187,38 @@ impl Chain {
     pub fn ends_cut_off(&self) -> bool {
         self.part
     }
+}
+
+/// Splits the beginning of a line after its number, which is there up to its last digit or to the end of a part.
+fn split_number(part: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(without_end(part)).ok()?.strip_prefix("{\"seq\":")?;
+    Some(text.split_at(text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len())))
+}
+
+/// Returns what a part says is before it, if it is long enough.
+fn written_head(part: &[u8]) -> Option<Head> {
+    let (number, rest) = split_number(part)?;
+    let digits = rest.strip_prefix(PREVIOUS)?.get(..64)?;
+    let mut hash = [0; 32];
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    Some(Head { next: number.parse().ok()?, hash })
+}
+
+/// Whether a part ends before or in the hash: it says nothing that would need a proof.
+fn has_no_content(part: &[u8]) -> bool {
+    let Some((_, rest)) = split_number(part) else { return b"{\"seq\":".starts_with(without_end(part)) };
+    match rest.strip_prefix(PREVIOUS) {
+        Some(hash) => hash.len() < 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        None => PREVIOUS.starts_with(rest),
+    }
+}
+
+/// Whether a part can be one of a line with which a host begins: fields are in the order of their names.
+fn begins_host(part: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(without_end(part));
+    let fields = text.split_once("\"time\":\"").and_then(|(_, rest)| rest.split_once("\","));
+    let Some((_, fields)) = fields else { return true };
+    ["\"directory\":\"", "\"kind\":\"lost\""].iter().any(|begun| fields.starts_with(begun) || begun.starts_with(fields))
 }

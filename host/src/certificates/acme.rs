@@ -3,7 +3,8 @@
 //! One task orders them, one after another, and renews them. Each certificate is a file with its key, which is replaced as a whole;
 //! [`Certificates`](super::Certificates) reads it as it reads the files of operators, and uses the one before until then. So a
 //! failure of the authority concerns no handshake. Account and certificates are in a directory per authority:
-//! `PATH/AUTHORITY/account.json` and `PATH/AUTHORITY/FIRST-NAME.pem`.
+//! `PATH/AUTHORITY/account.json` and `PATH/AUTHORITY/FIRST-NAME.pem`. Hosts that share certificates copy these files by the server
+//! of their state, and one of them orders.
 
 mod account;
 mod client;
@@ -12,6 +13,8 @@ mod failure;
 mod order;
 pub mod proofs;
 mod schedule;
+mod shared;
+mod turn;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -22,13 +25,15 @@ use tokio::time::timeout;
 
 use self::account::blocking;
 use self::client::AuthorityClient;
-use self::directory::{file_of, is_for, lock_directory, of_authority, place, prepare, record, reserve, stored, write};
+use self::directory::{file_of, is_for, of_authority, place, prepare, record, reserve, stored, write};
 use self::failure::{FailureKind, OrderFailure};
 use self::order::CertificateRequest;
-use self::proofs::Proofs;
+use self::proofs::{ProofPlaces, Proofs};
 use self::schedule::{OrderAttempts, renewal};
+use self::shared::SharedFiles;
 use super::MOST_BYTES;
 use super::certificate::Certificate;
+use crate::guests::stores::Stores;
 use lodge_base::config::{self, Config};
 use lodge_base::files::{self, SecretReplacement};
 use lodge_base::lock::lock;
@@ -41,7 +46,7 @@ const LOOK: u64 = 60;
 /// The longest time of an order.
 const ORDER: Duration = Duration::from_secs(10 * 60);
 
-/// The pause while another process of this directory orders.
+/// The pause while another process of this directory, or another host, orders.
 const BUSY: u64 = 3;
 
 /// The certificates that the host gets from an authority.
@@ -49,6 +54,8 @@ pub struct AcmeClient {
     settings: config::acme::Acme,
     directory: PathBuf,
     proofs: Arc<Proofs>,
+    /// What this host shares with others.
+    shared: Option<SharedFiles>,
     metrics: Arc<Metrics>,
     wanted: Vec<Wanted>,
 }
@@ -90,12 +97,14 @@ impl AcmeClient {
     /// Prepares the directory; `None` if no certificates are wanted.
     ///
     /// # Errors
-    /// One line, if the directory cannot be written: what an authority issues could not be kept.
-    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Self>, String> {
+    /// One line, if the directory cannot be written, since what an authority issues could not be kept, or the keys for what hosts
+    /// share cannot be used.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>, stores: &Arc<Stores>) -> Result<Option<Self>, String> {
         let settings = config.tls.acme.clone();
         if settings.certificates.is_empty() {
             return Ok(None);
         }
+        let shared = SharedFiles::new(config, stores)?;
         let directory = place(config).join(of_authority(&settings));
         prepare(&directory)
             .map_err(|error| format!("tls.acme.path: {} cannot be used: {error}", directory.display()))?;
@@ -105,7 +114,7 @@ impl AcmeClient {
             Some(Wanted { names: names.clone(), file, state })
         });
         let wanted: Vec<_> = wanted.collect();
-        Ok(Some(Self { settings, directory, proofs: Arc::default(), metrics: Arc::clone(metrics), wanted }))
+        Ok(Some(Self { settings, directory, proofs: Arc::default(), shared, metrics: Arc::clone(metrics), wanted }))
     }
 
     /// Returns the proofs for the orders in progress.
@@ -138,8 +147,17 @@ impl AcmeClient {
         shown.collect()
     }
 
-    /// Orders and renews certificates. Never returns.
+    /// Orders and renews certificates, and follows the proofs of other hosts. Never returns.
     pub async fn run(self: Arc<Self>) {
+        match &self.shared {
+            Some(shared) => {
+                tokio::join!(Arc::clone(&self).attend_all(), self.proofs.follow(self.settings.challenge, shared)).0
+            }
+            None => self.attend_all().await,
+        }
+    }
+
+    async fn attend_all(self: Arc<Self>) {
         loop {
             let mut next = seconds().saturating_add(LOOK);
             for number in 0..self.wanted.len() {
@@ -158,17 +176,15 @@ impl AcmeClient {
         if due > seconds() {
             return due;
         }
-        let this = Arc::clone(&self);
-        let locked = tokio::task::spawn_blocking(move || lock_directory(&this.directory)).await;
-        let _held = match locked.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(Some(held)) => held,
+        let _turn = match self.begin_turn(number).await {
+            Ok(Some(turn)) => turn,
             Ok(None) => return seconds().saturating_add(BUSY),
-            Err(why) => {
-                self.metrics.acme_orders.count(self.failed(number, OrderFailure::unusable(why), None));
+            Err(failure) => {
+                self.metrics.acme_orders.count(self.failed(number, failure, None));
                 return lock(&wanted.state).due();
             }
         };
-        // Another process may have renewed it while this one waited.
+        // Another process or host may have renewed it while this one waited.
         self.look(number).await;
         if lock(&wanted.state).due() > seconds() {
             return lock(&wanted.state).due();
@@ -186,6 +202,7 @@ impl AcmeClient {
         if let Err(failure) = blocking(move || this.record(number)).await {
             tracing::warn!("tls.acme.path: {}", failure.why);
         }
+        self.give(number).await;
         self.metrics.acme_orders.count(result);
         lock(&wanted.state).due()
     }
@@ -244,8 +261,10 @@ impl AcmeClient {
         let account = account::open(&self.settings, &self.directory, client.clone()).await?;
         let this = Arc::clone(self);
         let (request, replacement) = blocking(move || this.begin(number)).await?;
+        self.announce_order(number).await?;
         let names = self.wanted.get(number).map_or(&[][..], |wanted| &wanted.names);
-        let chain = order::order(&account, names, &request, self.settings.challenge, &self.proofs).await?;
+        let places = ProofPlaces { own: &self.proofs, shared: self.shared.as_ref() };
+        let chain = order::order(&account, names, &request, self.settings.challenge, places).await?;
         Ok((replacement, format!("{}{chain}", request.key)))
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
     /// DNS names in lower case; of a wildcard, `*.` and the rest.
     pub(super) names: Vec<String>,
+    /// The URIs that programs know it by, such as SPIFFE IDs.
+    pub(super) uris: Vec<String>,
     /// When it begins to be valid, in seconds since 1970.
     pub(super) not_before: i64,
     /// When the chain expires, in seconds since 1970.
@@ -26,8 +28,8 @@ impl Certificate {
     pub(super) fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain = pem::chain(chain)?;
         let ChainDescription { names, not_before, not_after } = pem::describe(&chain)?;
-        let names = names.dns.iter().map(|name| name.to_ascii_lowercase()).collect();
-        Ok(Self { key: Arc::new(pem::certified(chain, key)?), names, not_before, not_after })
+        let (names, uris) = (names.dns.iter().map(|name| name.to_ascii_lowercase()).collect(), names.uris);
+        Ok(Self { key: Arc::new(pem::certified(chain, key)?), names, uris, not_before, not_after })
     }
 
     /// Logs what clients will object to.
@@ -42,8 +44,19 @@ impl Certificate {
         } else if soon {
             tracing::warn!("certificate {file} expires in {} hours; renew it", left / 3_600);
         }
-        if self.names.is_empty() {
+        if self.is_nameless() {
             tracing::warn!("certificate {file} has no DNS name, so clients that use a name refuse it");
         }
+    }
+
+    /// Whether it has no name for clients to know the host by. One with a URI is for clients that look for that.
+    pub(super) fn is_nameless(&self) -> bool {
+        self.names.is_empty() && self.uris.is_empty()
+    }
+
+    /// Returns its names for the log.
+    pub(super) fn shown(&self) -> String {
+        let names: Vec<_> = self.names.iter().chain(&self.uris).map(String::as_str).collect();
+        if names.is_empty() { "no name".into() } else { names.join(", ") }
     }
 }

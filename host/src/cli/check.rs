@@ -1,37 +1,51 @@
 //! `lodge check`: reports what `serve` would do with every file.
 
 mod grants;
+mod subjects;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
+use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::out::{self, CliError, clean};
 use super::units::{UNKNOWN_CALL, addresses, count};
-use crate::admin::contract::{FileReport, ServiceInfo, SourceStatus};
+use crate::admin::contract::{FileReport, PolicyStatus, ServiceInfo, SourceStatus};
 use crate::admin::report;
+use crate::guests::absent::Absentees;
 use crate::guests::deployer::Deployer;
+use crate::guests::doubts::doubts;
+use crate::guests::ledger::Absent;
 use crate::guests::publisher::Publisher;
 use crate::guests::scan::{FileState, Scan, Scanner};
+use crate::guests::snapshot::Snapshot;
 use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
-use lodge_manifest::refusal::file_name;
+use lodge_base::config::limits::Limits;
+use lodge_manifest::Manifest;
+use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::section::{SECTIONS, View};
 use lodge_manifest::spec::GuestSpec;
 use lodge_runtime::code_cache;
+use lodge_traffic::error_pages::PageSources;
 
 /// Checks everything and prints the report or, with `only_grants`, what manifests grant. Fails if a file is refused.
 pub(super) fn run(config: Config, json: bool, only_grants: bool) -> Result<(), CliError> {
     if only_grants {
         return grants::run(&config, json);
     }
-    let without_settings = config.program.file.is_none();
+    let (without_settings, guests) = (config.program.file.is_none(), config.guests.clone());
     let reports = super::block_on(check(Arc::new(config))).and_then(|reports| reports).map_err(CliError::Problem)?;
     if json {
         out::json(&serde_json::to_string_pretty(&reports).unwrap_or_default())?;
     } else {
         out::print(&reports.iter().map(format_report).collect::<String>())?;
+    }
+    if reports.is_empty() {
+        super::notice(&format!("only settings were checked: {} has no component and no manifest", guests.display()));
     }
     let refused = reports.iter().any(|report| report.refused.is_some());
     if refused && without_settings {
@@ -75,36 +89,64 @@ async fn scan(config: &Arc<Config>) -> std::io::Result<Scan> {
     scanner.scan(config)
 }
 
-async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, String> {
+async fn check(config: Arc<Config>) -> Result<Vec<FileReport<CheckedService>>, String> {
     let scan = scan(&config).await.map_err(|error| format!("cannot read {}: {error}", config.guests.display()))?;
     for name in &scan.ignored {
         super::notice(&format!("ignored {name}: its extension must be in lower case"));
     }
+    PageSources::default().open_host(&config.errors.pages).await?;
     let deployer = Arc::new(Deployer::offline(&config)?);
     let (mut backends, mut refusals, mut compiling) = (Vec::new(), Vec::new(), JoinSet::new());
-    for found in scan.found.into_values() {
+    let mut idle = Vec::new();
+    for (name, found) in scan.found {
         refusals.extend(found.trouble);
         match found.state {
             FileState::Ready(spec) => {
                 absent_files(&spec).iter().for_each(|absent| super::notice(absent));
+                doubts(&spec, &config).iter().for_each(|doubt| super::notice(&clean(doubt)));
                 let deployer = Arc::clone(&deployer);
-                compiling.spawn(async move { deployer.deploy(spec).await });
+                compiling.spawn(async move {
+                    let (name, manifest) = (spec.name.clone(), Box::new(spec.manifest.clone()));
+                    deployer.deploy(spec).await.map_err(|refusal| (name, manifest, refusal))
+                });
             }
-            FileState::Refused(refusal) | FileState::Orphan(refusal) => refusals.push(refusal),
-            FileState::Disabled | FileState::Changing | FileState::Pulling => {}
+            FileState::Refused(refusal) | FileState::Orphan(refusal) => {
+                idle.push(IdleService { name, manifest: found.manifest, refusal: Some(refusal.clone()) });
+                refusals.push(refusal);
+            }
+            FileState::Disabled | FileState::Changing | FileState::Pulling => {
+                idle.push(IdleService { name, manifest: found.manifest, refusal: None });
+            }
         }
     }
     let total = compiling.len();
     while let Some(finished) = compiling.join_next().await {
         match finished.map_err(|crash| format!("a compilation panicked: {crash}"))? {
-            Ok(backend) => backends.push(backend),
-            Err(refusal) => refusals.push(refusal),
+            Ok(backend) => {
+                let of = &backend.deployment;
+                let manifest = file_name(&of.spec.path.with_extension("toml"));
+                let routes = &of.spec.manifest.routes;
+                let hints = of.validation.iter().flat_map(|checks| [checks.hints(), checks.unused(routes)].concat());
+                hints.for_each(|hint| super::notice(&clean(&format!("{manifest}: {hint}"))));
+                backends.push(backend);
+            }
+            Err((name, manifest, refusal)) => {
+                idle.push(IdleService { name, manifest: Some(manifest), refusal: Some(refusal.clone()) });
+                refusals.push(refusal);
+            }
         }
         super::notice(&format!("[{}/{total}] compiled", total - compiling.len()));
     }
+    if config.guests.is_dir() {
+        let specs = backends.iter().map(|backend| &backend.deployment.spec);
+        subjects::hints(specs).iter().for_each(|hint| super::notice(&clean(hint)));
+    }
     let publisher = Publisher::alone(&config);
-    publisher.publish(backends, refusals, true);
+    // As at a start of the host: a service that is refused or disabled has routes.
+    let absent = Absentees::new(idle.iter().map(IdleService::absent), idle.iter().map(|service| &*service.name));
+    publisher.publish_beside(backends, refusals, true, absent);
     let current = publisher.current();
+    current.snapshot().taken_paths().iter().for_each(|taken| super::notice(&taken.problem));
     let mut reports = report::files(&current.snapshot());
     if !config.guests.is_dir() {
         // The services beside a single file are not read.
@@ -113,7 +155,50 @@ async fn check(config: Arc<Config>) -> Result<Vec<FileReport<ServiceInfo>>, Stri
             .filter_map(|report| report.service.as_mut())
             .for_each(|service| service.unknown_calls.clear());
     }
-    Ok(reports)
+    let checked = |info: ServiceInfo| CheckedService::new(info, &current.snapshot(), &config.limits);
+    let reports = reports.into_iter();
+    Ok(reports
+        .map(|FileReport { file, service, refused }| FileReport { file, service: service.map(checked), refused })
+        .collect())
+}
+
+/// A service that would not serve.
+struct IdleService {
+    name: String,
+    manifest: Option<Box<Manifest>>,
+    refusal: Option<Refusal>,
+}
+
+impl IdleService {
+    fn absent(&self) -> Absent<'_> {
+        Absent { name: &self.name, manifest: self.manifest.as_deref(), refusal: self.refusal.as_ref() }
+    }
+}
+
+/// A service, with what is required of its requests.
+#[derive(Serialize)]
+struct CheckedService {
+    #[serde(flatten)]
+    info: ServiceInfo,
+    /// Its policies, and those of its routes.
+    policies: Vec<PolicyStatus>,
+    /// Its limits that are not those of the host.
+    limits: BTreeMap<&'static str, String>,
+}
+
+impl CheckedService {
+    fn new(info: ServiceInfo, snapshot: &Snapshot, of_host: &Limits) -> Self {
+        let (mut policies, mut limits) = (Vec::new(), BTreeMap::new());
+        if let Some(target) = snapshot.target(&info.name) {
+            policies = target.admission.policies(Instant::now());
+            // Without requests, states say nothing.
+            policies.iter_mut().for_each(|policy| policy.state = None);
+            limits = target.deployment().limits().shown();
+            let default = of_host.shown();
+            limits.retain(|name, value| default.get(name) != Some(value));
+        }
+        Self { info, policies, limits }
+    }
 }
 
 /// Returns a line for each file that `[files]` names and that does not exist. It may come later, as the host looks for it at each
@@ -131,9 +216,9 @@ fn absent_files(spec: &GuestSpec) -> Vec<String> {
         .collect()
 }
 
-fn format_report(report: &FileReport<ServiceInfo>) -> String {
+fn format_report(report: &FileReport<CheckedService>) -> String {
     let (mut lines, file) = (Vec::new(), clean(&report.file));
-    if let Some(service) = &report.service {
+    if let Some(CheckedService { info: service, policies, limits }) = &report.service {
         let size = bytesize::ByteSize(service.bytes).display().iec();
         let short = service.digest.get(..12).unwrap_or_default();
         lines.push(format!("{file}  {size}  sha256 {short}"));
@@ -142,6 +227,14 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
         {
             let (View { label, text, .. }, value) = view;
             lines.push(format!("  {label:11} {}", clean(&text(value))));
+        }
+        for PolicyStatus { policy, route, settings, .. } in policies {
+            let route = route.as_ref().map_or(String::new(), |route| format!("{route}: "));
+            lines.push(format!("  {policy:11} {}", clean(&format!("{route}{settings}"))));
+        }
+        if !limits.is_empty() {
+            let limits: Vec<_> = limits.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            lines.push(format!("  {:11} {}", "limits", limits.join(", ")));
         }
         for name in &service.unknown_calls {
             lines.push(format!("  calls       {}: {UNKNOWN_CALL}", clean(name)));
@@ -171,7 +264,6 @@ fn format_report(report: &FileReport<ServiceInfo>) -> String {
 mod tests {
     use super::*;
     use lodge_base::config;
-    use lodge_manifest::Manifest;
     use lodge_manifest::digest::Digest;
 
     #[test]
@@ -184,7 +276,15 @@ mod tests {
         let absent = |keys: &str| {
             let manifest = Manifest::read("web", &format!("[files]\nroot = 'site'\n{keys}"), &limits, 1 << 30).unwrap();
             let (name, path) = ("web".to_owned(), directory.path().join("web.toml"));
-            absent_files(&GuestSpec { name, path, content: None, digest: Digest::of(b""), size: 0, manifest })
+            absent_files(&GuestSpec {
+                name,
+                path,
+                content: None,
+                digest: Digest::of(b""),
+                size: 0,
+                middleware: Vec::new(),
+                manifest,
+            })
         };
         assert_eq!(absent(""), [""; 0]);
         assert_eq!(absent("fallback = 'there.html'"), [""; 0]);

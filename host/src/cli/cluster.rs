@@ -6,8 +6,8 @@ use super::client::AdminClient;
 use super::out::{self, CliError, clean};
 use super::table::Side::{Left, Right};
 use super::table::TextTable;
-use super::units::{UNKNOWN, count, seconds};
-use crate::admin::contract::{ClusterMember, ClusterStatus};
+use super::units::{UNKNOWN, count, millis, seconds};
+use crate::admin::contract::{ClusterCall, ClusterMember, ClusterStatus};
 
 /// The most hosts that are listed for a service.
 const HOSTS: usize = 6;
@@ -53,7 +53,35 @@ fn text(status: &ClusterStatus) -> String {
         }
         text.push_str(&format!("\n{}", table.text()));
     }
+    if !status.calls.is_empty() {
+        text.push_str(&format!("\n{}", calls(&status.calls).text()));
+    }
     text
+}
+
+/// What the host has sent to services of others.
+fn calls(calls: &[ClusterCall]) -> TextTable {
+    let mut table = TextTable::new(&[
+        ("CALLED THERE", Left),
+        ("HOST", Left),
+        ("SENT", Right),
+        ("RETRIES", Right),
+        ("FAILED", Right),
+        ("AVERAGE", Right),
+    ]);
+    for call in calls {
+        let host = call.host.clone().unwrap_or_else(|| call.address.clone());
+        let [sent, retried, failed] = [call.sent, call.retried, call.failed].map(|count| count.to_string());
+        table.row([
+            call.service.clone().into(),
+            host.into(),
+            sent.into(),
+            retried.into(),
+            failed.into(),
+            millis(Some(call.mean_seconds * 1e3)).into(),
+        ]);
+    }
+    table
 }
 
 fn hosts(status: &ClusterStatus) -> TextTable {
@@ -102,6 +130,8 @@ mod tests {
     #[test]
     fn hosts_and_services_are_listed() {
         let json = r#"{"cluster":"shop","host":"a","state":"away","problem":"the store\u001b[2J is away","leader":"b","ignored":2,
+            "calls":[{"service":"orders","address":"https://10.0.0.4:8443","host":"b","sent":12,"retried":2,"failed":1,"mean_seconds":0.25},
+             {"service":"users","address":"https://10.0.0.9:8443","sent":3,"mean_seconds":0.0005}],
             "new":1,"members":[
             {"name":"a","this":true,"version":"1.0.0","in_flight":3,"slots":1000,"known_seconds":61.0,"renewed_seconds":0.5,
              "services":{"users":"0123456789ab"}},
@@ -118,6 +148,10 @@ b          https://10.0.0.4:8443   eu-1a   1.1.0           0     500       0.00s
 SERVICE   VERSION        HOSTS
 users     0123456789ab   a, b
 users@2   00             b
+
+CALLED THERE   HOST                    SENT   RETRIES   FAILED   AVERAGE
+orders         b                         12         2        1     250ms
+users          https://10.0.0.9:8443      3         0        0    0.50ms
 ";
         assert_eq!(text(&status), expected);
         assert_eq!(summary(&ClusterStatus::default()), None);

@@ -1,6 +1,7 @@
 //! `lodge data`: what services store.
 
 mod copies;
+mod dead;
 mod place;
 mod transfer;
 
@@ -27,6 +28,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches, resolved: &Resolved) -> Resu
     let json = flag(matches, "json");
     let file = matches.try_get_one::<PathBuf>("file").ok().flatten();
     match (name, file) {
+        ("dead", _) => return dead::run(matches, resolved, json),
         ("backup", Some(file)) => return copies::backup(resolved, file, json),
         ("restore", Some(file)) => return copies::restore(&resolved.config, file, flag(matches, "force")),
         _ => {}

@@ -16,9 +16,10 @@ use self::directory::directory;
 use self::remote::RemoteHost;
 use self::watch::Watch;
 use super::client::AdminClient;
-use super::out::{self, CliError, notice};
+use super::out::{self, CliError, clean, notice};
 use super::{flag, sign, text};
 use crate::admin::contract::FileReport;
+use crate::admin::deploy::composed;
 use crate::admin::rollout::{Done, Promotion, Rollout};
 use crate::admin::verdict::{self, Verdict};
 use crate::guests::deployer::Deployer;
@@ -182,7 +183,19 @@ impl DeployCommand<'_> {
             Done::Placed { digest, .. } => Some(digest.to_string()),
             Done::Removed(_) => None,
         };
-        print(done).map(|()| digest)
+        let version = match &done {
+            Done::Placed { service, digest, verdict: Verdict::Serving, .. } => self.version(service, digest),
+            _ => None,
+        };
+        print(done, version.as_deref()).map(|()| digest)
+    }
+
+    /// Returns the version that the host serves with this component, if it is of more than that.
+    fn version(&self, service: &str, component: &Digest) -> Option<String> {
+        let reports = self.reports().ok()?.into_iter().filter_map(|report| report.service);
+        let digest = component.to_string();
+        let served = reports.map(|served| served.info).find(|info| info.name == service && info.digest == digest)?;
+        composed(&served.version, component).map(str::to_owned)
     }
 
     /// Returns what the host serves and refuses.
@@ -257,7 +270,7 @@ fn invalid(name: &str) -> CliError {
 }
 
 /// Prints what was done, or returns the reason why it serves nothing as an error.
-fn print(done: Done) -> Result<(), CliError> {
+fn print(done: Done, version: Option<&str>) -> Result<(), CliError> {
     let (service, digest, unchanged, verdict, judged, stays) = match done {
         Done::Removed(trial) => return out::line(&format!("removed {trial}")),
         Done::Placed { service, digest, unchanged, verdict, judged, stays } => {
@@ -267,15 +280,23 @@ fn print(done: Done) -> Result<(), CliError> {
     watch::notice_unjudged(&service, judged.as_ref());
     let short = digest.short();
     let stays = stays.as_deref().map_or(String::new(), stays_too);
+    let version = version_too(version);
     match verdict {
-        Verdict::Serving if unchanged => out::line(&format!("{service} serves {short}, which was there already")),
-        Verdict::Serving => out::line(&format!("{service} serves {short}")),
+        Verdict::Serving if unchanged => {
+            out::line(&format!("{service} serves {short}{version}, which was there already"))
+        }
+        Verdict::Serving => out::line(&format!("{service} serves {short}{version}")),
         Verdict::Unreachable(why) => out::line(&format!("{service} is {short} on disk; {why}{stays}")),
         Verdict::Refused(why) => Err(CliError::new(format!("the host refuses {service}: {why}"))),
         Verdict::TimedOut => Err(CliError::Problem(format!(
             "{service} is {short} on disk, but the host does not serve it yet; see `lodge ps`{stays}"
         ))),
     }
+}
+
+/// Says which version a component is part of, with others in front of it.
+fn version_too(version: Option<&str>) -> String {
+    version.map_or(String::new(), |version| format!(", as version {} with its middleware", clean(version)))
 }
 
 /// Says what becomes of a version that was promoted, and whose component the host does not serve in the place of the service yet.

@@ -25,6 +25,9 @@ use lodge_manifest::spec::{host_of, is_label, is_name, split};
 /// Directories that hold no sources: output of builds, and files of tools.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
 
+/// The directory below that of the services whose crates are built into it: components in front of services, and no services.
+const MIDDLEWARE: &str = "middleware";
+
 /// The interval of checks for changed sources without file events.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,12 @@ struct Project {
 #[derive(Clone, PartialEq)]
 enum Recipe {
     Cargo,
-    Command { command: String, component: PathBuf },
+    /// A crate of a component that is no service.
+    Middleware,
+    Command {
+        command: String,
+        component: PathBuf,
+    },
 }
 
 /// Prepares HTTPS at `address`, if there is one, with a certificate for this machine. Returns the directory of that.
@@ -73,7 +81,7 @@ pub(super) fn https(config: &mut Config, address: Option<&String>) -> Result<Opt
 /// Returns the host names of the services in a directory, in order: those that are built, and those that are there.
 pub(super) fn host_names(directory: &Path) -> Vec<String> {
     let mut names = BTreeSet::new();
-    names.extend(find(directory).unwrap_or_default().iter().map(|(source, recipe)| recipe.service(source)));
+    names.extend(find(directory).unwrap_or_default().iter().filter_map(|(source, recipe)| recipe.service(source)));
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == "wasm" || extension == "toml") {
@@ -89,10 +97,15 @@ pub(super) fn host_names(directory: &Path) -> Vec<String> {
 }
 
 impl Recipe {
-    /// Returns the name of the service that the build makes. For a crate, that is the name of its library.
-    fn service(&self, source: &Path) -> String {
+    /// Returns the name of the service that the build makes.
+    fn service(&self, source: &Path) -> Option<String> {
+        (*self != Self::Middleware).then(|| self.component(source))
+    }
+
+    /// Returns the name of the component. For a crate, that is the name of its library.
+    fn component(&self, source: &Path) -> String {
         match self {
-            Self::Cargo => {
+            Self::Cargo | Self::Middleware => {
                 let manifest = fs::read_to_string(source.join("Cargo.toml")).unwrap_or_default();
                 let table: toml::Table = manifest.parse().unwrap_or_default();
                 let name = |section: &str| table.get(section)?.get("name")?.as_str().map(str::to_owned);
@@ -121,7 +134,7 @@ impl Projects {
     fn announce(&self, found: &BTreeMap<PathBuf, Recipe>) {
         for (source, recipe) in found {
             if self.known.get(source).is_none_or(|project| project.recipe != *recipe) {
-                self.builds.begins(&recipe.service(source));
+                recipe.service(source).iter().for_each(|service| self.builds.begins(service));
             }
         }
     }
@@ -133,28 +146,32 @@ impl Projects {
     async fn build(&mut self) -> Result<(), String> {
         let found = find(&self.directory)?;
         for (source, project) in self.known.extract_if(.., |source, _| !found.contains_key(source)) {
-            self.builds.forget(&project.recipe.service(&source));
+            project.recipe.service(&source).iter().for_each(|service| self.builds.forget(service));
         }
         self.announce(&found);
-        let due: Vec<_> = found.into_iter().filter(|(source, recipe)| self.is_due(source, recipe)).collect();
+        let mut due: Vec<_> = found.into_iter().filter(|(source, recipe)| self.is_due(source, recipe)).collect();
+        // A service that names a middleware is refused without it.
+        due.sort_by_key(|(_, recipe)| *recipe != Recipe::Middleware);
         let total = due.len();
         for (n, (source, recipe)) in due.into_iter().enumerate() {
             let outside = self.outside(&source);
             let built = sources(&source, &outside);
             let service = recipe.service(&source);
-            self.builds.begins(&service);
-            notice(&progress(n, total, &service, &recipe));
+            service.iter().for_each(|service| self.builds.begins(service));
+            notice(&progress(n, total, &recipe.component(&source), &recipe));
             let result = match &recipe {
                 Recipe::Cargo => build::with_cargo(&source, &self.directory).await,
+                Recipe::Middleware => build::with_cargo(&source, &self.directory.join(MIDDLEWARE)).await,
                 Recipe::Command { command, component } => {
                     build::with_command(command, &source, component).await.map(|()| Vec::new())
                 }
             };
             match &result {
-                Ok(_) => self.builds.made(&service),
+                Ok(_) => service.iter().for_each(|service| self.builds.made(service)),
                 Err(failed) => {
                     notice(&failed.message);
-                    self.builds.failed(&service, &failed.summary, &failed.output);
+                    let failed = |service| self.builds.failed(service, &failed.summary, &failed.output);
+                    service.as_deref().into_iter().for_each(failed);
                 }
             }
             let (built, outside) = match result {
@@ -198,16 +215,23 @@ impl Projects {
 fn progress(n: usize, total: usize, service: &str, recipe: &Recipe) -> String {
     let place = if total > 1 { format!("[{}/{total}] ", n.saturating_add(1)) } else { String::new() };
     let command = match recipe {
-        Recipe::Cargo => String::new(),
+        Recipe::Cargo | Recipe::Middleware => String::new(),
         Recipe::Command { command, .. } => format!(" with `{command}`"),
     };
     format!("{place}building {service}{command}")
 }
 
-/// Finds the projects in `directory`: crates, and directories named by `[build]` in a manifest.
+/// Finds the projects in `directory`: crates, those of middleware, and directories named by `[build]` in a manifest.
 fn find(directory: &Path) -> Result<BTreeMap<PathBuf, Recipe>, String> {
     let unreadable = |error| format!("cannot read {}: {error}", directory.display());
     let mut found = BTreeMap::new();
+    // Most directories have no middleware.
+    for entry in fs::read_dir(directory.join(MIDDLEWARE)).into_iter().flatten() {
+        let path = entry.map_err(unreadable)?.path();
+        if path.join("Cargo.toml").is_file() {
+            found.insert(path, Recipe::Middleware);
+        }
+    }
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.join("Cargo.toml").is_file() {

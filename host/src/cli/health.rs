@@ -18,6 +18,7 @@ pub(super) fn run(client: AdminClient, verbose: bool) -> Result<(), CliError> {
         200 if verbose => {
             let host: HostStatus = client.read(&client.get("/v1/host")?)?;
             out::line(&clean(&format!("ready: Lodge {}; sandboxes are reset {}", host.version, host.sandbox_reset)))?;
+            host.problems.iter().try_for_each(|problem| out::line(&clean(problem)))?;
             host.certificates.iter().try_for_each(|certificate| out::line(&clean(&described(certificate))))?;
             // A host of an older version has no clusters.
             let cluster = client.get("/v1/cluster").and_then(|text| client.read::<ClusterStatus>(&text)).ok();

@@ -2,6 +2,8 @@
 
 mod capabilities;
 pub(super) mod component;
+mod failures;
+mod traffic;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -12,13 +14,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::capabilities::CapabilityUse;
+use self::failures::{failed, mismatch};
 use super::client::AdminClient;
 use super::out::{self, CliError, clean};
 use super::rollout;
-use super::units::{UNKNOWN_CALL, addresses, ago, bytes, count, millis, seconds};
-use crate::admin::contract::{
-    CacheCounts, FailedRequest, PolicyStatus, RefusedFile, ServiceActivity, ServiceDetails, ServiceStatus, StoredCounts,
-};
+use super::units::{UNKNOWN_CALL, addresses, ago, bytes};
+use crate::admin::contract::{RefusedFile, ScheduleStatus, ServiceDetails, ServiceStatus};
 use crate::guests::scan::{FileState, Scanner};
 use lodge_base::config::Config;
 use lodge_base::files;
@@ -52,6 +53,8 @@ struct Component {
     exports: Vec<String>,
     asks: Vec<CapabilityUse>,
     manifest: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_middleware: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
     /// What the sections of its manifest say, by name.
@@ -101,6 +104,11 @@ impl Component {
         let content = files::rest_of(&file, metadata.len(), config.engine.max_file as u64);
         let content = content.map_err(|error| refusal(error.to_string()))?;
         let interfaces = component::interfaces(&content).map_err(refusal)?;
+        let is_middleware = capabilities::is_middleware(&interfaces);
+        if is_middleware {
+            // It answers nowhere by itself.
+            (routes, sections) = (Vec::new(), BTreeMap::new());
+        }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {
             file: name.to_string(),
@@ -108,7 +116,8 @@ impl Component {
             digest: Digest::of(&content).to_string(),
             wasi: component::wasi_versions(&interfaces),
             asks: capabilities::of(&interfaces.imports, &sections),
-            manifest: capabilities::manifest(&stem, &interfaces.imports),
+            manifest: capabilities::manifest(&stem, &interfaces),
+            is_middleware,
             imports: interfaces.imports,
             exports: interfaces.exports,
             routes,
@@ -127,7 +136,13 @@ impl Component {
         push_item(&mut text, "exports", &self.exports);
         push_item(&mut text, "imports", &self.imports);
         let name = Path::new(&self.file).with_extension("toml");
-        text.push_str(&format!("\nA manifest for it, {}; every key is optional:\n\n", clean(&name.to_string_lossy())));
+        text.push_str(&if self.is_middleware {
+            "\nIt is middleware. Keep it in a directory below that of the services, and name it in the manifests of those that it is \
+             to be in front of:\n\n"
+                .to_owned()
+        } else {
+            format!("\nA manifest for it, {}; every key is optional:\n\n", clean(&name.to_string_lossy()))
+        });
         for line in self.manifest.lines() {
             let line = format!("    {line}");
             text.push_str(&format!("{}\n", line.trim_end()));
@@ -154,8 +169,12 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
         },
         (None, false) => "its machine code is not in memory".into(),
     };
+    push_item(&mut text, "version", [&service.version]);
     push_item(&mut text, "sha256", [&service.digest]);
+    push_item(&mut text, "parts", service.parts.iter().map(|part| format!("{}  {}", part.digest, part.file)));
     push_item(&mut text, "state", [format!("{}; {more}", activity.state)]);
+    push_item(&mut text, "refused", &details.refused);
+    push_item(&mut text, "problems", &activity.problems);
     push_item(&mut text, "withdrawn", activity.withdrawn.iter());
     push_item(&mut text, "gets", service.share.iter().map(rollout::format_share));
     push_item(&mut text, "versions", activity.versions.iter().map(rollout::format_version));
@@ -172,12 +191,21 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     push_item(&mut text, "since", activity.since.iter().map(|since| format!("{since} ({})", ago(since, now))));
     push_item(&mut text, "answers at", [addresses(&service.routes, &service.host)]);
     push_sections(&mut text, &service.sections);
+    push_item(&mut text, "due", details.schedules.iter().map(|schedule| due(schedule, now)));
+    let unreachable =
+        service.login_fails.iter().map(|why| format!("the configuration of its provider cannot be fetched: {why}"));
+    let refused = service
+        .login_refusal
+        .iter()
+        .map(|last| format!("the last that failed, {}: {}", ago(&last.at, now), last.reason));
+    push_item(&mut text, "logins", unreachable.chain(refused));
     let unknown = service.unknown_calls.iter().map(|name| format!("{name}: {UNKNOWN_CALL}"));
-    push_item(&mut text, "calls", unknown);
-    traffic(&mut text, activity, now);
+    let remote = service.remote_calls.iter().map(|call| format!("{}: {}", call.name, call.state));
+    push_item(&mut text, "calls", unknown.chain(remote));
+    traffic::push(&mut text, activity, now);
     let limits = details.limits.iter().map(|(name, value)| format!("{name} {value}"));
     push_item(&mut text, "limits", [limits.collect::<Vec<_>>().join(", ")]);
-    push_item(&mut text, "policies", details.policies.iter().map(policy));
+    push_item(&mut text, "policies", details.policies.iter().map(traffic::policy));
     push_item(
         &mut text,
         "asks for",
@@ -186,38 +214,21 @@ fn format_service(details: &ServiceDetails, now: SystemTime) -> String {
     push_item(&mut text, "exports", &service.exports);
     push_item(&mut text, "imports", &service.imports);
     push_item(&mut text, "lacks", &service.absent_imports);
+    push_item(&mut text, "not as in api", details.response_mismatches.iter().map(|it| mismatch(it, now)));
     push_item(&mut text, "last errors", details.recent_errors.iter().flat_map(|error| failed(error, now)));
     text
 }
 
-/// Adds requests, latency and resource use.
-fn traffic(text: &mut String, activity: &ServiceActivity, now: SystemTime) {
-    let ServiceActivity { requests, errors, in_flight, queued, .. } = activity;
-    push_item(text, "requests", [format!("{requests}, {errors} errors; {in_flight} in flight, {queued} queued")]);
-    push_item(text, "latency", [format!("p50 {}, p99 {}", millis(activity.p50_ms), millis(activity.p99_ms))]);
-    if activity.replicas.is_none() {
-        push_item(text, "CPU", [seconds(activity.cpu_seconds)]);
-        push_item(text, "memory", [bytes(activity.memory_bytes)]);
-    }
-    push_item(text, "bodies", [format!("{} in, {} out", bytes(activity.bytes_in), bytes(activity.bytes_out))]);
-    let cached = activity.cached.iter().map(|CacheCounts { entries, bytes: size, hits, misses }| {
-        let plural = if *misses == 1 { "miss" } else { "misses" };
-        format!("{entries}, {}; {}, {misses} {plural}", bytes(*size), count(*hits, "hit"))
+/// Formats when a schedule is due, and what became of its last call.
+fn due(schedule: &ScheduleStatus, now: SystemTime) -> String {
+    let ScheduleStatus { path, next, last, failed, .. } = schedule;
+    let next = next.as_deref().unwrap_or("never again");
+    let last = last.as_ref().map_or("no call yet since the host started".into(), |last| {
+        let what = last.status.map_or_else(|| last.outcome.to_string(), |status| status.to_string());
+        format!("last {what}, {}", ago(&last.at, now))
     });
-    push_item(text, "cache", cached);
-    let stored = activity.stored.iter().map(|StoredCounts { keys, bytes: size, most_keys, most_bytes }| {
-        format!("{keys} of {most_keys} keys, {} of {}", bytes(*size), bytes(*most_bytes))
-    });
-    push_item(text, "stored", stored);
-    let refusal = activity.last_refusal.iter().map(|last| format!("{}, {}", last.reason, ago(&last.at, now)));
-    push_item(text, "last refusal", refusal);
-}
-
-/// Formats a policy with its settings and state.
-fn policy(policy: &PolicyStatus) -> String {
-    let route = policy.route.as_ref().map_or(String::new(), |route| format!("{route} "));
-    let state = policy.state.as_ref().map_or(String::new(), |state| format!(": {state}"));
-    format!("{route}{} {}{state}", policy.policy, policy.settings)
+    let failed = if *failed > 1 { format!("{failed} failed in succession, ") } else { String::new() };
+    format!("{path}: next {next}; {failed}{last}")
 }
 
 /// Adds what the sections of the manifest say.
@@ -225,17 +236,6 @@ fn push_sections(text: &mut String, sections: &BTreeMap<String, Value>) {
     for (name, view) in SECTIONS.iter().filter_map(|section| Some((section.name, section.view.as_ref()?))) {
         push_item(text, view.label, sections.get(name).map(view.text));
     }
-}
-
-/// Formats a failed request, with the guest's backtrace and stderr.
-fn failed(error: &FailedRequest, now: SystemTime) -> Vec<String> {
-    let status = error.status.map_or("aborted".into(), |status| status.to_string());
-    let detail = error.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
-    let mut lines =
-        vec![format!("{}  {status} {}{detail} request_id={}", ago(&error.at, now), error.reason, error.request_id)];
-    lines.extend(error.backtrace.iter().map(|frame| format!("  {frame}")));
-    lines.extend(error.stderr.iter().map(|line| format!("  stderr: {line}")));
-    lines
 }
 
 /// Adds a label with one line per item; nothing without items.
@@ -254,30 +254,42 @@ mod tests {
     #[test]
     fn formats_service() {
         let service: ServiceDetails = serde_json::from_str(
-            r#"{"name":"users","digest":"ab","state":"serving","loaded":true,"code":"baseline","since":"2026-11-21T10:00:00Z",
+            r#"{"name":"users","digest":"ab","version":"cd","parts":[{"file":"middleware/gate.wasm","digest":"ef"},{"file":"users.wasm","digest":"ab"}],"state":"serving","loaded":true,"code":"baseline","since":"2026-11-21T10:00:00Z",
                 "routes":["/users"],"host":"users.localhost","requests":12,"errors":1,"limits":{"cpu":"5s","queue":"1024"},
-                "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"queue-full"},
+                "last_refusal":{"at":"2026-11-21T10:59:00Z","reason":"auth-invalid","detail":"expired-key, key ci"},
                 "policies":[{"policy":"rate","route":"/login","settings":"5/m, burst 5, by client","state":"3 in use"},
                   {"policy":"priority","settings":"low"}],
+                "unknown_calls":["orders"],"remote_calls":[{"name":"hello","state":"on host vm (http://a)"}],
                 "sections":{"calls":["hello","orders"],"http":["https://*.example.org","http://10.0.0.0/8"],"isolation":"service"},
-                "imports":["wasi:http/outgoing-handler@0.2.3"],
-                "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped",
+                "imports":["wasi:http/outgoing-handler@0.2.3"],"login_fails":"no response",
+                "schedules":[{"cron":"0 3 * * *","path":"/clean","next":"2026-11-22T03:00:00Z"},
+                  {"path":"/a","last":{"at":"2026-11-21T10:58:00Z","outcome":"ok","status":204},"next":"2026-11-22T03:00:00Z"},
+                  {"path":"/b","last":{"at":"2026-11-21T10:58:00Z","outcome":"failed","status":404},"failed":3},
+                  {"path":"/c","last":{"at":"2026-11-21T10:58:00Z","outcome":"missed"},"failed":1,"next":"x"}],
+                "recent_errors":[{"at":"2026-11-21T10:58:00Z","request_id":"9f","status":null,"reason":"trapped","part":"middleware/gate.wasm",
                   "detail":"wasm `unreachable`\u001b[2J","backtrace":["0: users::run"],"stderr":["Traceback:"]}]}"#,
         )
         .unwrap();
         let text = format_service(&service, humantime::parse_rfc3339("2026-11-21T11:00:00Z").unwrap());
         for line in [
             "  state         serving; its machine code is in memory: baseline code, slower until it is optimised\n",
+            "  version       cd\n  sha256        ab\n  parts         ef  middleware/gate.wasm\n                ab  users.wasm\n",
             "  since         2026-11-21T10:00:00Z (1 hour ago)\n",
             "  answers at    /users and users.localhost\n",
             "  may call      hello, orders\n",
             "  may send to   https://*.example.org, http://10.0.0.0/8\n",
-            "  last refusal  queue-full, 1 minute ago\n",
+            "  last refusal  auth-invalid (expired-key, key ci), 1 minute ago\n",
             "  limits        cpu 5s, queue 1024\n",
             "  policies      /login rate 5/m, burst 5, by client: 3 in use\n                priority low\n",
+            "  calls         orders: no service of this name (it may come later)\n                hello: on host vm (http://a)\n",
             "  asks for      outgoing HTTP: granted by `calls` and `http`\n",
-            "  last errors   2 minutes ago  aborted trapped: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
+            "  last errors   2 minutes ago  aborted trapped in middleware/gate.wasm: wasm `unreachable`\\u{1b}[2J request_id=9f\n",
             "                  0: users::run\n                  stderr: Traceback:\n",
+            "  due           /clean: next 2026-11-22T03:00:00Z; no call yet since the host started\n",
+            "                /a: next 2026-11-22T03:00:00Z; last 204, 2 minutes ago\n",
+            "                /b: next never again; 3 failed in succession, last 404, 2 minutes ago\n",
+            "                /c: next x; last missed, 2 minutes ago\n",
+            "  logins        the configuration of its provider cannot be fetched: no response\n",
             "  isolation     service: several instances, each with memory of its own,",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");

@@ -39,6 +39,15 @@ pub(super) fn run(command: &str, matches: &ArgMatches) -> Result<(), CliError> {
 }
 
 fn create(path: &Path, name: &str, matches: &ArgMatches) -> Result<(), CliError> {
+    // Such a file would be read as the manifest of a service.
+    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+        let other = path.with_extension("keys");
+        return Err(CliError::Usage(format!(
+            "--file: {} would be a manifest beside components; choose another name, such as {}",
+            path.display(),
+            other.display()
+        )));
+    }
     let time = |text: &String| duration(text, Duration::from_secs(1)..=LONGEST);
     let valid = text(matches, "expires").map(time).transpose();
     let valid = valid.map_err(|why| CliError::Usage(format!("--expires: {why}")))?;

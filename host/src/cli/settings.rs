@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
+use super::machine::Machine;
 use super::out::{self, CliError, notice};
-use super::{machine, text};
+use super::text;
 use lodge_base::config::key::nearest;
 use lodge_base::config::{self, Origin, Resolved, Source};
 use lodge_base::files;
@@ -38,11 +39,15 @@ pub(super) fn resolve(matches: &ArgMatches) -> Result<Resolved, Vec<String>> {
         Err(problems) => (Source::new(), problems),
     };
     let [file, environment, flags] = sources;
-    let known = machine::memory().map(|bytes| ("memory".into(), bytes.max(32 << 20).to_string()));
-    let machine = (Origin::Default, known.into_iter().collect());
-    match config::resolve(&[machine, (Origin::Otel, otel), file, environment, flags]) {
+    let machine = Machine::read();
+    let known = machine.memory.map(|bytes| ("memory".into(), bytes.max(32 << 20).to_string()));
+    let found = (Origin::Default, known.into_iter().collect());
+    match config::resolve(&[found, (Origin::Otel, otel), file, environment, flags]) {
         Ok(mut resolved) => {
             problems.extend(code_cache::misplaced(&resolved.config));
+            let set = resolved.origin("memory").is_some_and(|origin| origin != Origin::Default);
+            let set = resolved.config.memory.filter(|_| set).map(|bytes| bytes as u64);
+            resolved.config.program.machine = Some(machine.describe(set));
             resolved.config.program.file = read.map(|path| std::path::absolute(&path).unwrap_or(path));
             if problems.is_empty() { Ok(resolved) } else { Err(problems) }
         }

@@ -30,8 +30,8 @@ impl TextTable {
     }
 
     /// Adds a row. Cells may hold any text; control characters are escaped.
-    pub(super) fn row<const N: usize>(&mut self, cells: [Cow<'_, str>; N]) {
-        self.rows.push(cells.iter().map(|cell| clean(cell).into_owned()).collect());
+    pub(super) fn row<'a>(&mut self, cells: impl IntoIterator<Item = Cow<'a, str>>) {
+        self.rows.push(cells.into_iter().map(|cell| clean(&cell).into_owned()).collect());
     }
 
     /// Returns the lines, the header first.

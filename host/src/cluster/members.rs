@@ -23,8 +23,10 @@ const STALE: Duration = Duration::from_secs(15 * 60);
 /// Another host.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownHost {
-    /// What it says of itself.
+    /// What it says of itself. While the list that it names was not read, the services are those before.
     pub(crate) record: Arc<HostRecord>,
+    /// Whether the services are those of the record.
+    is_listed: bool,
     /// The revision of its record.
     version: Version,
     /// When this host saw it for the first time since it was last away.
@@ -54,6 +56,8 @@ pub(crate) struct KnownHosts {
 pub(crate) struct Changes {
     pub(crate) joined: Vec<String>,
     pub(crate) left: Vec<String>,
+    /// Whether a host that has stayed serves something else, or is somewhere else.
+    pub(crate) moved: bool,
 }
 
 impl KnownHosts {
@@ -72,20 +76,24 @@ impl KnownHosts {
         }
         let read: Vec<_> = reading.records.keys().chain(&reading.nonsense).cloned().collect();
         let mut full = false;
-        for (name, (version, record)) in reading.records {
+        for (name, (version, mut record)) in reading.records {
             if !self.all.contains_key(&name) && !self.has_room() {
                 full = true;
                 continue;
             }
-            match self.all.get_mut(&name) {
-                Some(known) if known.version == version => known.broken = false,
+            let known = self.all.get_mut(&name);
+            let is_listed = record.take_list(&reading.lists, known.as_ref().map(|known| &known.record.services));
+            match known {
+                Some(known) if known.version == version && known.is_listed == is_listed => known.broken = false,
                 Some(known) if !known.stale => {
-                    (known.record, known.version, known.renewed, known.broken) =
-                        (Arc::new(record), version, now, false);
+                    changes.moved |= known.record.is_elsewhere(&record);
+                    let renewed = if known.version == version { known.renewed } else { now };
+                    (known.record, known.is_listed, known.version, known.renewed, known.broken) =
+                        (Arc::new(record), is_listed, version, renewed, false);
                 }
                 _ => {
-                    let record = Arc::new(record);
-                    let member = KnownHost { record, version, since: now, renewed: now, stale: false, broken: false };
+                    let (record, stale, broken) = (Arc::new(record), false, false);
+                    let member = KnownHost { record, is_listed, version, since: now, renewed: now, stale, broken };
                     changes.joined.push(name.clone());
                     self.all.insert(name, member);
                 }
@@ -117,12 +125,15 @@ impl KnownHosts {
         self.all.len() < MOST_HOSTS
     }
 
-    /// The names by which the next reading reads.
+    /// The names by which the next reading reads, and the lists that it need not read.
     pub(crate) fn names(&self) -> NamesBefore {
         let mut names = NamesBefore::default();
         for (name, member) in &self.all {
             let set = if member.stale || member.broken { &mut names.doubtful } else { &mut names.sound };
             set.insert(name.clone());
+            if let Some(list) = member.record.list.as_ref().filter(|_| member.is_listed) {
+                names.lists.insert(list.clone(), member.record.services.clone());
+            }
         }
         names
     }
@@ -162,6 +173,7 @@ pub(crate) fn named(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::served::ServedServices;
 
     fn reading(of: &[(&str, u64)]) -> Roster {
         let records =
@@ -179,7 +191,7 @@ mod tests {
     fn ages_begin_with_a_revision() {
         let (mut members, start, second) = (KnownHosts::default(), Instant::now(), Duration::from_secs(1));
         let changes = members.update(reading(&[("a", 1), ("b", 1)]), false, start);
-        assert_eq!(changes, Changes { joined: vec!["a".into(), "b".into()], left: vec![] });
+        assert_eq!(changes, Changes { joined: vec!["a".into(), "b".into()], ..Changes::default() });
         let changes = members.update(reading(&[("a", 2), ("b", 1)]), false, start + second);
         assert_eq!(changes, Changes::default());
         let ages = |members: &KnownHosts, now: Instant| -> Vec<_> {
@@ -214,6 +226,27 @@ mod tests {
         assert_eq!(members.update(reading(&[("c", 1)]), false, start + 2 * STALE), Changes::default());
         assert_eq!(members.update(reading(&[("c", 2)]), false, start + 2 * STALE).joined, ["c"]);
         assert_eq!((members.len(), members.ignored), (1, 0));
+    }
+
+    /// The services of a host are those of the list that its record names, and until that was read those before.
+    #[test]
+    fn services_are_those_of_the_list() {
+        let (mut members, now) = (KnownHosts::default(), Instant::now());
+        let list = |name: &str| [(name.to_owned(), "00".to_owned())].into_iter().collect::<ServedServices>();
+        let mut round = |version: u64, named: &str, lists: &[(&str, &str)]| {
+            let record = HostRecord { list: Some(named.into()), ..HostRecord::default() };
+            let records = [("a".to_owned(), (Version::new(version), record))].into();
+            let lists = lists.iter().map(|(digest, name)| ((*digest).to_owned(), list(name))).collect();
+            let moved = members.update(Roster { records, lists, ..Roster::default() }, false, now).moved;
+            let services: Vec<_> = members.iter().flat_map(|(_, host)| host.record.services.keys()).cloned().collect();
+            (services.join(" "), moved, members.names().lists.into_keys().collect::<Vec<_>>().join(" "))
+        };
+        let shown = |services: &str, moved, known: &str| (services.to_owned(), moved, known.to_owned());
+        assert_eq!(round(1, "x", &[]), shown("", false, ""));
+        assert_eq!(round(1, "x", &[("x", "users")]), shown("users", true, "x"), "the same revision, and its list");
+        assert_eq!(round(2, "x", &[("x", "users")]), shown("users", false, "x"));
+        assert_eq!(round(3, "y", &[]), shown("users", false, ""), "the new list was not read");
+        assert_eq!(round(4, "y", &[("y", "orders")]), shown("orders", true, "y"));
     }
 
     /// There is room for so many hosts: one that is not renewed makes room for a new one, others do not.

@@ -6,20 +6,19 @@
 use std::collections::BTreeMap;
 
 use lodge_base::config::cluster::{MOST_NAME, address, is_plain};
-use lodge_manifest::spec::{is_label, is_name, split};
+use lodge_traffic::proxy::host_key::HostKey;
 use serde::{Deserialize, Serialize};
 
-/// The most bytes of a record.
-pub(super) const MOST_BYTES: usize = 64 << 10;
+use super::served::{LongList, MOST_BYTES, ServedServices, is_hex, is_version};
 
-/// The most services that a record lists.
-const MOST_SERVICES: usize = 2_000;
+/// The most bytes of a record beside its list of services.
+const REST: usize = 4 << 10;
+
+/// Hexadecimal digits of the name of a list.
+const LIST_DIGITS: usize = 64;
 
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
-
-/// The most bytes of the version of a host or of a service.
-const MOST_VERSION: usize = 64;
 
 /// What a host says of itself.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -30,6 +29,9 @@ pub(crate) struct HostRecord {
     /// The URL at which others reach its services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) address: Option<String>,
+    /// The key by which others know what it sends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<HostKey>,
     /// Its zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<String>,
@@ -39,8 +41,12 @@ pub(crate) struct HostRecord {
     pub(crate) in_flight: u64,
     /// The most requests in flight.
     pub(crate) slots: u64,
-    /// The services and versions that it serves, with the first digits of their digests.
-    pub(crate) services: BTreeMap<String, String>,
+    /// The services and versions that it serves, with the first digits of their digests; empty in the store if they are a list of
+    /// their own.
+    pub(crate) services: ServedServices,
+    /// The name of this list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) list: Option<String>,
     /// How many services it serves beyond these.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) more: u64,
@@ -54,19 +60,38 @@ fn is_zero(number: &u64) -> bool {
 impl HostRecord {
     /// Returns its JSON. Services for which there is no room are only counted.
     pub(super) fn write(mut self) -> Vec<u8> {
-        loop {
-            let bytes = serde_json::to_vec(&self).unwrap_or_default();
-            let count = self.services.len();
-            if bytes.len() <= MOST_BYTES && count <= MOST_SERVICES {
-                return bytes;
-            }
-            // Each is at least this much of the excess.
-            let excess = (bytes.len().saturating_sub(MOST_BYTES) / MOST_ENTRY).max(count.saturating_sub(MOST_SERVICES));
-            for _ in 0..excess.max(1) {
-                self.services.pop_last();
-                self.more = self.more.saturating_add(1);
-            }
+        let left_out = self.services.shorten(MOST_BYTES - REST);
+        self.more = self.more.saturating_add(left_out);
+        serde_json::to_vec(&self).unwrap_or_default()
+    }
+
+    /// Takes a long list of services out of the record, which then names it. Services for which there is no room are only counted.
+    pub(super) fn without_list(mut self) -> (Self, Option<LongList>) {
+        let left_out = self.services.shorten(MOST_BYTES);
+        self.more = self.more.saturating_add(left_out);
+        let list = self.services.long();
+        if let Some(list) = &list {
+            (self.services, self.list) = (ServedServices::default(), Some(list.digest.clone()));
         }
+        (self, list)
+    }
+
+    /// Takes the services from the list that it names or, if that is not among these, from `before`. Returns whether they are those
+    /// of the record.
+    pub(super) fn take_list(
+        &mut self,
+        lists: &BTreeMap<String, ServedServices>,
+        before: Option<&ServedServices>,
+    ) -> bool {
+        let Some(list) = &self.list else { return true };
+        let found = lists.get(list);
+        self.services = found.or(before).cloned().unwrap_or_default();
+        found.is_some()
+    }
+
+    /// Whether the other record is that of a host which serves something else, or is somewhere else.
+    pub(super) fn is_elsewhere(&self, other: &Self) -> bool {
+        self.address != other.address || self.zone != other.zone || !self.services.is_same(&other.services)
     }
 
     /// Reads a record; `None` if it is too large, is no record, or has a text that is not plain. Unknown fields are ignored.
@@ -78,30 +103,14 @@ impl HostRecord {
         if let Some(url) = record.address {
             record.address = Some(address(&url).ok()?.to_string());
         }
-        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let sound = record.id.len() == ID_DIGITS
             && is_hex(&record.id)
             && record.zone.as_deref().is_none_or(|zone| is_plain(zone, MOST_NAME))
             && is_version(&record.version)
-            && record.services.len() <= MOST_SERVICES
-            && record.services.iter().all(|(name, digest)| is_service(name) && is_hex(digest) && is_version(digest));
+            && record.list.as_deref().is_none_or(|list| list.len() == LIST_DIGITS && is_hex(list))
+            && record.services.is_sound();
         sound.then_some(record)
     }
-}
-
-/// The most bytes of a service and its digest in a record: two names with `@`, 12 digits, quotes and punctuation.
-const MOST_ENTRY: usize = 63 + 1 + 63 + 12 + 6;
-
-/// Whether this is the name of a service, or of a version of one.
-fn is_service(name: &str) -> bool {
-    let (service, label) = split(name);
-    is_name(service) && label.is_none_or(is_label)
-}
-
-/// Whether this is a version, such as `1.2.0-rc.1+build`.
-fn is_version(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
-    (1..=MOST_VERSION).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Its fuzz target.
@@ -122,16 +131,21 @@ pub(crate) mod fuzz {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::served::MOST_SERVICES;
 
     fn full() -> HostRecord {
         HostRecord {
             id: "0123456789abcdef0123456789abcdef".into(),
             address: Some("https://10.0.0.3:8443/".into()),
+            key: HostKey::read("fedcba9876543210fedcba9876543210"),
             zone: Some("eu-1a".into()),
             version: "1.0.0".into(),
             in_flight: 3,
             slots: 1000,
-            services: [("users".into(), "0123456789ab".into()), ("users@1.4".into(), "ba9876543210".into())].into(),
+            services: [("users".into(), "0123456789ab".into()), ("users@1.4".into(), "ba9876543210".into())]
+                .into_iter()
+                .collect(),
+            list: None,
             more: 0,
         }
     }
@@ -153,7 +167,7 @@ mod tests {
         };
         assert!(read(&|_| {}).is_some());
         let texts = ["", "a\nWARN forged", "\u{1b}[2J", "a\u{202e}b", "a b", &"9".repeat(400)];
-        for field in ["id", "address", "zone", "version"] {
+        for field in ["id", "address", "key", "zone", "version", "list"] {
             for text in texts {
                 assert_eq!(read(&|value| value[field] = text.into()), None, "{field} {text:?}");
             }
@@ -185,5 +199,22 @@ mod tests {
             assert!(read.more > 0 && read.services.len() > 800, "{} {}", read.services.len(), read.more);
             assert_eq!(read.services.len() + read.more as usize, count);
         }
+    }
+
+    /// A long list is not in the record, which names it.
+    #[test]
+    fn long_lists_are_entries_of_their_own() {
+        assert_eq!(full().without_list(), (full(), None));
+        let services: ServedServices = (0..1_000).map(|n| (format!("s{n}"), "0123456789ab".into())).collect();
+        let (record, list) = HostRecord { services: services.clone(), ..full() }.without_list();
+        let list = list.unwrap();
+        assert_eq!(ServedServices::read(&list.digest, &list.bytes), Some(services));
+        let written = record.clone().write();
+        assert!(
+            written.len() < 400 && record.services.is_empty() && record.list == Some(list.digest),
+            "{}",
+            written.len()
+        );
+        assert_eq!(HostRecord::read(&written), Some(record));
     }
 }

@@ -8,11 +8,12 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use lodge_base::config::cluster::{MOST_HOST, is_plain};
-use lodge_state::limits::{MAX_BATCH_BYTES, MAX_PAGE};
+use lodge_state::limits::{MAX_BATCH, MAX_BATCH_BYTES, MAX_PAGE};
 use lodge_state::{Batch, Cursor, Entry, Error, Key, Listing, Store, Version};
 use tokio::time::Instant;
 
 use super::record::HostRecord;
+use super::served::ServedServices;
 
 /// The most hosts that are known at a time.
 pub(super) const MOST_HOSTS: usize = 1_000;
@@ -20,8 +21,11 @@ pub(super) const MOST_HOSTS: usize = 1_000;
 /// The most keys of a page, and of names that are not those of known hosts which one reading reads.
 const MOST_NAMES: usize = MAX_PAGE;
 
-/// Records that are read at a time. All fit into one response of the store if each is within its bound.
-const BATCH: usize = 16;
+/// The most lists of services that one reading reads.
+const MOST_LISTS: usize = 256;
+
+/// Records that are read at a time where more do not fit into one response of the store. These do, if each is within its bound.
+const FEW: usize = 16;
 
 /// What one reading takes at most.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +37,15 @@ pub(super) struct ReadingBounds {
     /// Pages of the listing, each of at most [`page`](Self::page) keys.
     pages: usize,
     page: usize,
+    /// Bytes of lists of services. The last batch may go beyond it.
+    lists: u64,
+    /// Records of one batch. Nearly always all of them fit into one response of the store.
+    batch: usize,
 }
 
 impl Default for ReadingBounds {
     fn default() -> Self {
-        Self { bytes: 4 << 20, known: 3 << 20, pages: 16, page: MOST_NAMES }
+        Self { bytes: 4 << 20, known: 3 << 20, pages: 16, page: MOST_NAMES, lists: 2 << 20, batch: MAX_BATCH }
     }
 }
 
@@ -50,6 +58,8 @@ pub(super) struct ReadingPlace {
     other: Option<String>,
     /// Where this part of the listing begins; `None` for its beginning.
     part: Option<Cursor>,
+    /// The last list of services that was read.
+    list: Option<String>,
 }
 
 /// The hosts that were known before a reading.
@@ -59,6 +69,8 @@ pub(super) struct NamesBefore {
     pub(super) sound: BTreeSet<String>,
     /// All others: their records were replaced by nonsense, or last without being renewed.
     pub(super) doubtful: BTreeSet<String>,
+    /// The lists of services that they name.
+    pub(super) lists: BTreeMap<String, ServedServices>,
 }
 
 /// The names of this host.
@@ -74,6 +86,8 @@ pub(super) struct OwnName<'a> {
 pub(super) struct Roster {
     /// The records by the names of their hosts.
     pub(super) records: BTreeMap<String, (Version, HostRecord)>,
+    /// The lists that records name, if they were read now or before.
+    pub(super) lists: BTreeMap<String, ServedServices>,
     /// Whether the record of this process is in the store.
     pub(super) own: bool,
     /// Names of known hosts, and of this one, that have no record.
@@ -86,6 +100,8 @@ pub(super) struct Roster {
     pub(super) truncated: bool,
     /// Bytes of what was read, records or not.
     pub(super) bytes: u64,
+    /// Why not all lists were read.
+    pub(super) failed: Option<Error>,
 }
 
 /// How long a reading may take.
@@ -108,6 +124,8 @@ impl Patience {
 pub(super) struct RosterReader<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) bucket: &'a str,
+    /// The bucket of long lists of services.
+    pub(super) lists: &'a str,
     pub(super) own: OwnName<'a>,
     pub(super) bounds: ReadingBounds,
     pub(super) patience: Patience,
@@ -140,7 +158,59 @@ impl RosterReader<'_> {
         if all {
             place.part = next;
         }
+        roster.failed = self.read_lists(before, &mut place.list, &mut roster).await.err();
         Ok(roster)
+    }
+
+    /// Reads the lists of services that records name and that are not known, from those after `place` on. What is not read has its turn
+    /// later.
+    async fn read_lists(
+        &self,
+        before: &NamesBefore,
+        place: &mut Option<String>,
+        roster: &mut Roster,
+    ) -> Result<(), Error> {
+        let named: BTreeSet<_> = roster.records.values().filter_map(|(_, record)| record.list.clone()).collect();
+        let (known, unknown): (BTreeSet<_>, BTreeSet<_>) =
+            named.into_iter().partition(|list| before.lists.contains_key(list));
+        roster.lists =
+            known.into_iter().filter_map(|list| Some((list.clone(), before.lists.get(&list)?.clone()))).collect();
+        let first = place.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let after = unknown.range::<str, _>((first, Bound::Unbounded)).cloned();
+        let turn: Vec<_> = after.chain(unknown.iter().cloned()).take(unknown.len().min(MOST_LISTS)).collect();
+        let mut bytes = 0_u64;
+        for batch in turn.chunks(FEW) {
+            if bytes >= self.bounds.lists || self.patience.end <= Instant::now() {
+                return Ok(());
+            }
+            place.clone_from(&batch.last().cloned());
+            for (list, entry) in batch.iter().zip(self.list_entries(batch).await?) {
+                let Some(entry) = entry else { continue };
+                bytes = bytes.saturating_add(entry.value.size());
+                if let Some(services) = ServedServices::read(list, entry.value.as_slice()) {
+                    roster.lists.insert(list.clone(), services);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads some lists at once or, if at least one is none, one by one.
+    async fn list_entries(&self, lists: &[String]) -> Result<Vec<Option<Entry>>, Error> {
+        match self.entries(self.lists, lists).await {
+            Ok(entries) => return Ok(entries),
+            Err(error @ Error::Timeout) => return Err(error),
+            Err(_) => {}
+        }
+        let mut all = Vec::with_capacity(lists.len());
+        for list in lists {
+            match self.entries(self.lists, std::slice::from_ref(list)).await {
+                Ok(entries) => all.extend(entries),
+                Err(error @ Error::Timeout) => return Err(error),
+                Err(_) => all.push(None),
+            }
+        }
+        Ok(all)
     }
 
     /// Reads the records of `names` after `place`, until there are `most` bytes or until `end`, and returns whether the last one was
@@ -159,7 +229,7 @@ impl RosterReader<'_> {
         let first = place.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let turn: Vec<_> = names.range::<str, _>((first, Bound::Unbounded)).take(MOST_NAMES).cloned().collect();
         let is_whole = names.last() == turn.last();
-        for batch in turn.chunks(BATCH) {
+        for batch in turn.chunks(self.bounds.batch) {
             if roster.bytes >= most || end <= Instant::now() {
                 return Ok(false);
             }
@@ -178,9 +248,36 @@ impl RosterReader<'_> {
         Ok(is_whole)
     }
 
-    /// Reads some records at once or, if at least one is none, one by one until there are `most` bytes. Returns how many were read.
+    /// Reads some records at once or, if they are too large, few at a time until there are `most` bytes. Returns how many were read.
     async fn read_batch(&self, names: &[String], most: u64, roster: &mut Roster) -> Result<usize, Error> {
-        match self.entries(names).await {
+        if names.len() <= FEW {
+            return self.read_few(names, most, roster).await;
+        }
+        match self.entries(self.bucket, names).await {
+            Ok(entries) => {
+                names.iter().zip(entries).for_each(|(name, entry)| roster.add(name, entry, self.own.id));
+                return Ok(names.len());
+            }
+            Err(error @ Error::Timeout) => return Err(error),
+            Err(_) => {}
+        }
+        let mut read = 0;
+        for few in names.chunks(FEW) {
+            if read > 0 && (roster.bytes >= most || self.patience.end <= Instant::now()) {
+                break;
+            }
+            let done = self.read_few(few, most, roster).await?;
+            read += done;
+            if done < few.len() {
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    /// Reads few records at once or, if at least one is none, one by one until there are `most` bytes. Returns how many were read.
+    async fn read_few(&self, names: &[String], most: u64, roster: &mut Roster) -> Result<usize, Error> {
+        match self.entries(self.bucket, names).await {
             Ok(entries) => {
                 names.iter().zip(entries).for_each(|(name, entry)| roster.add(name, entry, self.own.id));
                 Ok(names.len())
@@ -199,7 +296,7 @@ impl RosterReader<'_> {
             }
             read += 1;
             // The result of a batch is bounded, that of a single read is what there is.
-            match self.entries(std::slice::from_ref(name)).await {
+            match self.entries(self.bucket, std::slice::from_ref(name)).await {
                 Ok(entries) => entries.into_iter().for_each(|entry| roster.add(name, entry, self.own.id)),
                 Err(error @ Error::Timeout) => return Err(error),
                 Err(error) => {
@@ -217,8 +314,8 @@ impl RosterReader<'_> {
         self.store.list(listing, self.patience.deadline()).await.map_or(Err(error), |_| Ok(read))
     }
 
-    async fn entries(&self, names: &[String]) -> Result<Vec<Option<Entry>>, Error> {
-        let keys = names.iter().map(|name| Key::new(self.bucket, name)).collect::<Result<Vec<_>, _>>()?;
+    async fn entries(&self, bucket: &str, names: &[String]) -> Result<Vec<Option<Entry>>, Error> {
+        let keys = names.iter().map(|name| Key::new(bucket, name)).collect::<Result<Vec<_>, _>>()?;
         self.store.get_many(Batch::new(keys)?, self.patience.deadline()).await
     }
 

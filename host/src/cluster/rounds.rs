@@ -12,6 +12,7 @@ use super::members::{Changes, named};
 use super::record::HostRecord;
 use super::registration::{Registration, Renewal};
 use super::roster::{OwnName, Patience, ReadingBounds, RosterReader};
+use super::served::ListWriter;
 use super::view::ClusterView;
 use super::{Cluster, ELECT, LocalServices, NAMESPACE, Names, QUOTA, READ, RENEW};
 use crate::guests::stores::Stores;
@@ -31,12 +32,14 @@ pub(super) struct Participation {
     announced: Option<Token>,
     /// Whether the last token was refused.
     refused: bool,
+    /// The list of services of this host, if it is a long one.
+    list: ListWriter,
 }
 
 impl Cluster {
     /// Renews the record, and takes part in the election.
     pub(super) async fn round(&self, stores: &Stores, load: &LocalServices) {
-        let own = self.own(load);
+        let (is_whole, own) = (load.current.snapshot().complete, self.own(load));
         {
             let mut view = lock(&self.view);
             view.started.get_or_insert_with(Instant::now);
@@ -54,7 +57,8 @@ impl Cluster {
             },
         };
         let renewed = self.renew(work, own).await;
-        self.report(RENEW, renewed, Instant::now());
+        lock(&self.view).announced |= is_whole && matches!(renewed, Ok(true));
+        self.report(RENEW, renewed.map(drop), Instant::now());
         if self.has_left() {
             return;
         }
@@ -71,23 +75,29 @@ impl Cluster {
         let (registration, election) = new().map_err(|error: Error| error.for_operators())?;
         *lock(&self.store) = Some(Arc::clone(&store));
         self.opened.notify_one();
-        Ok(Participation { store, locks, registration, election, holds: false, announced: None, refused: false })
+        let list = ListWriter::new(self.names.lists.clone(), self.ttl);
+        Ok(Participation { store, locks, registration, election, list, holds: false, announced: None, refused: false })
     }
 
-    async fn renew(&self, work: &mut Participation, own: HostRecord) -> Result<(), Error> {
-        let renewal = work.registration.renew(&*work.store, self.key()?, own.write().into(), self.deadline()).await?;
+    /// Returns whether this host need not wait to be known: the others can know it, or another process goes on to have its name.
+    async fn renew(&self, work: &mut Participation, own: HostRecord) -> Result<bool, Error> {
+        let bytes = self.write_list(work, own).await?.write();
+        let renewal = work.registration.renew(&*work.store, self.key()?, bytes.into(), self.deadline()).await?;
         let mut view = lock(&self.view);
         let taken = view.taken.take();
         let Names { cluster, host, .. } = &self.names;
         match renewal {
             Renewal::Done { missing } => {
                 if missing {
+                    // The list may be lost as well. Hosts that know it need it no more.
+                    work.list.forget();
                     self.miss(&mut view, Instant::now());
                 }
                 if view.renewed.is_none() || taken.is_some() {
                     tracing::info!("this host is {host} in the cluster {cluster}");
                 }
                 view.renewed = Some((Instant::now(), SystemTime::now()));
+                Ok(true)
             }
             Renewal::Taken { by, alive } => {
                 let problem = self.taken(by.as_deref(), alive);
@@ -95,9 +105,21 @@ impl Cluster {
                     tracing::warn!("{problem}");
                 }
                 view.taken = Some(problem);
+                // The record of an earlier process of this host has expired by then.
+                Ok(alive || view.started.is_some_and(|started| started.elapsed() >= self.ttl))
             }
         }
-        Ok(())
+    }
+
+    /// Returns the record as it is to be written. Its list of services, if that is a long one, is written before.
+    async fn write_list(&self, work: &mut Participation, own: HostRecord) -> Result<HostRecord, Error> {
+        let (record, Some(list)) = own.clone().without_list() else { return Ok(own) };
+        match work.list.write(&*work.store, list, self.deadline()).await {
+            Ok(()) => Ok(record),
+            // Lists of hosts that change often last for a while. Until then the record has the list.
+            Err(Error::QuotaExceeded { .. }) => Ok(own),
+            Err(other) => Err(other),
+        }
     }
 
     /// Says why this host is not in the cluster: a record with its name is that of another process.
@@ -150,7 +172,7 @@ impl Cluster {
     }
 
     async fn read_records(&self, store: &dyn Store) -> Result<(), Error> {
-        let Names { cluster, host, members, .. } = &self.names;
+        let Names { cluster, host, members, lists, .. } = &self.names;
         let (registered, before, mut place) = {
             let mut view = lock(&self.view);
             let registered = view.is_member(self.ttl, Instant::now());
@@ -158,20 +180,30 @@ impl Cluster {
         };
         let patience = Patience { operation: self.step, end: Instant::now() + self.ttl };
         let (own, bounds) = (OwnName { host, id: &self.id }, ReadingBounds::default());
-        let reader = RosterReader { store, bucket: members, own, bounds, patience };
+        let reader = RosterReader { store, bucket: members, lists, own, bounds, patience };
         let read = reader.read(&before, &mut place).await;
         let now = Instant::now();
         let mut view = lock(&self.view);
         view.reading = place;
-        let reading = read?;
+        let mut reading = read?;
+        let failed = reading.failed.take();
         if registered && view.taken.is_none() && !reading.own && reading.gone.contains(host) {
             self.miss(&mut view, now);
         }
+        // While the server was away, the others could not renew their records either. This may be the first operation that it responds to.
+        // Elections and rates may fail for reasons of their own.
+        if [RENEW, READ].iter().any(|operation| view.failing.get(*operation).is_some_and(Option::is_some)) {
+            self.unsettle(&mut view, now, self.ttl);
+        }
         let (before, ignored) = ((view.members.ignored > 0, view.members.truncated), reading.ignored);
-        let keeps = view.is_unsettled(now);
-        let Changes { joined, left } = view.members.update(reading, keeps, now);
+        let (keeps, first) = (view.is_unsettled(now), view.members.read.is_none());
+        let Changes { joined, left, moved } = view.members.update(reading, keeps, now);
         let truncated = view.members.truncated;
-        self.pass_on(&view);
+        if first || moved || !joined.is_empty() || !left.is_empty() {
+            self.pass_on(&view);
+        }
+        // Of hosts that are forgotten because the server is away, rates keep the number.
+        self.rates.set_hosts(view.members.len() + 1);
         drop(view);
         if !joined.is_empty() {
             tracing::info!("hosts in the cluster {cluster}: {}", named(&joined));
@@ -191,7 +223,7 @@ impl Cluster {
                  known yet have their turn later"
             );
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Leads, or finds out which host does.

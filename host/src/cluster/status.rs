@@ -30,6 +30,8 @@ pub struct ClusterStatus {
     pub read_seconds: Option<f64>,
     /// All hosts, this one included unless another process has its name, in the order of their names.
     pub members: Vec<ClusterMember>,
+    /// What this host has sent to services of others since it has started, by service and host.
+    pub calls: Vec<ClusterCall>,
     /// Records of other hosts that could not be read.
     pub ignored: usize,
     /// Whether there may be more hosts than are shown: some records were not read yet, or there is no room for them.
@@ -65,6 +67,26 @@ pub struct ClusterMember {
     pub more: u64,
 }
 
+/// The requests for one service that were sent to one host.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ClusterCall {
+    /// The service.
+    pub service: String,
+    /// The URL of the host; `(others)` for what is beyond the 200 that are counted by themselves.
+    pub address: String,
+    /// The name of the host, if it is known at present.
+    pub host: Option<String>,
+    /// Requests, each try as one.
+    pub sent: u64,
+    /// Those that were sent after another try of the same request.
+    pub retried: u64,
+    /// Those without a response, or with a status of 500 or more.
+    pub failed: u64,
+    /// The average time to the head of the response.
+    pub mean_seconds: f64,
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -84,5 +106,11 @@ pub struct ClusterNumbers {
     /// Records of other hosts that could not be read.
     pub ignored: u64,
     /// Failed operations on the store, by name.
-    pub failures: [(&'static str, u64); 3],
+    pub failures: [(&'static str, u64); 4],
+    /// Keys of rate limits that are charged at the store.
+    pub rate_keys: u64,
+    /// Exchanges with the store about such keys.
+    pub rate_exchanges: u64,
+    /// Whether this host has only its share of rates, because the store cannot be used.
+    pub divides_rates: bool,
 }

@@ -1,3 +1,5 @@
+mod store;
+
 use lodge_base::config::resolve;
 use lodge_base::config::state::StatePath;
 use std::time::Duration;
@@ -7,12 +9,12 @@ use lodge_state::{Attempt, Holder, Lease, Locks, Pending, Token, Value};
 use super::leader::{Announcement, FencedValue};
 use super::*;
 use crate::guests::publisher::Publisher;
-use lodge_traffic::upstreams::discover::cluster::ServingHost;
 
 /// Hosts in one process, with one store in its memory.
 struct Hosts {
     config: Config,
     stores: Stores,
+    publisher: Publisher,
     load: LocalServices,
 }
 
@@ -22,15 +24,16 @@ impl Hosts {
         config.state.path = StatePath::Memory;
         config.cluster.name = Some("shop".into());
         let slots = Arc::new(Concurrency::new(8, 8, Duration::from_secs(1)));
-        let load = LocalServices { current: Publisher::new(Arc::clone(&slots)).current(), slots };
-        Self { stores: Stores::new(&config), config, load }
+        let publisher = Publisher::new(Arc::clone(&slots));
+        let load = LocalServices { current: publisher.current(), slots };
+        Self { stores: Stores::new(&config), config, publisher, load }
     }
 
     fn host(&self, name: &str) -> Arc<Cluster> {
         let mut config = self.config.clone();
         config.cluster.host = Some(name.into());
         config.cluster.advertise = Some(format!("http://{name}.example:8080").parse().unwrap());
-        Cluster::new(&config, ServingHosts::default()).unwrap().unwrap()
+        Cluster::new(&config, &SharedUpstreams::new(8, &config.kubernetes), Arc::default()).unwrap().unwrap()
     }
 
     async fn round(&self, host: &Cluster) {
@@ -67,6 +70,7 @@ async fn hosts_see_each_other() {
     assert_eq!(status.members.iter().map(|member| member.this).collect::<Vec<_>>(), [true, false, false]);
     let token = a.leader().token().unwrap();
     assert!(b.leader().token().is_none());
+    assert_eq!((a.works().await, b.works().await), (3, 0));
     assert_eq!((a.numbers().members, a.numbers().leads, b.numbers().leads), (3, true, false));
     assert_eq!((a.numbers().state, hosts.host("d").numbers().state), (2, 1));
     a.leave().await;
@@ -77,6 +81,66 @@ async fn hosts_see_each_other() {
         assert_eq!((names(&host.status()), host.status().leader.as_deref()), (vec!["b", "c"], Some("b")));
     }
     assert!(b.leader().token().unwrap() > token);
+}
+
+/// A host that starts waits until the others can know all that it serves and it knows them, and no longer than the store responds.
+#[tokio::test]
+async fn a_host_that_starts_is_settled() {
+    let hosts = Hosts::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| hosts.host(name));
+    hosts.round(&a).await;
+    assert!(!a.is_settled(), "its record is without what is not compiled yet");
+    hosts.publisher.publish(Vec::new(), Vec::new(), true);
+    a.read().await;
+    assert!(!a.is_settled());
+    hosts.round(&a).await;
+    b.round(&hosts.stores, &hosts.load).await;
+    assert!(a.is_settled() && !b.is_settled(), "it does not know the others");
+    b.read().await;
+    assert!(b.is_settled() && !c.is_settled());
+    c.report(RENEW, Err(Error::unavailable("no route")), Instant::now());
+    assert!(c.is_settled());
+}
+
+/// A host whose name is still that of its killed predecessor waits until that has expired, and for one that is alive not at all.
+#[tokio::test]
+async fn a_host_waits_for_the_record_of_its_predecessor() {
+    let hosts = Hosts::new();
+    let [killed, next, late, other] = ["a"; 4].map(|name| hosts.host(name));
+    hosts.publisher.publish(Vec::new(), Vec::new(), true);
+    hosts.round(&killed).await;
+    hosts.round(&next).await;
+    assert!(!next.is_settled(), "no other host finds it");
+    hosts.round(&late).await;
+    assert!(!late.is_settled());
+    lock(&late.view).started = Instant::now().checked_sub(hosts.config.cluster.ttl);
+    hosts.round(&late).await;
+    assert!(late.is_settled(), "it has waited for as long as a record lasts");
+    hosts.round(&other).await;
+    hosts.round(&killed).await;
+    hosts.round(&other).await;
+    assert!(other.is_settled(), "the other one is alive");
+    killed.leave().await;
+    hosts.round(&next).await;
+    assert!(next.is_settled());
+}
+
+/// The others need not wait for the next interval to find out what a host serves.
+#[tokio::test(start_paused = true)]
+async fn a_change_is_announced_before_the_next_round() {
+    let mut hosts = Hosts::new();
+    (hosts.config.cluster.interval, hosts.config.cluster.ttl) = (Duration::from_secs(60), Duration::from_secs(180));
+    let (a, start) = (hosts.host("a"), Instant::now());
+    let running = tokio::spawn(Arc::clone(&a).run(Arc::new(Stores::new(&hosts.config)), hosts.load.clone()));
+    while a.status().state != "member" {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    hosts.publisher.publish(Vec::new(), Vec::new(), true);
+    while !a.is_settled() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    running.abort();
 }
 
 /// The second of two hosts with one name is not in the cluster, does not lead it, and says so.
@@ -108,135 +172,6 @@ async fn a_name_is_that_of_one_host() {
     assert_eq!((&*second.status().state, second.status().problem), ("member", None));
 }
 
-/// Without its store, a host knows the others for a time, and says what is wrong.
-#[tokio::test]
-async fn what_is_known_without_the_store() {
-    let (hosts, now) = (Hosts::new(), Instant::now());
-    let [a, b] = ["a", "b"].map(|name| hosts.host(name));
-    for host in [&b, &a] {
-        hosts.round(host).await;
-    }
-    let fail = |at| {
-        a.report(RENEW, Err(Error::unavailable("no route")), at);
-        a.report(READ, Err(Error::Timeout), at);
-    };
-    fail(now);
-    let status = a.status();
-    assert_eq!((&*status.state, names(&status)), ("away", vec!["a", "b"]));
-    let problem = status.problem.unwrap();
-    assert!(problem.contains("cannot renew its record on the server of `state.url`: no route;"), "{problem}");
-    fail(now + hosts.config.cluster.keep);
-    assert_eq!(names(&a.status()), ["a", "b"]);
-    fail(now + hosts.config.cluster.keep + Duration::from_secs(60));
-    assert_eq!(names(&a.status()), ["a"], "the others are forgotten");
-    hosts.round(&a).await;
-    assert_eq!((&*a.status().state, a.status().problem, names(&a.status())), ("member", None, vec!["a", "b"]));
-}
-
-/// A server that has lost its data makes no host unknown at once, and no second leader; a leader follows when the time is over.
-#[tokio::test]
-async fn an_emptied_store() {
-    let (hosts, emptied) = (Hosts::new(), Hosts::new());
-    let [a, b] = ["a", "b"].map(|name| hosts.host(name));
-    for host in [&a, &b, &a] {
-        hosts.round(host).await;
-    }
-    assert!(a.leader().token().is_some());
-    // It was emptied between the renewal of the record and the attempt, which acquires the lock.
-    emptied.empty(&a).await;
-    emptied.empty(&b).await;
-    {
-        let mut work = b.work.lock().await;
-        b.elect(work.as_mut().unwrap()).await.unwrap();
-        assert!(a.leader().token().is_some() && b.leader().token().is_none());
-    }
-    // The reading of an empty store, before the renewal notices.
-    a.read().await;
-    assert_eq!((names(&a.status()), a.leader().token()), (vec!["a", "b"], None));
-    for host in [&b, &a, &b, &a] {
-        hosts.round(host).await;
-        assert_eq!((names(&host.status()), host.status().leader, a.leader().token()), (vec!["a", "b"], None, None));
-    }
-    for host in [&a, &b] {
-        lock(&host.view).missed = Some(Instant::now());
-        hosts.round(host).await;
-    }
-    assert!(a.leader().token().is_some() && b.status().leader.as_deref() == Some("a"));
-}
-
-/// A leader writes its name again if something else has replaced it, and gives its term up if a larger token has.
-#[tokio::test]
-async fn the_name_of_the_leader_is_written_again() {
-    let hosts = Hosts::new();
-    let a = hosts.host("a");
-    hosts.round(&a).await;
-    let (store, locks) = hosts.stores.of_hosts(NAMESPACE, QUOTA, a.deadline()).await.unwrap();
-    let value = FencedValue { store: &*store, key: Key::new(&a.names.leader, "leader").unwrap() };
-    for broken in [r#"{"token":1,"host":"b"}"#, "nonsense"] {
-        store.set(value.key, Value::new(broken).unwrap(), Default::default(), a.deadline()).await.unwrap();
-        hosts.round(&a).await;
-        assert_eq!(a.status().leader.as_deref(), Some("a"), "{broken}");
-        let own = Announcement::new(a.leader().token().unwrap(), "a");
-        assert_eq!(value.read(a.deadline()).await.unwrap(), Some(own));
-    }
-    assert!(value.write(&Announcement::new(Token::new(u64::MAX), "b"), a.deadline()).await.unwrap());
-    hosts.round(&a).await;
-    assert_eq!((a.leader().token(), a.status().leader), (None, None));
-    let (name, lease) = (LockName::new(&a.names.leader).unwrap(), Lease::new(Duration::from_secs(1)).unwrap());
-    let next = locks.attempt(name, Holder::random().unwrap(), lease, a.deadline()).await.unwrap();
-    assert!(matches!(next, Attempt::Acquired(_)), "the lock is free");
-}
-
-/// Locks whose attempts get no response.
-struct Silent(Arc<dyn Locks>, Arc<Notify>);
-
-impl Locks for Silent {
-    fn attempt<'a>(&'a self, _: LockName<'a>, _: Holder, _: Lease, _: Instant) -> Pending<'a, Attempt> {
-        self.1.notify_one();
-        Box::pin(std::future::pending())
-    }
-
-    fn renew<'a>(&'a self, name: LockName<'a>, holder: Holder, lease: Lease, deadline: Instant) -> Pending<'a, bool> {
-        self.0.renew(name, holder, lease, deadline)
-    }
-
-    fn release<'a>(&'a self, name: LockName<'a>, holder: Holder, deadline: Instant) -> Pending<'a, bool> {
-        self.0.release(name, holder, deadline)
-    }
-}
-
-/// A host leaves at once, whatever its round waits for: it leads no more, and its record and its lock are free. Its readings go on
-/// while a round waits.
-#[tokio::test]
-async fn leaving_ends_a_round_that_waits() {
-    let mut hosts = Hosts::new();
-    hosts.config.cluster.interval = Duration::from_millis(50);
-    let [a, b] = ["a", "b"].map(|name| hosts.host(name));
-    hosts.round(&a).await;
-    assert!(a.leader().token().is_some());
-    let waits = Arc::new(Notify::new());
-    {
-        let mut work = a.work.lock().await;
-        let work = work.as_mut().unwrap();
-        work.locks = Arc::new(Silent(Arc::clone(&work.locks), Arc::clone(&waits)));
-    }
-    let running = tokio::spawn(Arc::clone(&a).run(Arc::new(Stores::new(&hosts.config)), hosts.load.clone()));
-    waits.notified().await;
-    hosts.round(&b).await;
-    let read = async {
-        while names(&a.status()) != ["a", "b"] {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(30), read).await.expect("the reading waits for no round");
-    let start = Instant::now();
-    a.leave().await;
-    assert!(start.elapsed() < LEAVE / 2 && a.leader().token().is_none(), "{:?}", start.elapsed());
-    hosts.round(&b).await;
-    assert_eq!((names(&b.status()), b.status().leader.as_deref()), (vec!["b"], Some("b")));
-    running.abort();
-}
-
 #[test]
 fn pauses_differ_by_a_tenth() {
     let a = Hosts::new().host("a");
@@ -250,38 +185,4 @@ fn pauses_differ_by_a_tenth() {
 fn the_namespace_is_no_service() {
     let (service, _) = lodge_manifest::spec::split(NAMESPACE);
     assert!(!lodge_manifest::spec::is_name(service) && !lodge_manifest::spec::is_name(NAMESPACE));
-}
-
-/// What others serve is known by service: not their versions, not this host itself, and where they are as they say.
-#[test]
-fn what_others_serve_is_passed_on() {
-    let record = |address: &str, zone: &str, services: &[&str]| {
-        let services = services.iter().map(|name| ((*name).to_owned(), "0123456789ab".to_owned())).collect();
-        let zone = Some(zone.to_owned()).filter(|zone| !zone.is_empty());
-        HostRecord { address: Some(address.to_owned()), zone, services, ..HostRecord::default() }
-    };
-    let records = [
-        ("b", record("http://10.0.0.2:8080/", "z1", &["users", "users@2"])),
-        ("c", record("https://c.example/", "z2", &["orders", "users"])),
-        ("d", HostRecord { address: None, ..record("", "z1", &["users"]) }),
-        ("e", record("http://10.0.0.1:8080/", "z1", &["users"])),
-        ("f", record("http://10.0.0.6:8080/", "", &["users"])),
-    ];
-    let records = records.map(|(name, record)| (name.to_owned(), (lodge_state::Version::new(1), record)));
-    let mut view = ClusterView::default();
-    view.members.update(roster::Roster { records: records.into(), ..Default::default() }, false, Instant::now());
-    let shown = |zone, own| {
-        let serving = view.serving(zone, own);
-        let shown = |(name, hosts): (&String, &Vec<ServingHost>)| {
-            let hosts = hosts.iter().map(|host| format!("{}{}", host.fixed, if host.is_far { " far" } else { "" }));
-            format!("{name}: {}", hosts.collect::<Vec<_>>().join(", "))
-        };
-        (serving.by_service.iter().map(shown).collect::<Vec<_>>(), serving.on_loopback)
-    };
-    let users = "users: http://10.0.0.2:8080, https://c.example:443 far, http://10.0.0.6:8080 far";
-    let own = Some("http://10.0.0.1:8080/");
-    assert_eq!(shown(Some("z1"), own), (vec!["orders: https://c.example:443 far".to_owned(), users.to_owned()], false));
-    let (near, on_loopback) = shown(None, Some("http://127.0.0.1:8080/"));
-    assert!(on_loopback && !near.iter().any(|line| line.contains("far")) && near[1].contains("10.0.0.1"), "{near:?}");
-    assert!(shown(None, Some("http://localhost/")).1 && !shown(None, None).1);
 }

@@ -1,25 +1,28 @@
 //! What a host knows of its cluster, and how that is shown.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lodge_manifest::upstream::source::{Fixed, Source};
+use lodge_traffic::upstreams::cluster_calls::{ClusterCalls, HostCallCounts};
 use lodge_traffic::upstreams::discover::cluster::{HostsOfServices, ServingHost};
 use tokio::time::Instant;
 
 use super::members::{KnownHost, KnownHosts};
 use super::record::HostRecord;
 use super::roster::ReadingPlace;
-use super::status::{ClusterMember, ClusterStatus, STATES};
+use super::status::{ClusterCall, ClusterMember, ClusterStatus, STATES};
 
 /// The most services that are shown of all hosts together. Further ones are counted.
 const MOST_SERVICES: usize = 20_000;
 
 /// What can fail, and its places in lists of failures.
-pub(super) const OPERATIONS: [&str; 3] = ["renew", "read", "elect"];
+pub(super) const OPERATIONS: [&str; 4] = ["renew", "read", "elect", "rates"];
 pub(super) const RENEW: usize = 0;
 pub(super) const READ: usize = 1;
 pub(super) const ELECT: usize = 2;
+pub(super) const RATES: usize = 3;
 
 /// What a host knows of its cluster.
 #[derive(Default)]
@@ -33,6 +36,9 @@ pub(super) struct ClusterView {
     pub(super) leader: Option<String>,
     /// When this host has first tried to register.
     pub(super) started: Option<Instant>,
+    /// Whether the record of this host has said all that it serves, or could not because another process has its name
+    /// that does not end.
+    pub(super) announced: bool,
     /// When this host has last renewed its record, by the clock for ages and by that for people.
     pub(super) renewed: Option<(Instant, SystemTime)>,
     /// Why another process has the name of this host.
@@ -126,6 +132,7 @@ impl ClusterView {
             renewed_seconds: renewed.map(ago),
             read_seconds: self.members.read.map(ago),
             members,
+            calls: Vec::new(),
             ignored: self.members.ignored,
             truncated: self.members.truncated,
         };
@@ -139,16 +146,18 @@ impl ClusterView {
             None => &*own.host == "localhost",
         });
         let mut all = HostsOfServices { on_loopback, ..HostsOfServices::default() };
-        for (_, host) in self.members.iter() {
-            let address = host.record.address.as_deref().filter(|address| Some(*address) != own);
+        for (name, host) in self.members.iter() {
+            let (name, address) =
+                (Arc::<str>::from(name), host.record.address.as_deref().filter(|address| Some(*address) != own));
+            all.keys.extend(host.record.key.as_ref().map(|key| (key.digest(), Arc::clone(&name))));
             let Some(fixed) = address.and_then(place) else { continue };
             let is_far = zone.is_some_and(|zone| host.record.zone.as_deref() != Some(zone));
+            let serving = Arc::new(ServingHost { name, fixed, is_far });
             // Requests are for a service, which gives its versions their shares.
             for service in host.record.services.keys().filter(|name| !name.contains('@')) {
-                let serving = ServingHost { fixed: fixed.clone(), is_far };
                 match all.by_service.get_mut(service) {
-                    Some(hosts) => hosts.push(serving),
-                    None => drop(all.by_service.insert(service.clone(), vec![serving])),
+                    Some(hosts) => hosts.push(Arc::clone(&serving)),
+                    None => drop(all.by_service.insert(service.clone(), vec![Arc::clone(&serving)])),
                 }
             }
         }
@@ -170,6 +179,32 @@ pub(super) struct ShownCluster {
 }
 
 impl ShownCluster {
+    /// Adds what this host has sent to others.
+    pub(super) fn with_calls(mut self, calls: &ClusterCalls) -> Self {
+        let is_at = |member: &&ClusterMember, url: &str| {
+            member.address.as_deref().is_some_and(|address| address.trim_end_matches('/') == url)
+        };
+        let call = |(service, address, counts): (Arc<str>, String, Arc<HostCallCounts>)| {
+            let (sent, seconds) = counts.sent();
+            ClusterCall {
+                service: service.to_string(),
+                host: self
+                    .status
+                    .members
+                    .iter()
+                    .find(|member| is_at(member, &address))
+                    .map(|member| member.name.clone()),
+                address,
+                sent,
+                retried: counts.retried.load(Relaxed),
+                failed: counts.failed.load(Relaxed),
+                mean_seconds: if sent == 0 { 0.0 } else { seconds / sent as f64 },
+            }
+        };
+        self.status.calls = calls.read().into_iter().map(call).collect();
+        self
+    }
+
     /// Returns all of it. Services beyond the bound for all hosts are counted.
     pub(super) fn status(mut self) -> ClusterStatus {
         let mut room = MOST_SERVICES;
@@ -207,3 +242,6 @@ fn place(url: &str) -> Option<Fixed> {
 fn rounded(age: Duration) -> f64 {
     (age.as_secs_f64() * 10.0).round() / 10.0
 }
+
+#[cfg(test)]
+mod tests;

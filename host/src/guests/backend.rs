@@ -52,7 +52,9 @@ impl Backend {
     /// this.
     pub fn is_another(&self, before: &Self) -> bool {
         match (&self.kind, &before.kind) {
-            (BackendKind::Guest(_), BackendKind::Guest(_)) => self.deployment.digest() != before.deployment.digest(),
+            (BackendKind::Guest(_), BackendKind::Guest(_)) => {
+                self.deployment.spec.code_digest() != before.deployment.spec.code_digest()
+            }
             (BackendKind::Upstream(one), BackendKind::Upstream(other)) => !one.spec().shares_replicas(other.spec()),
             (BackendKind::Files(one), BackendKind::Files(other)) => !one.shares_root(other),
             _ => true,

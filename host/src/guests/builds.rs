@@ -102,5 +102,5 @@ impl Builds {
 
 /// The services without a component of any version.
 pub(super) fn absent(pending: &BTreeMap<String, BuildState>) -> impl Iterator<Item = Absent<'_>> {
-    pending.iter().map(|(name, build)| Absent { name, spec: None, refusal: build.refusal() })
+    pending.iter().map(|(name, build)| Absent { name, manifest: None, refusal: build.refusal() })
 }

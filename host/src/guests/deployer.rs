@@ -24,10 +24,10 @@ use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::files::FilesSpec;
 use lodge_manifest::refusal::{Refusal, file_name};
-use lodge_manifest::spec::GuestSpec;
+use lodge_manifest::spec::{GuestSpec, split};
 use lodge_manifest::upstream;
 use lodge_runtime::capabilities::State;
-use lodge_runtime::capabilities::messaging::{GrantedMessages, Inboxes, MessageRequests, NoRequests};
+use lodge_runtime::capabilities::messaging::{GrantedMessages, Inboxes, MessageRequests, NoRequests, PublishingShare};
 use lodge_runtime::compile::Compiler;
 use lodge_runtime::guest::{Guest, GuestHost};
 use lodge_runtime::optimiser::Optimiser;
@@ -36,6 +36,7 @@ use lodge_runtime::trial::Trials;
 use lodge_state::Pattern;
 use lodge_traffic::auth::api_keys::KeyRing;
 use lodge_traffic::auth::sources::CredentialSources;
+use lodge_traffic::error_pages::PageSources;
 use lodge_traffic::live_files::LiveValue;
 use lodge_traffic::service::Services;
 use lodge_traffic::service::deployment::Deployment;
@@ -66,8 +67,10 @@ pub struct Deployer {
     configurations: Configurations,
     /// What credentials are verified with.
     credentials: CredentialSources,
-    /// The schemas of request bodies.
+    /// The schemas of request bodies, and the documents of APIs.
     schemas: SchemaSources,
+    /// The pages for errors of services.
+    pages: PageSources,
     /// Whether the host has an audit trail.
     audits: bool,
     optimiser: Arc<Optimiser>,
@@ -108,7 +111,8 @@ impl Deployer {
             file_reads: Arc::new(Semaphore::new(static_files::HOST_WAITING)),
             configurations,
             credentials,
-            schemas: SchemaSources::default(),
+            schemas: SchemaSources::new(config.program.explains),
+            pages: PageSources::default(),
             optimiser,
         }
     }
@@ -130,7 +134,12 @@ impl Deployer {
         let state = StateConfig { url: None, path: StatePath::Memory, ..config.state.clone() };
         let config = Config { state, ..config.clone() };
         let (compiler, stores) = (Compiler::new(&config)?, Arc::new(Stores::new(&config)));
-        Ok(Self::new(&config, compiler, services, upstreams, (Outgoing::disabled(), Weak::<NoRequests>::new()), stores))
+        let requests = Weak::<NoRequests>::new();
+        let mut this = Self::new(&config, compiler, services, upstreams, (Outgoing::disabled(), requests), stores);
+        this.configurations.set_offline();
+        this.credentials.set_offline();
+        this.schemas.set_offline();
+        Ok(this)
     }
 
     /// Returns the API keys of a file, which is read again when it changes.
@@ -163,7 +172,7 @@ impl Deployer {
     /// # Errors
     /// Returns why it cannot be served, and what to do.
     pub async fn deploy_guest(&self, spec: GuestSpec) -> Result<Arc<Guest>, Refusal> {
-        let (digest, compiler) = (spec.digest, &self.guests.compiler);
+        let (digest, compiler) = (spec.code_digest(), &self.guests.compiler);
         let code = compiler.code(&spec).await?;
         let deployment = self.deployment(spec).await?;
         let manifest = &deployment.spec.manifest;
@@ -188,14 +197,17 @@ impl Deployer {
             None => None,
         };
         let postgres = match &manifest.postgres {
-            Some(grant) => Some(self.postgres.open(&deployment.service, grant, &deployment.spec.path).await?),
+            Some(grant) => {
+                let (service, path) = (&deployment.service, &deployment.spec.path);
+                Some(self.postgres.open(service, grant, path, config.as_deref()).await?)
+            }
             None => None,
         };
         let blobs = match &manifest.blobstore {
             Some(grant) => Some(self.blobs.open(&deployment.service, grant, &deployment.spec.path).await?),
             None => None,
         };
-        let volumes = self.volumes.open(&deployment.spec).await?;
+        let volumes = self.volumes.open(&deployment.spec, &self.pages).await?;
         let messages = self.messages(&deployment).await?;
         let state = State { config, keyvalue, lock, sqlite, postgres, blobs, volumes, messages };
         let guest = Arc::new(Guest::new(deployment, Arc::clone(&code), sender, state, &self.guests));
@@ -214,7 +226,7 @@ impl Deployer {
         Ok(guest)
     }
 
-    /// Returns the version of these files, with what its requests are verified and validated with.
+    /// Returns the version of these files, with what its requests are verified and validated with, and the pages for errors.
     async fn deployment(&self, spec: GuestSpec) -> Result<Arc<Deployment>, Refusal> {
         let mut deployment = Deployment::new(spec, &self.services);
         if !self.audits && deployment.spec.manifest.policies.audits_any() {
@@ -229,10 +241,18 @@ impl Deployer {
             let remedy = "the service starts as soon as its credentials can be verified";
             self.credentials.open(checks, &directory).await.map_err(|problem| refused(problem, remedy))?;
         }
-        if let Some(checks) = &mut deployment.bodies {
-            let remedy = "the service starts as soon as the file is a schema";
-            self.schemas.open(checks, &directory).await.map_err(|problem| refused(problem, remedy))?;
+        if let Some(checks) = &mut deployment.validation {
+            let remedy = "the service starts as soon as the file can be used";
+            self.schemas
+                .open(checks, &deployment.name, &directory)
+                .await
+                .map_err(|problem| refused(problem, remedy))?;
         }
+        let remedy = "the service starts as soon as the file is a page";
+        let (service, _) = split(&deployment.spec.name);
+        let pages = self.pages.open_service(&deployment.spec.manifest, service, &directory).await;
+        deployment.pages = pages.map_err(|problem| refused(problem, remedy))?;
+        self.volumes.check_pages(&deployment.spec).await.map_err(|problem| refused(problem, remedy))?;
         Ok(Arc::new(deployment))
     }
 
@@ -242,11 +262,12 @@ impl Deployer {
         if manifest.publish.is_empty() && manifest.consume.is_none() {
             return Ok(None);
         }
+        let unstored = manifest.consume.as_ref().is_some_and(|consume| consume.at_most_once);
         let refused = |error: lodge_state::Error| {
             Refusal::new(&file_name(&deployment.spec.path), error.to_string(), "change `publish` in its manifest")
         };
         Ok(Some(Arc::new(GrantedMessages {
-            queue: self.stores.messages(&deployment.spec.path).await?,
+            queue: self.stores.messages(&deployment.spec.path, unstored).await?,
             subjects: manifest
                 .publish
                 .iter()
@@ -257,6 +278,7 @@ impl Deployer {
             inboxes: Arc::clone(&self.inboxes),
             requests: Weak::clone(&self.requests),
             timeout: self.stores.timeout(),
+            share: PublishingShare::default(),
         })))
     }
 
@@ -272,9 +294,9 @@ impl Deployer {
         let (file, directory) = (file_name(&spec.path), spec.path.with_file_name(""));
         let deployment = self.deployment(spec).await?;
         let service = Arc::clone(&deployment.service);
-        if deployment.spec.manifest.consume.is_some() {
+        if let Some(consume) = &deployment.spec.manifest.consume {
             // It receives messages, so there must be some.
-            self.stores.messages(&deployment.spec.path).await?;
+            self.stores.messages(&deployment.spec.path, consume.at_most_once).await?;
         }
         let before = self.upstreams.last(&service.name);
         let made = Upstream::new(deployment, upstream, &directory, &self.upstreams, before.as_deref()).await;

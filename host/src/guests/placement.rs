@@ -13,7 +13,7 @@ use lodge_manifest::Manifest;
 use lodge_manifest::digest::Digest;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::refusal::file_name;
-use lodge_manifest::spec::{GuestSpec, host_of, is_label};
+use lodge_manifest::spec::{GuestSpec, Middleware, host_of, is_label};
 
 /// The default label of a canary.
 pub const CANARY: &str = "canary";
@@ -175,6 +175,7 @@ impl PlannedDeploy<'_> {
                 "{name}.toml has `enabled = false`, so the component would not be served; remove that line first"
             )));
         }
+        let middleware = self.middleware(&place)?;
         let spec = GuestSpec {
             name: self.served.clone(),
             // Files that the manifest names are relative to it, and not to the new component.
@@ -183,10 +184,22 @@ impl PlannedDeploy<'_> {
             content: Some(file.to_owned()),
             digest,
             size: content.len() as u64,
+            middleware,
             manifest: self.manifest.clone(),
         };
         (candidate.try_out)(spec).map_err(FileError::new)?;
         Ok(CheckedComponent { content, signature, digest })
+    }
+
+    /// Returns the components that its manifest puts in front of it. The host checks their signatures.
+    fn middleware(&self, place: &Path) -> Result<Vec<Middleware>, FileError> {
+        let read = |name: &String| {
+            let path = place.with_file_name(name);
+            let content = disk::read(&path, self.placement.config.engine.max_file as u64);
+            let content = content.map_err(|error| failed(&path, &error))?;
+            Ok(Middleware { digest: Digest::of(&content), size: content.len() as u64, path })
+        };
+        self.manifest.middleware.iter().map(read).collect()
     }
 
     /// Returns the signature that the component comes with. Without any, one that does not change keeps the one that it has. Fails if

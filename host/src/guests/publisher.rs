@@ -7,13 +7,15 @@ use arc_swap::ArcSwap;
 
 use super::absent::Absentees;
 use super::builds::Builds;
-use super::snapshot::{Current, Snapshot};
-use super::target::{self, Target};
+use super::claims::{Claimant, ClaimantState, LostClaim, RouteClaims, Served};
+use super::snapshot::{Current, Snapshot, taken};
+use super::target::{self, Target, WantedShare};
 use crate::guests::backend::Backend;
 use lodge_base::config::Config;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::policies::Policies;
 use lodge_manifest::refusal::Refusal;
+use lodge_manifest::spec::GuestSpec;
 use lodge_traffic::admission::{Admission, Concurrency, SharedLimits};
 
 /// The writer of snapshots, owned by one task.
@@ -51,23 +53,13 @@ impl Publisher {
         Self::new(Arc::new(Concurrency::new(config.engine.instances, config.engine.queue, config.limits.queue_wait)))
     }
 
-    /// Publishes the next snapshot: these backends, except those whose routes are taken, and these refusals.
-    ///
-    /// Of two services with one route, the one that has it already keeps it, else the first by name gets it. The other
-    /// one keeps its previous version if the routes of that are free. Before the first complete snapshot no service has
-    /// a route already: the speed of compilation must not decide.
+    /// Publishes the next snapshot: these backends, except those whose routes others have (`claims`), and these refusals.
     pub fn publish(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool) {
         self.publish_beside(backends, refused, complete, Absentees::default());
     }
 
     /// The same, with the services that cannot serve.
-    pub(super) fn publish_beside(
-        &self,
-        backends: Vec<Backend>,
-        refused: Vec<Refusal>,
-        complete: bool,
-        absent: Absentees,
-    ) {
+    pub fn publish_beside(&self, backends: Vec<Backend>, refused: Vec<Refusal>, complete: bool, absent: Absentees) {
         let previous = self.current.snapshot();
         let generation = previous.generation + 1;
         let (wanted, refusals) = (backends.clone(), refused.clone());
@@ -81,24 +73,8 @@ impl Publisher {
             everywhere: Arc::from("/*"),
             ..Snapshot::default()
         };
-        let mut targets = self.targets(&previous, backends, &mut next.refusals);
-        let holds = |target: &Target| {
-            let old = previous.target(&target.deployment().name);
-            previous.complete && old.is_some_and(|old| old.deployment().routes() == target.deployment().routes())
-        };
-        targets.sort_by_cached_key(|target| (!holds(target), Arc::clone(&target.deployment().name)));
-        for target in targets {
-            let name = Arc::clone(&target.deployment().name);
-            if let Err(refusal) = next.admit(target) {
-                next.refusals.push(refusal);
-                if let Some(old) = previous.target(&name) {
-                    // It may have lost these as well, and is refused already then.
-                    let _ = next.admit(Arc::clone(old));
-                }
-            }
-        }
-        let served = next.targets.iter().map(|target| (target.deployment().routes(), target.deployment().spec.host()));
-        next.absent.beside(served);
+        let targets = self.targets(&previous, backends, &mut next.refusals, &next.absent);
+        assign(&previous, &targets, &mut next);
         for target in &next.targets {
             target.deployment().activate();
             // Versions have the routes of their service.
@@ -115,7 +91,13 @@ impl Publisher {
 
     /// The targets of services with their versions, and of the versions themselves. Those that cannot be served are
     /// added to the `refusals`.
-    fn targets(&self, previous: &Snapshot, backends: Vec<Backend>, refusals: &mut Vec<Refusal>) -> Vec<Arc<Target>> {
+    fn targets(
+        &self,
+        previous: &Snapshot,
+        backends: Vec<Backend>,
+        refusals: &mut Vec<Refusal>,
+        absent: &Absentees,
+    ) -> Vec<Arc<Target>> {
         let mut targets = Vec::new();
         let (mut versions, services): (Vec<_>, Vec<_>) =
             backends.into_iter().partition(|backend| backend.deployment.spec.version_of().is_some());
@@ -129,32 +111,38 @@ impl Publisher {
                     Arc::new(Admission::new(&backend.deployment.name, said, &self.shared_limits, known, Instant::now()))
                 }
             };
-            let mut beside = Vec::new();
-            let mut left = Percent::ALL.0;
-            let its = |version: &mut Backend| version.is_version_of(&backend);
-            for version in versions.extract_if(.., its) {
+            let version = |version: Backend| {
                 let last = previous.target(&version.deployment.name);
-                let new = self.version(last, version, &backend, &admission);
-                // The last good version, if the new one has too large a share. Its admission is the service's current
-                // one.
-                let last_good =
-                    || last.map(|last| self.version(Some(last), last.backend.clone(), &backend, &admission));
-                let fit = |target: Arc<Target>| {
-                    let share = target.share();
-                    left.checked_sub(share.percent.0).map(|rest| (rest, share, target))
+                (last, self.version(last, version, &backend, &admission))
+            };
+            let its: Vec<_> = versions.extract_if(.., |version| version.is_version_of(&backend)).map(version).collect();
+            let wanted: Vec<_> = its
+                .iter()
+                .map(|(last, new)| WantedShare {
+                    // At a start the shares go by name, and not by what is compiled first.
+                    had: last.filter(|_| previous.complete).map(|last| last.share().percent),
+                    wants: new.share().percent,
+                })
+                .collect();
+            let mut beside = Vec::new();
+            for ((last, new), granted) in its.into_iter().zip(target::grant(&wanted)) {
+                let target = match granted {
+                    Ok(()) => Some(new),
+                    // The last good version. Its admission is the service's current one.
+                    Err(left) => {
+                        refusals.push(target::too_much(&new, left));
+                        last.map(|last| self.version(Some(last), last.backend.clone(), &backend, &admission))
+                    }
                 };
-                let fitting = fit(Arc::clone(&new)).or_else(|| {
-                    refusals.push(target::too_much(&new, Percent(left)));
-                    last_good().and_then(fit)
-                });
-                if let Some((rest, share, target)) = fitting {
-                    left = rest;
-                    targets.push(Arc::clone(&target));
-                    beside.push((share, target));
-                }
+                beside.extend(target.map(|target| (target.share(), target)));
             }
+            targets.extend(beside.iter().map(|(_, target)| Arc::clone(target)));
             targets.push(Target::service(old, backend, admission, beside));
         }
+        // Until its service is compiled, a version waits for it.
+        versions.retain(|version| {
+            version.deployment.spec.version_of().is_none_or(|(service, _)| !absent.is_starting(service))
+        });
         refusals.extend(versions.iter().map(target::alone));
         targets
     }
@@ -179,6 +167,41 @@ impl Publisher {
         let of = Some(Arc::clone(&service.deployment));
         Arc::new(Target { backend, admission: Arc::clone(admission), split: None, shadow, of })
     }
+}
+
+/// Adds the targets that have all of their routes, and the last good versions of others, to the `next` snapshot.
+fn assign(previous: &Snapshot, targets: &[Arc<Target>], next: &mut Snapshot) {
+    let claims = |target: &Target| RouteClaims::of(&target.deployment().name, &target.deployment().spec.all_routes());
+    let serving = targets.iter().map(|target| {
+        let name = &*target.deployment().name;
+        let last_good = previous.target(name).filter(|old| !Arc::ptr_eq(old, target)).map(|old| claims(old));
+        Claimant { name, wanted: claims(target), last_good, state: ClaimantState::Ready }
+    });
+    let claimants: Vec<_> = serving.chain(next.absent.claimants()).collect();
+    let (owners, served) = previous.owners.assign(&claimants);
+    drop(claimants);
+    next.owners = owners;
+    let taken =
+        |spec: &GuestSpec, lost: &LostClaim, next: &Snapshot| taken(spec, lost, next.absent.is_disabled(&lost.owner));
+    for (target, served) in targets.iter().zip(served) {
+        let spec = &target.deployment().spec;
+        let last_good = || previous.target(&spec.name);
+        let (target, refusal) = match served {
+            Served::Wanted => (Some(target), None),
+            Served::LastGood(lost) => (last_good(), Some(taken(spec, &lost, next))),
+            Served::Nothing(lost) => (None, lost.map(|lost| taken(spec, &lost, next))),
+        };
+        let admitted = target.map(|target| next.admit(target));
+        let refusal = refusal.into_iter().chain(admitted.clone().and_then(Result::err)).next();
+        if let Some(refusal) = refusal {
+            if !matches!(admitted, Some(Ok(()))) {
+                next.absent.refuse(spec, &refusal);
+            }
+            next.refusals.push(refusal);
+        }
+    }
+    let Snapshot { absent, owners, targets, .. } = next;
+    absent.beside(targets.iter().map(|target| &target.deployment().spec), |name, route| owners.owns(name, route));
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::absent::Absentees;
 use super::builds::{self, BuildState, Builds};
 use super::deployments::{DeploymentResult, Deployments, PendingChange};
 use super::ledger::Ledger;
+use super::login_paths::TakenPath;
 use super::publisher::Publisher;
 use super::reader::{self, HANGS, Reader};
 use super::watch::Ticks;
@@ -18,6 +19,7 @@ use crate::guests::deployer::Deployer;
 use crate::guests::scan::{self, Scan};
 use crate::registry::follow::Pulls;
 use lodge_base::config::Config;
+use lodge_base::problems::HostProblems;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::spec::GuestSpec;
@@ -31,7 +33,7 @@ pub async fn reconcile(
     deployer: Arc<Deployer>,
     publisher: Publisher,
     pulls: Arc<Pulls>,
-    audit: Option<Arc<AuditTrail>>,
+    (audit, problems): (Option<Arc<AuditTrail>>, HostProblems),
 ) {
     let (reader, ticks) = match reader::of_directory(&config, &pulls) {
         Ok(reading) => reading,
@@ -40,7 +42,7 @@ pub async fn reconcile(
         }
     };
     let mut this = Reconciler::new(config, deployer, publisher, reader);
-    this.audit = audit;
+    (this.audit, this.problems) = (audit, problems);
     this.reader.begin();
     loop {
         let next = this.next_scan();
@@ -71,6 +73,8 @@ struct Reconciler {
     deployments: Deployments,
     /// The audit trail, which has every change of what is served.
     audit: Option<Arc<AuditTrail>>,
+    /// What is wrong with files that settings name.
+    problems: HostProblems,
     builds: Arc<Builds>,
     /// Builds that ended before the scan in progress began, so it finds their components.
     unseen: Vec<String>,
@@ -100,6 +104,7 @@ impl Reconciler {
             ledger: Ledger::default(),
             deployments: Deployments::default(),
             audit: None,
+            problems: HostProblems::default(),
             ignored: Vec::new(),
             again: None,
             unreadable: false,
@@ -125,7 +130,7 @@ impl Reconciler {
             finished = self.deployments.tasks.try_join_next_with_id();
         }
         self.publish();
-        tell(changes, &self.publisher.current.snapshot(), self.audit.as_deref());
+        tell(changes, &self.publisher.current.snapshot(), &self.config, self.audit.as_deref());
     }
 
     fn follow_builds(&mut self) {
@@ -140,6 +145,7 @@ impl Reconciler {
         if let Some(audit) = &self.audit {
             scan.keys.into_iter().for_each(|change| audit.record(Event::keys(change)));
         }
+        self.problems.set("trust.keys", scan.key_problems);
         let now = Instant::now();
         // A file that still changes does not count yet, so the component of a build may be missing.
         let settled = scan.again.is_none();
@@ -157,7 +163,7 @@ impl Reconciler {
         self.deployer.release(|digest| self.ledger.tries(digest));
         self.publish();
         let changes = changes.into_iter().map(PendingChange::from);
-        tell(changes, &self.publisher.current.snapshot(), self.audit.as_deref());
+        tell(changes, &self.publisher.current.snapshot(), &self.config, self.audit.as_deref());
     }
 
     /// Logs once that the directory cannot be read. The services stay: their files were not removed.
@@ -206,8 +212,8 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
     let built = pending.values().all(|build| build.refusal().is_some());
     let complete = before.complete || (ledger.is_settled() && built);
     // While the files of a service are missing, its build has the better reason.
-    let found = ledger.absent().filter(|absent| absent.spec.is_some() || !pending.contains_key(absent.name));
-    let absent = Absentees::new(found.chain(builds::absent(&pending)));
+    let found = ledger.absent().filter(|absent| absent.manifest.is_some() || !pending.contains_key(absent.name));
+    let absent = Absentees::new(found.chain(builds::absent(&pending)), ledger.names());
     if same && complete == before.complete && refused == before.refused && absent.are(&before.absent) {
         return;
     }
@@ -221,11 +227,15 @@ fn publish(ledger: &Ledger<Backend>, publisher: &Publisher, metrics: &Metrics) {
                 tracing::error!(
                     service = stem,
                     "refused {refusal}; still serving version {}",
-                    target.deployment().digest().short()
+                    target.deployment().version
                 );
             }
             None => tracing::error!(service = stem, "refused {refusal}"),
         }
+    }
+    let known = before.taken_paths();
+    for TakenPath { service, problem } in now.taken_paths().into_iter().filter(|taken| !known.contains(taken)) {
+        tracing::warn!(service, "{problem}");
     }
 }
 

@@ -5,6 +5,8 @@
 //! only takes effect when it has settled (`settle`); until then the previous one applies.
 
 mod file;
+mod in_directory;
+mod in_front;
 mod in_registry;
 pub mod scanner;
 mod settle;
@@ -16,6 +18,7 @@ pub use self::file::{MANIFEST, is_component};
 pub use self::settle::{PLACED, SETTLE};
 pub use crate::guests::scan::scanner::{Scanner, pinned};
 use lodge_base::key_changes::KeyChange;
+use lodge_manifest::Manifest;
 use lodge_manifest::refusal::Refusal;
 pub use lodge_manifest::refusal::file_name;
 use lodge_manifest::spec::GuestSpec;
@@ -25,6 +28,8 @@ use lodge_manifest::spec::GuestSpec;
 pub struct ScannedService {
     /// The state of its files.
     pub state: FileState,
+    /// The manifest of files that are refused or pulled, or what could be read of it: what it restricts does not depend on the rest.
+    pub manifest: Option<Box<Manifest>>,
     /// Its files have not changed for [`SETTLE`]. Otherwise they may be half written.
     pub settled: bool,
     /// Its component was written or touched since the last scan, without a change.
@@ -43,7 +48,7 @@ impl ScannedService {
     /// Complete files in this state, which nobody has touched.
     pub(super) fn of(state: FileState) -> Self {
         let (settled, touched, bare, unsure) = (true, false, false, Duration::ZERO);
-        Self { state, settled, touched, bare, blank: None, unsure, trouble: None }
+        Self { state, manifest: None, settled, touched, bare, blank: None, unsure, trouble: None }
     }
 }
 
@@ -58,6 +63,8 @@ pub struct Scan {
     pub again: Option<Duration>,
     /// The changes of `trust.keys` since the last scan.
     pub keys: Vec<KeyChange>,
+    /// Why files of `trust.keys` cannot be read now.
+    pub key_problems: Vec<String>,
 }
 
 /// The state of a service's files.

@@ -7,24 +7,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::Method;
 
-use super::absent::Absentees;
+use super::absent::{AbsenceReason, Absentees};
+use super::claims::{LostClaim, RouteClaims, RouteOwners};
 use super::target::Target;
 use crate::guests::backend::Backend;
-use lodge_manifest::policies::PolicySettings;
-use lodge_manifest::refusal::Refusal;
-use lodge_manifest::refusal::file_name;
+use lodge_manifest::refusal::{Refusal, file_name};
 use lodge_manifest::route::Route;
-use lodge_manifest::spec::{GuestSpec, host_of};
-use lodge_traffic::routing::router::Router;
+use lodge_manifest::spec::{GuestSpec, ServiceRoutes, host_of};
+use lodge_traffic::routing::router::{Match, Missed, Router};
 
 /// All services with their routes.
 #[derive(Default)]
 pub struct Snapshot {
     /// Grows with every publication.
     pub generation: u64,
-    /// The routes of all services.
-    pub router: Router<Arc<Target>>,
+    /// The routes of all services that serve. [`Snapshot::find`] also knows those of the others.
+    pub(super) router: Router<Arc<Target>>,
+    /// The services that have these routes, and those of services that cannot serve.
+    pub(super) owners: RouteOwners,
     /// The targets in order of name.
     pub targets: Vec<Arc<Target>>,
     /// The targets by the host on which every path is theirs: calls between services use it.
@@ -40,6 +42,15 @@ pub struct Snapshot {
     pub complete: bool,
     /// Services in the directory that cannot serve.
     pub absent: Absentees,
+}
+
+/// The reason why no service handles a client's request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unserved<'a> {
+    /// No route matches.
+    Missed(Missed),
+    /// The service of the route cannot serve.
+    Absent(&'a AbsenceReason),
 }
 
 /// The reader: returns the current snapshot for the price of an atomic load.
@@ -60,45 +71,61 @@ impl Snapshot {
         self.targets.get(place)
     }
 
-    /// Returns why a service or version with these files would be refused beside the others that are served, if it would.
+    /// Returns the route of a client's request, as [`Router::find`] does. While a service cannot serve, its routes with their restrictions
+    /// are still its own: no route of another service handles its requests.
+    ///
+    /// # Errors
+    /// When no route matches, or the service of the route cannot serve.
+    pub fn find(
+        &self,
+        authority: &str,
+        path: &str,
+        method: &Method,
+        by_name: bool,
+    ) -> Result<Match<'_, Arc<Target>>, Unserved<'_>> {
+        match self.absent.at(authority, path, method, by_name) {
+            Ok(Some(why)) => Err(Unserved::Absent(why)),
+            Ok(None) => self.router.find(authority, path, method, by_name).map_err(Unserved::Missed),
+            Err(missed) => Err(Unserved::Missed(missed)),
+        }
+    }
+
+    /// Returns why a service or version with these files would be refused beside the others, if it would.
     pub fn conflict(&self, spec: &GuestSpec) -> Option<Refusal> {
-        let mut others = Self::default();
-        for target in self.targets.iter().filter(|target| *target.deployment().name != *spec.name) {
-            // All of them are served, so none is refused.
-            let _ = others.admit(Arc::clone(target));
-        }
-        let owner = others.targets.first().cloned()?;
-        others.claim(spec, &owner).err()
+        let lost = self.owners.kept(&spec.name, &RouteClaims::of(&spec.name, &spec.all_routes()))?;
+        Some(taken(spec, &lost, self.absent.is_disabled(&lost.owner)))
     }
 
-    /// Adds a target with all of its routes, or refuses it.
-    pub(super) fn admit(&mut self, target: Arc<Target>) -> Result<(), Refusal> {
+    /// Adds a target with all of its routes, or refuses it if another one has them.
+    pub(super) fn admit(&mut self, target: &Arc<Target>) -> Result<(), Refusal> {
         let spec = &target.deployment().spec;
-        self.claim(spec, &target)?;
-        self.hosts.insert(host_of(&spec.name), Arc::clone(&target));
-        self.targets.push(target);
+        let ServiceRoutes { routes, guarded, .. } = spec.all_routes();
+        if let Err((route, owner)) = self.router.insert(routes.iter(), target, guarded) {
+            return Err(taken_route(spec, route, &owner.deployment().name, false));
+        }
+        self.hosts.insert(host_of(&spec.name), Arc::clone(target));
+        self.targets.push(Arc::clone(target));
         Ok(())
     }
+}
 
-    /// Adds the routes of these files for a target, or refuses them.
-    fn claim(&mut self, spec: &GuestSpec, target: &Arc<Target>) -> Result<(), Refusal> {
-        // The router reports a conflict between hosts of clients.
-        let unhosted = |owner: &&Arc<Target>| spec.host().is_none() || owner.deployment().spec.host().is_none();
-        if let Some(owner) = self.hosts.get(&host_of(&spec.name)).filter(unhosted) {
-            let reason = format!("its host name for calls already belongs to {}", owner.deployment().name);
-            return Err(Refusal::new(&file_name(&spec.path), reason, "give one of them another name").of(spec.digest));
+/// The refusal of files that claim what another service has, which may be disabled.
+pub(super) fn taken(spec: &GuestSpec, lost: &LostClaim, is_disabled: bool) -> Refusal {
+    match spec.all_routes().routes.get(lost.number) {
+        Some(route) => taken_route(spec, route, &lost.owner, is_disabled),
+        None => {
+            let reason = format!("its host name for calls already belongs to {}", lost.owner);
+            Refusal::new(&file_name(&spec.path), reason, "give one of them another name").of(spec.digest)
         }
-        let manifest = &spec.manifest;
-        let (cache, cors, headers) = (manifest.cache, manifest.cors.clone(), manifest.headers.clone());
-        let compress = manifest.compress.clone();
-        let host = |host| Route { cache, cors, headers, compress, ..Route::host(host) };
-        let own = spec.host().map(host);
-        let guarded = manifest.policies.service != PolicySettings::default();
-        if let Err((route, owner)) = self.router.insert(manifest.routes.iter().chain(&own), target, guarded) {
-            let reason = format!("its route {route} already belongs to {}", owner.deployment().name);
-            let remedy = "give one of them another name, or other `routes` in its manifest";
-            return Err(Refusal::new(&file_name(&spec.path), reason, remedy).of(spec.digest));
-        }
-        Ok(())
     }
+}
+
+fn taken_route(spec: &GuestSpec, route: &Route, owner: &str, is_disabled: bool) -> Refusal {
+    let mut reason = format!("its route {route} already belongs to {owner}");
+    let mut remedy = "give one of them another name, or other `routes` in its manifest".to_owned();
+    if is_disabled {
+        reason.push_str(", which is disabled and keeps its routes");
+        remedy = format!("remove this route from {owner}.toml, or give this service other `routes`");
+    }
+    Refusal::new(&file_name(&spec.path), reason, remedy).of(spec.digest)
 }

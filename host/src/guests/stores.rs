@@ -216,13 +216,15 @@ impl Stores {
         }
     }
 
-    /// Returns the messages of all services, for a service that publishes or consumes.
+    /// Returns the messages of all services, for a service that publishes or consumes. `unstored` says that it consumes those that the
+    /// server does not store.
     ///
     /// # Errors
-    /// If the backend cannot be used, or keeps no messages.
-    pub async fn messages(&self, component: &Path) -> Result<Arc<dyn MessageQueue>, Refusal> {
+    /// If the backend cannot be used, or has no such messages.
+    pub async fn messages(&self, component: &Path, unstored: bool) -> Result<Arc<dyn MessageQueue>, Refusal> {
         let backend = self.opened(component).await?;
-        backend.messages().map_err(|error| refused(component, &error.to_string()))
+        let queue = if unstored { backend.unstored_messages().and(backend.messages()) } else { backend.messages() };
+        queue.map_err(|error| refused(component, &error.to_string()))
     }
 
     /// Opens the state of schedules, which all hosts share that have one backend.
@@ -252,9 +254,10 @@ impl Stores {
         opened.await.map_err(|error: lodge_state::Error| error.for_operators())
     }
 
-    /// Returns the messages of all services, if any service has needed the backend yet.
-    pub fn opened_messages(&self) -> Option<Arc<dyn MessageQueue>> {
-        self.backend.get()?.messages().ok()
+    /// Returns the messages of all services, or those that the server does not store, if any service has needed the backend yet.
+    pub fn opened_messages(&self, unstored: bool) -> Option<Arc<dyn MessageQueue>> {
+        let backend = self.backend.get()?;
+        if unstored { backend.unstored_messages().ok() } else { backend.messages().ok() }
     }
 
     /// Returns the longest time that an operation may take.

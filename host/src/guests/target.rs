@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use crate::guests::backend::Backend;
+use lodge_manifest::headers::HeaderChanges;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::refusal::Refusal;
 use lodge_manifest::refusal::file_name;
 use lodge_manifest::share::TrafficShare;
 use lodge_traffic::admission::Admission;
 use lodge_traffic::auth::Authentication;
+use lodge_traffic::error_pages::PageSet;
 use lodge_traffic::routing::split::{InRotation, Split};
+use lodge_traffic::rules::RuleSet;
 use lodge_traffic::service::deployment::Deployment;
-use lodge_traffic::validation::BodyChecks;
+use lodge_traffic::validation::{ManifestChanges, RequestChecks};
 
 /// A service or version, with its admission.
 pub struct Target {
@@ -63,9 +66,24 @@ impl Target {
         self.of.as_deref().unwrap_or(self.deployment()).auth.as_ref()
     }
 
-    /// What the bodies of its requests have to be: as with credentials, what those of its service have to be, for a version.
-    pub fn bodies(&self) -> Option<&BodyChecks> {
-        self.of.as_deref().unwrap_or(self.deployment()).bodies.as_ref()
+    /// What its requests have to be: as with credentials, what those of its service have to be, for a version.
+    pub fn validation(&self) -> Option<&RequestChecks> {
+        self.of.as_deref().unwrap_or(self.deployment()).validation.as_ref()
+    }
+
+    /// The conditions on its requests: for a version, those of its service.
+    pub fn rules(&self) -> Option<&RuleSet> {
+        self.of.as_deref().unwrap_or(self.deployment()).rules.as_ref()
+    }
+
+    /// What the manifest makes of the headers of requests on the route with this number. `headers` is what `[headers]` does there.
+    pub fn header_changes<'a>(&'a self, route: usize, headers: Option<&'a HeaderChanges>) -> ManifestChanges<'a> {
+        ManifestChanges { auth: self.auth().map(|auth| (auth, route)), rules: self.rules(), headers }
+    }
+
+    /// The pages for errors on the route with this number: for a version, those of its service.
+    pub fn pages(&self, route: usize) -> Option<&Arc<PageSet>> {
+        self.of.as_deref().unwrap_or(self.deployment()).pages.as_ref()?.of_route(route)
     }
 
     /// Its share of its service's requests.
@@ -78,6 +96,32 @@ impl InRotation for Target {
     fn is_in_rotation(&self) -> bool {
         self.deployment().is_in_rotation()
     }
+}
+
+/// The share of a version.
+#[derive(Clone, Copy)]
+pub(super) struct WantedShare {
+    /// What it has, if it serves.
+    pub(super) had: Option<Percent>,
+    /// What its manifest says.
+    pub(super) wants: Percent,
+}
+
+/// Returns which versions of a service get the shares that they want; for the others, what the other ones leave them. A version keeps
+/// what it has and still wants; of what is left, those that serve get more before new ones get any, in their order.
+pub(super) fn grant(versions: &[WantedShare]) -> Vec<Result<(), Percent>> {
+    let kept = |version: &WantedShare| version.had.map_or(0, |had| had.0.min(version.wants.0));
+    let mut left = versions.iter().map(kept).fold(Percent::ALL.0, |left, kept| left.saturating_sub(kept));
+    let mut of = |version: &WantedShare| {
+        let more = version.wants.0.saturating_sub(kept(version));
+        let rest = left.checked_sub(more).ok_or(Percent(left + kept(version)))?;
+        left = rest;
+        Ok(())
+    };
+    let (serving, new): (Vec<_>, Vec<_>) = versions.iter().enumerate().partition(|(_, version)| version.had.is_some());
+    let mut granted: Vec<_> = serving.into_iter().chain(new).map(|(at, version)| (at, of(version))).collect();
+    granted.sort_by_key(|(at, _)| *at);
+    granted.into_iter().map(|(_, granted)| granted).collect()
 }
 
 /// The refusal of a version whose share exceeds the rest that the others leave.

@@ -174,6 +174,18 @@ impl LiveKeys {
     }
 }
 
+impl LiveKeys {
+    /// Returns why files cannot be read now, a line each, with what is in force.
+    pub fn problems(&self) -> Vec<String> {
+        let said = |file: &LiveFile| {
+            let (why, left) = (file.problem.as_ref()?, file.keys.len());
+            let why = why.strip_prefix("trust.keys: ").unwrap_or(why);
+            Some(format!("{why}; {left} keys that it had stay trusted, and the host will not start with it"))
+        };
+        self.files.iter().filter_map(said).collect()
+    }
+}
+
 /// Returns the names of keys, which are all that files say of them.
 fn marks(keys: &[PublicKey]) -> KeyMarks {
     keys.iter().map(|key| (key.fingerprint(), 0)).collect()

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -15,9 +15,10 @@ use lodge_base::config::state::StatePath;
 use lodge_base::files::{is_inside, leads_through};
 use lodge_base::lock::lock;
 use lodge_manifest::refusal::{Refusal, file_name};
-use lodge_manifest::spec::GuestSpec;
+use lodge_manifest::spec::{GuestSpec, split};
 use lodge_runtime::capabilities::volumes::GrantedVolumes;
 use lodge_runtime::code_cache;
+use lodge_traffic::error_pages::PageSources;
 use lodge_traffic::static_files::Root;
 
 /// The longest time that opening a directory may take: a file system can hang.
@@ -36,8 +37,12 @@ pub struct Volumes {
     own: Vec<PathBuf>,
     /// Files that the settings name, and directories of them. A volume contains neither them nor a link that leads to them.
     named: Vec<PathBuf>,
+    written: Arc<Mutex<Vec<WrittenDirectory>>>,
     attempts: Attempts,
 }
+
+/// A directory that guests of this service or version may write to, for as long as they may.
+type WrittenDirectory = (String, Weak<Path>);
 
 /// Attempts to open directories, on threads that may wait for the disk: one at a time for each path, for which all others wait that
 /// need it, so that a file system that hangs does not take another thread whenever a version is tried again.
@@ -63,14 +68,15 @@ impl Volumes {
         }
         own.extend(code_cache::places(config).map(|(_, path)| path));
         let named = config.files().map(Path::to_owned).collect();
-        Self { parents, own, named, attempts: Attempts::new(OPEN_TIMEOUT) }
+        Self { parents, own, named, written: Arc::default(), attempts: Attempts::new(OPEN_TIMEOUT) }
     }
 
-    /// Opens the directories that a manifest grants; `None` if it grants none.
+    /// Opens the directories that a manifest grants; `None` if it grants none. Guests write no page: neither one of their own service nor,
+    /// of those in use, one of another.
     ///
     /// # Errors
     /// If one does not exist, or must not be granted. It is tried again.
-    pub async fn open(&self, spec: &GuestSpec) -> Result<Option<Arc<GrantedVolumes>>, Refusal> {
+    pub async fn open(&self, spec: &GuestSpec, pages: &PageSources) -> Result<Option<Arc<GrantedVolumes>>, Refusal> {
         if spec.manifest.volumes.is_empty() {
             return Ok(None);
         }
@@ -80,11 +86,60 @@ impl Volumes {
         let mut opened = Vec::new();
         for (at, volume) in spec.manifest.volumes.clone() {
             let rules = self.clone();
-            let open = move |path: &Path| rules.directory(path);
-            let file = self.attempts.open("volumes", directory.join(&volume.path), open).await.map_err(refused)?;
-            opened.push((file, at, volume.write));
+            let (open, path) = (move |path: &Path| rules.directory(path), directory.join(&volume.path));
+            let (file, real) = self.attempts.open("volumes", path.clone(), open).await.map_err(refused)?;
+            let written = volume.write.then(|| self.add_written(spec, real));
+            if let Some(written) = written.clone() {
+                // Known before the pages are looked at: of a page and a volume that are opened together, one finds the other.
+                let mut pages = pages.used_beside(split(&spec.name).0);
+                pages.extend(spec.manifest.pages.iter().map(|page| directory.join(page)));
+                let holds_none = move |_: &Path| match pages.iter().find(|page| leads_through(page, &written)) {
+                    Some(page) => {
+                        Err(format!("guests may write to it, and it contains {}, an error page", page.display()))
+                    }
+                    None => Ok(()),
+                };
+                self.attempts.open("volumes", path, holds_none).await.map_err(refused)?;
+            }
+            opened.push((file, at, written));
         }
         Ok(Some(Arc::new(GrantedVolumes::new(opened))))
+    }
+
+    /// Notes that guests of a service may write to the directory with this path, for as long as the value lives.
+    fn add_written(&self, spec: &GuestSpec, path: PathBuf) -> Arc<Path> {
+        let path: Arc<Path> = path.into();
+        let mut all = lock(&self.written);
+        all.retain(|(_, written)| written.strong_count() > 0);
+        all.push((spec.name.clone(), Arc::downgrade(&path)));
+        path
+    }
+
+    /// Checks that no guest of another service, or of a version of this one, may write the pages of this service. What its own guests may
+    /// write is checked where their volumes are opened.
+    ///
+    /// # Errors
+    /// One line about the first page.
+    pub async fn check_pages(&self, spec: &GuestSpec) -> Result<(), String> {
+        let ((service, label), directory) = (split(&spec.name), spec.path.with_file_name(""));
+        // One edit of a service's manifest may move a page to where its guests wrote until then. The service waits for its versions. If
+        // these waited for it too, neither would ever follow.
+        let is_own = |of: &str| *of == *spec.name || (label.is_some() && split(of).0 == service);
+        for page in &spec.manifest.pages {
+            let written: Vec<_> = {
+                let all = lock(&self.written);
+                let others = all.iter().filter(|(of, _)| !is_own(of));
+                others.filter_map(|(of, written)| Some((of.clone(), written.upgrade()?))).collect()
+            };
+            let is_free = move |page: &Path| match written.iter().find(|(_, written)| leads_through(page, written)) {
+                Some((of, written)) => {
+                    Err(format!("guests of {of} may write to {}, in which it is", written.display()))
+                }
+                None => Ok(()),
+            };
+            self.attempts.open("errors.pages", directory.join(page), is_free).await?;
+        }
+        Ok(())
     }
 
     /// Opens the directory whose files clients may read.
@@ -93,14 +148,15 @@ impl Volumes {
     /// If it does not exist, or must not be served. It is tried again.
     pub async fn root(&self, spec: &GuestSpec, root: &Path) -> Result<Root, Refusal> {
         let rules = self.clone();
-        let open = |path: &Path| Root::new(path.to_owned(), Box::new(move |path: &Path| rules.directory(path)));
+        let directory = move |path: &Path| rules.directory(path).map(|(file, _)| file);
+        let open = |path: &Path| Root::new(path.to_owned(), Box::new(directory));
         let remedy = "the service starts as soon as this is a directory that it may serve";
         let refused = |why: String| Refusal::new(&file_name(&spec.path), why, remedy).passing();
         self.attempts.open("files.root", spec.path.with_file_name("").join(root), open).await.map_err(refused)
     }
 
-    /// Opens a directory. Waits for the disk.
-    fn directory(&self, path: &Path) -> Result<File, String> {
+    /// Opens a directory, and returns its path without links. Waits for the disk.
+    fn directory(&self, path: &Path) -> Result<(File, PathBuf), String> {
         let open = |path: &Path| -> io::Result<(PathBuf, File)> {
             let real = path.canonicalize()?;
             let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
@@ -124,7 +180,7 @@ impl Volumes {
             let file = file.display();
             return Err(format!("it contains {file}, which the settings of the host name, or a link to it"));
         }
-        Ok(file)
+        Ok((file, real))
     }
 }
 
@@ -169,6 +225,8 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     use lodge_base::config::{self, Origin};
+    use lodge_manifest::Manifest;
+    use lodge_manifest::digest::Digest;
 
     use super::*;
 
@@ -177,7 +235,8 @@ mod tests {
     fn no_volume_has_a_file_that_the_settings_name() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        for name in ["guests", "keys", "links", "tls/inner", "authorities", "shared", "settings/deep", "free"] {
+        for name in ["guests", "keys", "links", "tls/inner", "authorities", "shared", "settings/deep", "pages", "free"]
+        {
             fs::create_dir_all(at(name)).unwrap();
         }
         symlink("../keys/release.pub", at("links/current")).unwrap();
@@ -190,15 +249,117 @@ mod tests {
         ];
         let mut source: config::Source =
             texts.map(|(name, path)| (name.to_owned(), at(path).display().to_string())).into();
+        source.insert("errors.pages".into(), format!("404={}", at("pages/404.html").display()));
         source.insert("tls.listen".into(), "127.0.0.1:8443".into());
         let mut config = config::resolve(&[(Origin::Flag, source)]).unwrap().config;
         config.program.file = Some(at("settings/deep/lodge.toml"));
         let rules = Volumes::new(&config);
-        for granted in ["keys", "links", "tls", "tls/inner", "authorities", "shared", "settings", "settings/deep"] {
+        for granted in
+            ["keys", "links", "tls", "tls/inner", "authorities", "shared", "settings", "settings/deep", "pages"]
+        {
             let refused = rules.directory(&at(granted)).unwrap_err();
             assert!(refused.contains("which the settings of the host name"), "{granted}: {refused}");
         }
         assert!(rules.directory(&at("free")).is_ok());
+    }
+
+    fn spec(directory: &Path, name: &str, manifest: &str) -> GuestSpec {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let manifest = Manifest::read(name, manifest, &limits, 1 << 30).unwrap();
+        let (path, digest) = (directory.join(format!("{name}.wasm")), Digest::of(b""));
+        GuestSpec { name: name.into(), path, content: None, digest, size: 1, middleware: Vec::new(), manifest }
+    }
+
+    fn volume(path: &str, write: bool) -> String {
+        format!("[volumes]\n'/x' = {{ path = '{path}', write = {write} }}")
+    }
+
+    /// A directory of manifests with a page in `vol`, and with directories and links beside it.
+    fn with_pages() -> (tempfile::TempDir, PathBuf, Volumes) {
+        let directory = tempfile::tempdir().unwrap();
+        let guests = directory.path().join("guests");
+        for name in ["vol/deep", "beside", "outer/inner"] {
+            fs::create_dir_all(guests.join(name)).unwrap();
+        }
+        for page in ["vol/404.html", "beside/page.html", "outer/inner/page.html"] {
+            fs::write(guests.join(page), "page").unwrap();
+        }
+        symlink("vol", guests.join("link")).unwrap();
+        symlink("vol/404.html", guests.join("linked.html")).unwrap();
+        // As a guest could write it.
+        symlink("../beside", guests.join("vol/away")).unwrap();
+        let source = config::Source::from([("guests".to_owned(), guests.display().to_string())]);
+        let rules = Volumes::new(&config::resolve(&[(Origin::Flag, source)]).unwrap().config);
+        (directory, guests, rules)
+    }
+
+    /// A page is no file that a guest of the service can write, however the manifest and links lead there.
+    #[tokio::test]
+    async fn guests_write_no_page_of_their_service() {
+        let (_directory, guests, rules) = with_pages();
+        let absolute = guests.join("vol").display().to_string();
+        let open = async |page: &str, path: &str, write: bool| {
+            let text = format!("errors.pages = {{ 404 = '{page}' }}\n{}", volume(path, write));
+            rules
+                .open(&spec(&guests, "users", &text), &PageSources::default())
+                .await
+                .map(|_| ())
+                .map_err(|refusal| refusal.reason)
+        };
+        for path in ["vol", "./vol", "vol/", "vol/../vol", "beside/../vol", "link", &absolute] {
+            for page in ["vol/404.html", "link/404.html", "linked.html", "vol/away/page.html"] {
+                let problem = open(page, path, true).await.unwrap_err();
+                let expected = format!("it contains {}, an error page", guests.join(page).display());
+                assert!(problem.starts_with("volumes: ") && problem.contains(&expected), "{page} {path}: {problem}");
+                assert_eq!(open(page, path, false).await, Ok(()), "{page} {path}");
+            }
+        }
+        assert!(open("outer/inner/page.html", "outer", true).await.is_err());
+        for (page, path) in [("vol/404.html", "vol/deep"), ("vol/404.html", "beside"), ("beside/page.html", "vol")] {
+            assert_eq!(open(page, path, true).await, Ok(()), "{page} {path}");
+        }
+    }
+
+    /// Nor one of another service, whichever of both is deployed first. A new version may have other volumes and pages than the one before.
+    #[tokio::test]
+    async fn guests_write_no_page_of_another_service() {
+        let (_directory, guests, rules) = with_pages();
+        let sources = PageSources::default();
+        let with_page = spec(&guests, "paged", "errors.pages = { 404 = 'linked.html' }");
+        let writer = spec(&guests, "writer@2", &volume("vol", true));
+        let pages = sources.open_service(&with_page.manifest, "paged", &guests).await.unwrap();
+        let problem = rules.open(&writer, &sources).await.map(|_| ()).unwrap_err().reason;
+        assert!(problem.contains("guests may write to it, and it contains"), "{problem}");
+        assert_eq!(rules.check_pages(&with_page).await, Ok(()), "a refused service writes nothing");
+        // The next version of the service with the page has none, and writes there.
+        let next = spec(&guests, "paged", &volume("vol", true));
+        drop(rules.open(&next, &sources).await.unwrap());
+        drop(pages);
+        let granted = rules.open(&writer, &sources).await.unwrap();
+        let problem = rules.check_pages(&with_page).await.unwrap_err();
+        let expected = format!(
+            "guests of writer@2 may write to {}, in which it is",
+            guests.join("vol").canonicalize().unwrap().display()
+        );
+        assert!(problem.starts_with("errors.pages: ") && problem.contains(&expected), "{problem}");
+        drop(granted);
+        assert_eq!(rules.check_pages(&with_page).await, Ok(()));
+    }
+
+    /// Nor does a version one of its service, though the service stays served as it was before.
+    #[tokio::test]
+    async fn versions_write_no_page_of_their_service() {
+        let ((_directory, guests, rules), pages) = (with_pages(), PageSources::default());
+        let service = spec(&guests, "users", "routes = [{ path = '/b', errors.pages = { 404 = 'vol/404.html' } }]");
+        let manifest = service.manifest.version(&volume("vol", true), 1 << 30).unwrap();
+        let version = GuestSpec { name: "users@2".into(), manifest, ..service.clone() };
+        assert!(rules.open(&version, &pages).await.is_err());
+        let before = spec(&guests, "users@2", &volume("vol", true));
+        let granted = rules.open(&before, &pages).await.unwrap();
+        assert!(rules.check_pages(&service).await.unwrap_err().contains("guests of users@2 may write to"));
+        assert_eq!(rules.check_pages(&version).await, Ok(()), "it replaces the one that could");
+        drop(granted);
+        assert_eq!(rules.check_pages(&service).await, Ok(()));
     }
 
     /// A directory that hangs has one thread, however often it is tried; others are opened meanwhile.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cluster::Cluster;
 use crate::guests::rollout;
 use crate::guests::snapshot::Current;
 use lodge_base::lock::lock;
@@ -21,8 +22,11 @@ const LAGS: usize = 20;
 /// The interval between checks of whether swap was turned on.
 const SWAP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The interval between two readings of what services store. Each is a request if their state is in a server.
+/// The interval between two readings of what services store, for each host of the cluster: all of them ask the same server.
 const STORES_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The longest interval between two readings of what services store.
+const MOST_STORES_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The longest time of reading what one service stores.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -120,11 +124,16 @@ pub(super) async fn watch_swap(reset: Reset) {
     }
 }
 
-/// Reads what every service stores, after every [`STORES_INTERVAL`], so that neither a scrape nor the page waits for it. Never
-/// returns.
-pub(super) async fn read_stores(current: Current) {
+/// The interval between two readings of what services store, in a cluster of so many hosts.
+fn stores_interval(hosts: u64) -> Duration {
+    STORES_INTERVAL.saturating_mul(u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)).min(MOST_STORES_INTERVAL)
+}
+
+/// Reads what every service stores, again and again, so that neither a scrape nor the page waits for it. Never returns.
+pub(super) async fn read_stores(current: Current, cluster: Option<Arc<Cluster>>) {
     loop {
-        tokio::time::sleep(STORES_INTERVAL).await;
+        let hosts = cluster.as_ref().map_or(1, |cluster| cluster.numbers().members);
+        tokio::time::sleep(stores_interval(hosts)).await;
         let targets = current.snapshot().targets.clone();
         // Versions have the store of their service.
         for target in targets.iter().filter(|target| target.of.is_none()) {
@@ -135,5 +144,17 @@ pub(super) async fn read_stores(current: Current) {
                 *lock(&target.deployment().service.metrics.stored) = Some((usage.keys, usage.bytes));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All hosts of a cluster together read as often as one.
+    #[test]
+    fn readings_of_stores_are_shared() {
+        let seconds = [0, 1, 3, 30, 31, u64::MAX].map(|hosts| stores_interval(hosts).as_secs());
+        assert_eq!(seconds, [2, 2, 6, 60, 60, 60]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener as TokioListener;
 
-use crate::guests::snapshot::Current;
+use crate::admin::readiness::HostReadiness;
 use crate::listener::accept::Socket;
 use lodge_base::config::Config;
 
@@ -20,11 +20,11 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The most sockets that are looked at. There are three that a host can use.
 const MOST: usize = 16;
 
-/// Completes when connections are to be accepted: at once, or, where they wait in a `shared` socket instead of being refused, when every
-/// file of the directory is served or refused.
-pub(super) async fn started(shared: bool, current: Current) {
+/// Completes when connections are to be accepted: at once, or, where they wait in a `shared` socket instead of being refused, when the host
+/// is ready.
+pub(super) async fn started(shared: bool, readiness: HostReadiness) {
     let complete = async {
-        while shared && !current.snapshot().complete {
+        while shared && readiness.missing().is_some() {
             tokio::time::sleep(LOOK).await;
         }
     };

@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::guests::snapshot::Current;
+use crate::admin::readiness::HostReadiness;
 use lodge_base::drain::StopSignal;
 
 /// The time between two looks whether the host is ready.
@@ -49,14 +49,14 @@ impl Systemd {
     }
 
     /// Reports for as long as the host runs. A task of the runtime, so that a runtime that is stuck reports nothing.
-    pub(super) async fn report(self: Arc<Self>, current: Current, stop: StopSignal) {
-        let mut reported: Option<Instant> = None;
-        while !current.snapshot().complete && !stop.is_stopping() {
+    pub(super) async fn report(self: Arc<Self>, readiness: HostReadiness, stop: StopSignal) {
+        let (current, mut reported): (_, Option<Instant>) = (&readiness.current, None);
+        while let Some(what) = readiness.missing().filter(|_| !stop.is_stopping()) {
             if reported.is_none_or(|at| at.elapsed() >= START_REPORT) {
                 reported = Some(Instant::now());
                 let files = current.snapshot().targets.len();
                 self.send(&format!(
-                    "EXTEND_TIMEOUT_USEC={START_EXTENSION}\nWATCHDOG=1\nSTATUS=reading and compiling files, {} so far",
+                    "EXTEND_TIMEOUT_USEC={START_EXTENSION}\nWATCHDOG=1\nSTATUS={what}, {} so far",
                     counted(files)
                 ));
             }

@@ -10,10 +10,13 @@ use tokio::task::JoinSet;
 use super::Host;
 use super::housekeeping::{self, Housekeeping};
 use super::systemd::Systemd;
+use crate::admin::problems::HostFiles;
+use crate::admin::readiness::HostReadiness;
 use crate::admin::scrape::Scrape;
 use crate::admin::{self, Admin};
 use crate::cluster;
 use crate::guests::reconcile;
+use crate::guests::remote::ServicesElsewhere;
 use crate::listener::intake::Buffers;
 use crate::messages::{self, ActiveTriggers};
 use lodge_base::drain::StopSignal;
@@ -44,14 +47,14 @@ impl Host {
         }
         let (config, deployer) = (Arc::clone(&self.config), Arc::clone(&self.deployer));
         let (publisher, followed) = (self.publisher.clone(), Arc::clone(&self.pulls));
-        let audit = self.handler.audit.clone();
+        let (audit, problems) = (self.handler.audit.clone(), self.problems.clone());
         tasks.spawn(forever("directory", move || {
             reconcile::reconcile(
                 Arc::clone(&config),
                 Arc::clone(&deployer),
                 publisher.clone(),
                 Arc::clone(&followed),
-                audit.clone(),
+                (audit.clone(), problems.clone()),
             )
         }));
         let pulls = Arc::clone(&self.pulls);
@@ -61,12 +64,12 @@ impl Host {
         tasks.spawn(forever("housekeeping", move || {
             Housekeeping::new(snapshots.clone(), Arc::clone(&metrics), Arc::clone(&limits), responses.clone()).run()
         }));
-        let snapshots = current.clone();
-        tasks.spawn(forever("stores", move || housekeeping::read_stores(snapshots.clone())));
+        let (snapshots, cluster) = (current.clone(), self.cluster.clone());
+        tasks.spawn(forever("stores", move || housekeeping::read_stores(snapshots.clone(), cluster.clone())));
         tasks.spawn(forever("swap watcher", move || housekeeping::watch_swap(reset)));
         if let Some((_, tls)) = &self.listeners.secure {
-            let tls = Arc::clone(tls);
-            tasks.spawn(forever("certificates", move || Arc::clone(&tls).follow()));
+            let (tls, problems) = (Arc::clone(tls), self.problems.clone());
+            tasks.spawn(forever("certificates", move || Arc::clone(&tls).follow(problems.clone())));
         }
         if let Some(acme) = &self.acme {
             let acme = Arc::clone(acme);
@@ -75,7 +78,9 @@ impl Host {
         if let Some(cluster) = &self.cluster {
             let (cluster, stores) = (Arc::clone(cluster), Arc::clone(&self.deployer.stores));
             let load = cluster::LocalServices { current: current.clone(), slots: Arc::clone(&self.slots) };
+            let (leading, snapshots) = (Arc::clone(&cluster), current.clone());
             tasks.spawn(forever("cluster", move || Arc::clone(&cluster).run(Arc::clone(&stores), load.clone())));
+            tasks.spawn(forever("work of the leader", move || Arc::clone(&leading).sweep_objects(snapshots.clone())));
         }
         let stop_signal = running.stop_signal.clone();
         let (handler, stores) = (Arc::clone(&self.handler), Arc::clone(&self.deployer.stores));
@@ -86,9 +91,16 @@ impl Host {
         }));
         if let Some(systemd) = Systemd::from_environment() {
             let (systemd, stop_signal) = (Arc::new(systemd), running.stop_signal.clone());
-            tasks.spawn(forever("systemd", move || Arc::clone(&systemd).report(current.clone(), stop_signal.clone())));
+            let readiness = self.readiness();
+            tasks
+                .spawn(forever("systemd", move || Arc::clone(&systemd).report(readiness.clone(), stop_signal.clone())));
         }
         tasks
+    }
+
+    /// Returns what the host waits for when it starts.
+    pub(super) fn readiness(&self) -> HostReadiness {
+        HostReadiness { current: self.publisher.current(), cluster: self.cluster.clone() }
     }
 
     /// Returns the parts of the host that operators see and change.
@@ -100,8 +112,10 @@ impl Host {
             directory: self.directory.clone(),
             listen: self.address(),
             current: current.clone(),
+            readiness: self.readiness(),
             stop_signal: running.stop_signal.clone(),
             stop: Arc::clone(&running.stop_requested),
+            elsewhere: ServicesElsewhere::new(self.deployer.upstreams.serving_hosts(), &self.config),
             reset: self.reset,
             responses: self.handler.responses.clone(),
             scrape: Scrape {
@@ -118,6 +132,11 @@ impl Host {
                 buffers: Arc::clone(&running.buffers),
                 tls: self.listeners.secure.as_ref().map(|(_, tls)| Arc::clone(tls)),
                 acme: self.acme.clone(),
+                files: HostFiles {
+                    settings: self.problems.clone(),
+                    keys: self.operator_keys.clone(),
+                    handler: Arc::clone(&self.handler),
+                },
                 cluster: self.cluster.clone(),
                 started: self.started,
                 versions: [env!("CARGO_PKG_VERSION"), WASMTIME],
@@ -127,6 +146,7 @@ impl Host {
             data: Arc::new(Semaphore::new(admin::data::OPERATIONS)),
             stores: Arc::clone(&self.deployer.stores),
             keys: self.operator_keys.clone(),
+            handler: Arc::clone(&self.handler),
             refusals: Mutex::default(),
             attempts: FailedAttempts::new(self.config.auth_failures, Instant::now()),
             slots: admin::slots::OperatorSlots::default(),

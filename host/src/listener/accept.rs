@@ -1,20 +1,22 @@
 //! Accepts connections until the host stops.
 //!
-//! One of `listener.connections` is reserved before each accept, so that further connections wait in the kernel's backlog and
-//! take no memory of the host. An error of accept concerns one client or is temporary, and never ends the loop.
+//! At the bound `listener.connections`, an idle connection is given up for a new one. If none is idle, one waits for a place here, and
+//! further ones wait in the kernel's backlog, where they take no memory of the host. An error of accept concerns one client or is
+//! temporary, and never ends the loop.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use crate::listener::connection;
 use crate::listener::connection::Server;
+use crate::listener::places::{ClientConnection, ConnectionPlace, ConnectionPlaces};
 use crate::listener::proxy_protocol;
 use crate::listener::tls::{TlsServer, client_certificate};
 use lodge_base::lasting::forever;
+use lodge_base::lock::lock;
 use lodge_traffic::proxy::headers::Peer;
 
 /// The delay after an accept that failed for want of file descriptors or memory, since a busy loop would make that worse.
@@ -31,6 +33,9 @@ pub struct Socket {
     pub is_shared: bool,
 }
 
+/// A connection, and the TLS that it begins with.
+type Accepted = (TcpStream, Option<Arc<TlsServer>>);
+
 /// The sockets for services.
 pub struct Listeners {
     /// Without TLS.
@@ -46,7 +51,7 @@ impl Listeners {
     }
 
     /// Returns the next connection, and the TLS that it begins with. `shared` is whether it may come from a socket that systemd has, too.
-    async fn next(&self, shared: bool) -> (TcpStream, Option<Arc<TlsServer>>) {
+    async fn next(&self, shared: bool) -> Accepted {
         let next = async |socket: &Socket| match socket.is_shared && !shared {
             true => std::future::pending().await,
             false => accepted(&socket.listener).await,
@@ -66,11 +71,23 @@ pub async fn accept(
     start: impl Future<Output = ()>,
     stop: impl Future<Output = ()>,
 ) {
-    let connections = Arc::new(Semaphore::new(server.bounds.connections));
+    let places = ConnectionPlaces::new(server.bounds.connections, &server.handler.metrics);
+    // It is not lost when the host stops.
+    let waiting: Mutex<Option<Accepted>> = Mutex::new(None);
     let accepting = forever("listener", || async {
         loop {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            spawn(&server, listeners.next(true).await, permit);
+            if lock(&waiting).is_none() {
+                let next = listeners.next(true).await;
+                *lock(&waiting) = Some(next);
+            }
+            let client = lock(&waiting).as_ref().map(|(stream, _)| stream.peer_addr());
+            let place = match client {
+                Some(Ok(client)) => Some(places.wait(client.ip()).await),
+                _ => None,
+            };
+            if let Some(next) = lock(&waiting).take() {
+                spawn(&server, next, place);
+            }
         }
     });
     let accepting = async {
@@ -87,10 +104,12 @@ pub async fn accept(
             tracing::debug!("a connection made while the listener closes may be lost: {error}");
         }
     }
+    let waiting = lock(&waiting).take();
+    waiting.into_iter().for_each(|next| spawn(&server, next, None));
     // The clients of these already see an open connection.
     let rest = async {
         loop {
-            spawn(&server, listeners.next(false).await, ());
+            spawn(&server, listeners.next(false).await, None);
         }
     };
     let _ = tokio::time::timeout(HANDSHAKES, rest).await;
@@ -119,37 +138,59 @@ fn begin_no_more(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn spawn(server: &Arc<Server>, (mut stream, tls): (TcpStream, Option<Arc<TlsServer>>), permit: impl Send + 'static) {
+fn spawn(server: &Arc<Server>, (mut stream, tls): Accepted, mut place: Option<ConnectionPlace>) {
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     // Responses are written whole, so Nagle's algorithm would only delay them. If this fails, they are only slower.
     let _ = stream.set_nodelay(true);
     let server = Arc::clone(server);
-    tokio::spawn(async move {
+    let open = place.as_ref().map(|place| Arc::clone(place.connection()));
+    let of_task = open.clone();
+    let task = tokio::spawn(async move {
+        let open = of_task.as_deref();
         let metrics = Arc::clone(&server.handler.metrics);
-        let (_open, _permit) = (metrics.open(), permit);
+        let _counted = metrics.open();
         let peer = match server.bounds.proxy_protocol {
             false => Peer::new(remote, local, &server.handler.trusted_proxies),
             true => {
                 let Some(peer) = Box::pin(proxy_protocol::client(&mut stream, (remote, local), &server)).await else {
                     return;
                 };
+                // Otherwise all clients of a proxy would be one, which loses the connection that is idle for longest, whoever has most.
+                place.iter_mut().for_each(|place| place.set_client(peer.address()));
                 peer
             }
         };
         match tls {
-            None => connection::connection(server, stream, peer).await,
+            None => connection::connection(server, stream, peer, open).await,
             // Boxed, so that a connection without TLS does not carry the state of a handshake.
-            Some(tls) => Box::pin(secured(server, stream, peer, tls)).await,
+            Some(tls) => Box::pin(secured(server, stream, peer, tls, open)).await,
         }
+        drop(place);
     });
+    if let Some(open) = open {
+        open.set_task(task.abort_handle());
+    }
 }
 
 /// Serves a connection over TLS.
-async fn secured(server: Arc<Server>, stream: TcpStream, peer: Peer, tls: Arc<TlsServer>) {
-    let Some(secured) = tls.handshake(stream, &server.buffers, server.drain.stop_signal()).await else { return };
-    let certificates = secured.stream.get_ref().1.peer_certificates();
-    let peer = peer.over_tls(certificates.and_then(|chain| client_certificate(chain.first()?)));
-    connection::connection(server, secured.stream, peer).await;
+async fn secured(
+    server: Arc<Server>,
+    stream: TcpStream,
+    peer: Peer,
+    tls: Arc<TlsServer>,
+    open: Option<&ClientConnection>,
+) {
+    let stop = server.drain.stop_signal();
+    let Some(secured) = tls.handshake(stream, peer.address(), &server.buffers, stop).await else { return };
+    let certificate = secured.stream.get_ref().1.peer_certificates().map(|chain| {
+        client_certificate(chain, SystemTime::now()).ok_or("its client has a certificate that cannot be parsed")
+    });
+    let peer = match certificate.transpose() {
+        Ok(certificate) => peer.over_tls(certificate),
+        // How long it is valid is not known either.
+        Err(why) => return tracing::debug!("closed a connection: {why}"),
+    };
+    connection::connection(server, secured.stream, peer, open).await;
     drop(secured.memory);
 }
 

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
@@ -36,6 +36,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// used, and `listener.header_read` for a client that does not close its connection while the host stops.
 const SHORTENED: Duration = Duration::from_secs(5);
 
+/// How long a client may take for the head of a request before its connection counts as idle where others need its place.
+const SLOW_HEAD: Duration = Duration::from_secs(1);
+
 /// The reason for closing a connection whose client does not read its responses.
 const STALLED: &str = "the client reads its responses too slowly";
 
@@ -45,6 +48,8 @@ pub struct Activity {
     first_byte: Duration,
     header_read: Duration,
     idle: Duration,
+    /// When the certificate of the client expires.
+    expires: Option<Instant>,
     unsent: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
@@ -67,6 +72,8 @@ struct State {
     stalled: Option<(Instant, usize)>,
     /// The connection is closed because its client reads too slowly.
     cut: bool,
+    /// The connection is closed for another one.
+    ended: bool,
     /// When the host began to stop.
     stopping: Option<Instant>,
     /// When hyper's graceful shutdown began.
@@ -106,6 +113,8 @@ pub struct ActiveRequest {
     /// Always present on HTTP/2; on HTTP/1.1, only for a response with room in `listener.unsent`.
     transfer: Option<Arc<Transfer>>,
     stream: bool,
+    /// The connection had been given up when it began.
+    is_late: bool,
 }
 
 /// The future of the next verdict.
@@ -118,13 +127,20 @@ impl Activity {
     /// Returns the state of a connection that was just accepted.
     pub fn new(bounds: &config::Listener, unsent: &Arc<Budget>, metrics: &Arc<Metrics>) -> Self {
         let phase = Phase::Silent(Instant::now());
-        let (h2, upload, switched, cut) = (false, false, false, false);
+        let (h2, upload, switched, cut, ended) = (false, false, false, false, false);
         let (begun, transfers, wasted) = (None, Transfers::default(), None);
         let (stalled, stopping, finishing) = (None, None, None);
-        let state = State { phase, h2, upload, switched, begun, transfers, wasted, stalled, cut, stopping, finishing };
+        let state =
+            State { phase, h2, upload, switched, begun, transfers, wasted, stalled, cut, ended, stopping, finishing };
         let (first_byte, header_read, idle) = (bounds.first_byte, bounds.header_read, bounds.idle);
         let (unsent, metrics) = (Arc::clone(unsent), Arc::clone(metrics));
-        Self { state: Mutex::new(state), first_byte, header_read, idle, unsent, metrics }
+        Self { state: Mutex::new(state), first_byte, header_read, idle, expires: None, unsent, metrics }
+    }
+
+    /// Returns the state of a connection that takes no more requests from this time on.
+    pub fn valid_until(self, end: Option<SystemTime>) -> Self {
+        let left = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        Self { expires: left.and_then(|left| Instant::now().checked_add(left)), ..self }
     }
 
     /// Records the begin of a request, which has a body if `upload`.
@@ -134,7 +150,7 @@ impl Activity {
         let running = if let Phase::Busy(running) = state.phase { running } else { 0 };
         state.phase = Phase::Busy(running + 1);
         state.wasted = None;
-        let (stream, mut transfer) = (state.h2, None);
+        let (stream, is_late, mut transfer) = (state.h2, state.ended, None);
         if stream {
             let begun = Arc::<Transfer>::default();
             state.transfers.add(&begun);
@@ -142,7 +158,20 @@ impl Activity {
             transfer = Some(begun);
         }
         drop(state);
-        ActiveRequest { activity: Arc::clone(self), transfer, stream }
+        ActiveRequest { activity: Arc::clone(self), transfer, stream, is_late }
+    }
+
+    /// Returns since when the connection is idle, if it is.
+    pub fn idle_since(&self) -> Option<Instant> {
+        lock(&self.state).idle_since()
+    }
+
+    /// Takes no more requests, if the connection is idle for `rest` at least. Returns whether it is.
+    pub fn end_if_idle(&self, rest: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let is_idle = state.idle_since().is_some_and(|since| since.elapsed() >= rest);
+        state.ended |= is_idle;
+        is_idle
     }
 
     /// Records the task of the request that began last. hyper calls the service, and spawns the task of the stream right after.
@@ -189,6 +218,16 @@ impl Activity {
 }
 
 impl State {
+    /// Returns since when no request is in progress, and no response on its way.
+    fn idle_since(&self) -> Option<Instant> {
+        let rests = !self.switched && self.stalled.is_none() && self.transfers.is_empty();
+        match self.phase {
+            Phase::Silent(since) | Phase::Idle(since) if rests => Some(since),
+            Phase::Head(since) if rests => since.filter(|since| since.elapsed() >= SLOW_HEAD),
+            _ => None,
+        }
+    }
+
     /// Returns how long a client may make no progress with a response.
     fn stall_timeout(&self, bounds: &Activity) -> Duration {
         if self.stopping.is_some() || bounds.unsent.is_pressed() { bounds.idle.min(SHORTENED) } else { bounds.idle }
@@ -221,7 +260,7 @@ impl State {
             Phase::Idle(since) => finish(since + bounds.idle),
         };
         // As for nearly all requests.
-        if self.stopping.is_none() && self.stalled.is_none() && self.finishing.is_none() {
+        if self.stopping.is_none() && self.stalled.is_none() && self.finishing.is_none() && bounds.expires.is_none() {
             return phase;
         }
         let stopping = self.stopping.and_then(|since| match self.phase {
@@ -235,7 +274,8 @@ impl State {
         let farewell = if self.stopping.is_some() { bounds.header_read.min(SHORTENED) } else { bounds.header_read };
         let finished =
             finished.map(|since| (since + farewell, Verdict::Cut("the client did not close the connection")));
-        [phase, stopping, stalled, finished].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let expired = bounds.expires.and_then(finish);
+        [phase, stopping, stalled, finished, expired].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -275,6 +315,11 @@ impl ActiveRequest {
     /// Records that the connection has switched to another protocol.
     pub fn switch(&self) {
         lock(&self.activity.state).switched = true;
+    }
+
+    /// Whether it may not begin, since its connection is closed for another one. Its client learns that it was not handled.
+    pub fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// Whether the request came over HTTP/2.

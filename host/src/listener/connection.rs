@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Verdict, Watched};
 use super::intake::{self, Account, Buffers, Charged, Metered, Upload};
+use super::places::ClientConnection;
 use crate::request::handler::Handler;
 use crate::request::respond::{Body, Last};
 use lodge_base::config;
@@ -101,10 +102,14 @@ struct Client {
     peer: Arc<Peer>,
 }
 
-/// Serves a client's connection to its end.
-pub async fn connection(server: Arc<Server>, stream: impl ByteStream, peer: Peer) {
+/// Serves a client's connection to its end. `open` is what gives it up for another one.
+pub async fn connection(server: Arc<Server>, stream: impl ByteStream, peer: Peer, open: Option<&ClientConnection>) {
     let client = Client { server: Arc::clone(&server), peer: Arc::new(peer) };
     let activity = Activity::new(&server.bounds, &server.handler.unsent, &server.handler.metrics);
+    let activity = Arc::new(activity.valid_until(client.peer.valid_until()));
+    if let Some(open) = open {
+        open.set_activity(&activity);
+    }
     let account = Account::new(&server.buffers, server.bounds.streams);
     serve(stream, (activity, account), &server.bounds, Some(server.drain.stop_signal()), client).await;
 }
@@ -112,12 +117,11 @@ pub async fn connection(server: Arc<Server>, stream: impl ByteStream, peer: Peer
 /// Serves a connection until the client ends it, a bound is exceeded, or `stop_signal` fires and its requests are finished.
 pub async fn serve(
     stream: impl ByteStream,
-    (activity, account): (Activity, Arc<Account>),
+    (activity, account): (Arc<Activity>, Arc<Account>),
     bounds: &config::Listener,
     stop_signal: Option<&StopSignal>,
     responder: impl Responder,
 ) {
-    let activity = Arc::new(activity);
     let metered = Metered::new(stream, Arc::clone(&account));
     let io = TokioIo::new(Watched::new(metered, Arc::clone(&activity)));
     let service = service_fn(|request: Request<Incoming>| {
@@ -126,6 +130,9 @@ pub async fn serve(
         let request = bounded(request, &account, bounds.headers);
         let responder = responder.clone();
         async move {
+            if active.is_late() {
+                std::future::pending::<()>().await;
+            }
             let response = responder.respond(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 active.switch();

@@ -8,6 +8,7 @@ mod handshakes;
 mod identity;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,7 @@ use crate::certificates::Certificates;
 use crate::certificates::acme::proofs::{self, Proofs};
 use lodge_base::config::tls::{ClientCertificates, TlsListener, TlsVersion};
 use lodge_base::drain::StopSignal;
+use lodge_base::problems::HostProblems;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_base::tls::pem;
 
@@ -99,16 +101,20 @@ impl TlsServer {
 
     /// Reads certificates and authorities again whenever they change. Never returns. What cannot be used is logged once, and the
     /// last good one stays.
-    pub async fn follow(self: Arc<Self>) {
+    pub async fn follow(self: Arc<Self>, problems: HostProblems) {
         let mut problem = None;
         loop {
             tokio::time::sleep(POLL).await;
             let this = Arc::clone(&self);
             let look = tokio::task::spawn_blocking(move || {
-                this.certificates.look(SystemTime::now());
-                this.look_for_authorities()
+                (this.certificates.look(SystemTime::now()), this.look_for_authorities())
             });
-            let found = look.await.unwrap_or_else(|error| Err(error.to_string())).err();
+            let (certificates, found) = look.await.unwrap_or_else(|error| (Vec::new(), Err(error.to_string())));
+            let found = found.err();
+            let kept = "the last good one, if there is any, is used until a restart";
+            problems.set("tls.certificates", certificates.iter().map(|why| format!("{why}; {kept}")).collect());
+            let kept = "the last authorities are used, and the host will not start with it";
+            problems.set("tls.client_ca", found.iter().map(|why| format!("{why}; {kept}")).collect());
             if let Some(found) = found.as_ref().filter(|found| problem.as_ref() != Some(*found)) {
                 tracing::warn!("{found}; the last authorities stay in force");
             }
@@ -122,7 +128,6 @@ impl TlsServer {
         if authorities == **self.authorities.load() {
             return Ok(());
         }
-        // A new configuration has new keys for tickets, so no session of an old authority is resumed.
         self.config.store(Arc::new(server_config(&self.settings, &self.certificates, &authorities)?));
         self.authorities.store(Arc::new(authorities));
         tracing::info!("tls.client_ca has changed, and the new authorities are in force");
@@ -130,12 +135,18 @@ impl TlsServer {
     }
 
     /// Returns the connection after its handshake; `None` if that fails, takes too long, or is ended for a newer one.
-    pub async fn handshake(&self, stream: TcpStream, buffers: &Arc<Buffers>, stop: &StopSignal) -> Option<Secured> {
+    pub async fn handshake(
+        &self,
+        stream: TcpStream,
+        client: IpAddr,
+        buffers: &Arc<Buffers>,
+        stop: &StopSignal,
+    ) -> Option<Secured> {
         let stopped = async {
             stop.clone().stopping().await;
             tokio::time::sleep(LINGER).await;
         };
-        let (_place, ended) = self.handshakes.begin();
+        let (_place, ended) = self.handshakes.begin(client);
         let result = tokio::select! {
             biased;
             secured = self.accept(stream, buffers) => secured,
@@ -212,8 +223,14 @@ fn server_config(
     let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unusable)?;
     let mut config = config.with_client_cert_verifier(verifier).with_cert_resolver(Arc::clone(certificates) as Arc<_>);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Sessions are resumed without memory on this side.
-    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
+    if settings.client_ca.is_some() {
+        // A resumed session has the certificate of its first handshake, which rustls does not verify again: a client could resume for
+        // ever after that has expired, or after its authority was removed.
+        never_resume(&mut config);
+    } else {
+        // Sessions are resumed without memory on this side.
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
+    }
     Ok(config)
 }
 
@@ -225,9 +242,14 @@ fn proving_config(proofs: &Arc<Proofs>) -> Result<ServerConfig, String> {
     let config = config.map_err(|error| format!("tls: {error}"))?.with_no_client_auth();
     let mut config = config.with_cert_resolver(Arc::clone(proofs) as Arc<_>);
     config.alpn_protocols = vec![proofs::PROTOCOL.to_vec()];
+    never_resume(&mut config);
+    Ok(config)
+}
+
+/// Makes every handshake a full one.
+fn never_resume(config: &mut ServerConfig) {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
 }
 
 fn client_verifier(

@@ -9,10 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::delivery;
+use super::receiving::{OPERATION, before, renewing, take};
 use crate::guests::stores::Stores;
 use crate::request::handler::Handler;
 use crate::request::message::{Handled, MessageSender};
 use lodge_base::config::limits::Limits;
+use lodge_base::lock::lock;
+use lodge_base::telemetry::metrics::MessageBacklog;
 use lodge_manifest::consume::Consume;
 use lodge_manifest::spec::host_of;
 use lodge_state::limits::{MAX_LEASE, MAX_RECEIVE};
@@ -23,11 +26,8 @@ use lodge_state::{Error, Lease, Namespace};
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::service::Service;
 
-/// How long one attempt to receive waits for messages. After that the metrics are read.
-const RECEIVE: Duration = Duration::from_secs(5);
-
-/// The longest time that another operation on the queue may take. It is tried again.
-const OPERATION: Duration = Duration::from_secs(5);
+/// How often the metrics are read while messages arrive: a server needs several requests for them.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// What a lease has beyond the time of the request, to settle the message.
 const MARGIN: Duration = Duration::from_secs(30);
@@ -58,20 +58,20 @@ struct Shared {
     lease: Duration,
     /// Failures since the last message that the service has handled.
     failures: watch::Sender<u32>,
-    /// When the log last said that messages are refused.
+    /// When the log last said that messages are refused or lost.
     warned: watch::Sender<Option<Instant>>,
 }
 
 impl Consumer {
-    /// Creates the consumer of a service with these settings and limits.
+    /// Creates the consumer of a service with these settings and limits. `slots` are all of the service.
     pub(super) fn new(
         handler: Arc<Handler>,
         stores: Arc<Stores>,
         service: Arc<Service>,
         (consume, limits): (Consume, &Limits),
+        slots: Arc<Semaphore>,
     ) -> Self {
         let time = limits.wall.saturating_add(limits.queue_wait.saturating_mul(2)).saturating_add(MARGIN);
-        let slots = Arc::new(Semaphore::new(consume.concurrency));
         let shared = Shared {
             handler,
             host: host_of(&service.name),
@@ -86,49 +86,62 @@ impl Consumer {
     }
 
     /// Receives and sends messages until the sender of `stop` is dropped, and then until the last message is settled.
-    pub(super) async fn run(self, mut stop: watch::Receiver<()>) {
+    pub(super) async fn run(self, stop: watch::Receiver<()>) {
         let mut tasks = JoinSet::new();
-        tokio::select! {
-            // What is being received just now is delivered again when its lease ends.
-            _ = stop.changed() => {}
-            () = self.receive_all(&mut tasks) => {}
-        }
+        self.receive_all(&mut tasks, &stop).await;
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Subscribes and receives, for ever. The queue may be away at any time.
-    async fn receive_all(&self, tasks: &mut JoinSet<()>) {
+    /// Subscribes and receives until the end of `stop`. The queue may be away at any time.
+    async fn receive_all(&self, tasks: &mut JoinSet<()>, stop: &watch::Receiver<()>) {
         let name = &*self.shared.service.name;
         let mut failed = 0;
         loop {
-            let error = match self.receive(tasks, &mut failed).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
+            let Err(error) = self.receive(tasks, &mut failed, stop).await else { return };
             if failed == 0 {
                 tracing::warn!(service = name, "{name} receives no messages: {error}; trying again");
             }
             failed += 1;
-            tokio::time::sleep(pause(failed)).await;
+            if before(stop, tokio::time::sleep(pause(failed))).await.is_none() {
+                return;
+            }
         }
     }
 
-    /// Subscribes and receives until that fails. `failed` is the number of failures before, and is reset by a success.
-    async fn receive(&self, tasks: &mut JoinSet<()>, failed: &mut u32) -> Result<std::convert::Infallible, Error> {
+    /// Subscribes and receives until that fails, or until the end of `stop`. `failed` is the number of failures before, and is reset by a success.
+    async fn receive(
+        &self,
+        tasks: &mut JoinSet<()>,
+        failed: &mut u32,
+        stop: &watch::Receiver<()>,
+    ) -> Result<(), Error> {
         let Shared { service, consume, lease, failures, .. } = &*self.shared;
-        let queue = self.stores.opened_messages().ok_or_else(|| Error::unavailable("the store is not open"))?;
+        let queue = self.stores.opened_messages(consume.at_most_once);
+        let queue = queue.ok_or_else(|| Error::unavailable("the store is not open"))?;
         let consumer = Namespace::new(&service.name)?;
-        queue.subscribe(&consumer, subscription(consume)?, Instant::now() + OPERATION).await?;
+        let subscribed = queue.subscribe(&consumer, subscription(consume)?, Instant::now() + OPERATION);
+        let Some(subscribed) = before(stop, subscribed).await else { return Ok(()) };
+        subscribed?;
+        let mut measured: Option<Instant> = None;
         loop {
-            let permits = Arc::clone(&self.slots).acquire_owned().await;
-            let permit = permits.map_err(|_| Error::unavailable("the consumer has ended"))?;
+            let renewed = || queue.renew(&consumer, Instant::now() + OPERATION);
+            let permit = before(stop, renewing(Arc::clone(&self.slots).acquire_owned(), renewed)).await;
+            let Some(permit) = permit else { return Ok(()) };
+            let mut permits = permit?.map_err(|_| Error::unavailable("the consumer has ended"))?;
             let failing = *failures.borrow();
-            if failing > PATIENCE {
-                tokio::time::sleep(pause(failing - PATIENCE)).await;
+            if failing > PATIENCE && before(stop, tokio::time::sleep(pause(failing - PATIENCE))).await.is_none() {
+                return Ok(());
             }
-            // One at a time shows whether the service works again.
-            let limit = if failing > PATIENCE { 1 } else { (self.slots.available_permits() + 1).min(MAX_RECEIVE) };
-            let received = queue.receive(&consumer, limit, Lease::new(*lease)?, Instant::now() + RECEIVE).await?;
+            // One at a time shows whether the service works again. The permits are held while messages are on their way: slots are also
+            // those of the consumer before an edit, or after it.
+            let more = if failing > PATIENCE { 0 } else { self.slots.available_permits().min(MAX_RECEIVE - 1) };
+            if let Ok(more) = Arc::clone(&self.slots).try_acquire_many_owned(u32::try_from(more).unwrap_or(0)) {
+                permits.merge(more);
+            }
+            let limit = permits.num_permits();
+            let Some(received) = take(&*queue, &consumer, (limit, Lease::new(*lease)?), stop).await? else {
+                return Ok(());
+            };
             if std::mem::take(failed) > 0 {
                 tracing::info!(service = &*service.name, "{} receives messages again", service.name);
             }
@@ -139,21 +152,25 @@ impl Consumer {
                 let dead = received.dead;
                 tracing::warn!(
                     service = &*service.name,
-                    "{dead} messages to {} are dead: the host ended while they were processed for the last time",
+                    "{dead} messages to {0} are dead: a host ended while they were processed for the last time; \
+                     see `lodge data dead {0}`",
                     service.name
                 );
             }
-            let mut permit = Some(permit);
+            self.shared.lost(received.dropped);
+            let idle = received.deliveries.is_empty();
             for delivery in received.deliveries {
-                let Some(permit) = permit.take().or_else(|| Arc::clone(&self.slots).try_acquire_owned().ok()) else {
-                    // No more were received than there are slots, and only this task takes slots.
-                    break;
-                };
+                // No more were received than there are permits.
+                let Some(permit) = permits.split(1) else { break };
                 let (shared, queue, consumer) = (Arc::clone(&self.shared), Arc::clone(&queue), consumer.clone());
                 tasks.spawn(async move { shared.deliver(&*queue, &consumer, delivery, permit).await });
             }
+            drop(permits);
             while tasks.try_join_next().is_some() {}
-            self.measure(&*queue, &consumer).await?;
+            if idle || measured.is_none_or(|last| last.elapsed() >= MEASURE) {
+                before(stop, self.measure(&*queue, &consumer)).await.transpose()?;
+                measured = Some(Instant::now());
+            }
         }
     }
 
@@ -162,7 +179,8 @@ impl Consumer {
         let status = queue.status(consumer, Instant::now() + OPERATION).await?;
         let oldest = status.oldest.unwrap_or_default().as_millis().try_into().unwrap_or(u64::MAX);
         let Backlog { messages, bytes } = status.backlog;
-        self.shared.service.metrics.messages.set_backlog(messages, bytes, status.dead, oldest);
+        let read = MessageBacklog { messages, leased: status.leased, bytes, dead: status.dead, oldest };
+        *lock(&self.shared.service.metrics.messages.backlog) = Some(read);
         Ok(())
     }
 }
@@ -185,7 +203,8 @@ impl Shared {
             }
             Err(error) => {
                 tracing::error!(service = &*self.service.name, "message {} cannot be sent: {error}", delivery.id);
-                Handled { status: StatusCode::BAD_REQUEST, reached: false, complete: true, body: None }
+                let (status, reason) = (StatusCode::BAD_REQUEST, Some("not-a-request"));
+                Handled { status, reached: false, complete: true, reason, request_id: "".into(), body: None }
             }
         };
         let settlement = delivery::settlement(&handled, (delivery.attempt, delivery.age), &self.consume);
@@ -199,14 +218,28 @@ impl Shared {
         }
         self.failures.send_modify(|failures| match settlement {
             // A rejected message was handled.
-            Settlement::Acknowledge | Settlement::Reject => *failures = 0,
-            Settlement::Retry(_) | Settlement::Release(_) => *failures = failures.saturating_add(1),
+            Settlement::Acknowledge | Settlement::Reject(_) => *failures = 0,
+            Settlement::Retry(..) | Settlement::Release(_) => *failures = failures.saturating_add(1),
         });
         self.settle(queue, consumer, (&delivery, settlement, &handled), end.into()).await;
         drop(permit);
     }
 
-    /// Whether the log may say now that messages are refused.
+    /// Counts messages that are lost for want of room.
+    fn lost(&self, dropped: u64) {
+        for _ in 0..dropped {
+            self.service.metrics.messages.delivered.count("dropped");
+        }
+        if dropped > 0 && self.may_warn() {
+            let name = &*self.service.name;
+            tracing::warn!(
+                service = name,
+                "{dropped} messages to {name} are lost: as many wait as `messages` and `bytes` of [consume] allow; said once a minute"
+            );
+        }
+    }
+
+    /// Whether the log may say now that messages are refused or lost.
     fn may_warn(&self) -> bool {
         self.warned.send_if_modified(|last| {
             let due = last.is_none_or(|last| last.elapsed() >= WARNINGS);
@@ -244,14 +277,21 @@ impl Shared {
             (SettlementOutcome::Stale, _) => "stale",
             (SettlementOutcome::Done, Settlement::Acknowledge) => "acknowledged",
             (SettlementOutcome::Done, Settlement::Release(_)) => "released",
-            (SettlementOutcome::Done, Settlement::Retry(_) | Settlement::Reject) => "retried",
+            (SettlementOutcome::Done, Settlement::Retry(..) | Settlement::Reject(_)) => "retried",
         };
         self.service.metrics.messages.delivered.count(outcome);
         if settled == SettlementOutcome::Dead {
-            let (attempt, status) = (delivery.attempt, handled.status.as_u16());
+            let (attempt, fault) = (delivery.attempt, delivery::fault(handled));
+            let times = if attempt == 1 { "1 delivery".into() } else { format!("{attempt} deliveries") };
+            let next = match &self.consume.dead_letter {
+                Some(subject) => format!("it is published to {subject}, or kept without a consumer there"),
+                None if self.consume.at_most_once => "it is not kept, as `consume.at_most_once` says".into(),
+                None => format!("see `lodge data dead {name}`"),
+            };
             tracing::warn!(
                 service = name,
-                "message {id} to {subject} is dead after {attempt} deliveries to {name}; the last status was {status}"
+                request_id = &*handled.request_id,
+                "message {id} to {subject} is dead after {times} to {name}: {fault}; {next}"
             );
         }
     }

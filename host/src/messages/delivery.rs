@@ -10,7 +10,7 @@ use http_body_util::Full;
 use crate::request::message::Handled;
 use lodge_manifest::consume::Consume;
 use lodge_runtime::capabilities::messaging::MessageDelivery;
-use lodge_state::messages::{Delivery, Message, Settlement};
+use lodge_state::messages::{Delivery, Fault, FaultReason, Message, Settlement};
 
 /// The subject of the message.
 const SUBJECT: HeaderName = HeaderName::from_static("message-subject");
@@ -74,6 +74,7 @@ pub(super) fn delivered(
 /// Returns what becomes of a message of this age that was delivered for the `attempt`th time and handled in this way.
 pub(super) fn settlement(handled: &Handled, (attempt, age): (u32, Duration), consume: &Consume) -> Settlement {
     let Handled { status, reached, complete, .. } = *handled;
+    let fault = fault(handled);
     match status {
         status if status.is_success() && complete => Settlement::Acknowledge,
         // It was not delivered: the service is full, starting or disabled.
@@ -82,10 +83,22 @@ pub(super) fn settlement(handled: &Handled, (attempt, age): (u32, Duration), con
         }
         // The host refused it, as its rules or routes are now. It waits for as long again as it has waited.
         status if is_of_the_host(status, reached) => Settlement::Release(age.max(consume.pause).min(consume.max_pause)),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Settlement::Retry(pause(attempt, consume)),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Settlement::Retry(pause(attempt, consume), fault)
+        }
         // The message is at fault, and will be the next time.
-        status if status.is_client_error() => Settlement::Reject,
-        _ => Settlement::Retry(pause(attempt, consume)),
+        status if status.is_client_error() => Settlement::Reject(fault),
+        _ => Settlement::Retry(pause(attempt, consume), fault),
+    }
+}
+
+/// Returns why a message was not handled.
+pub(super) fn fault(handled: &Handled) -> Fault {
+    let status = handled.status.as_u16();
+    match (handled.reason, handled.complete) {
+        (reason, false) => Fault::BrokenOff(FaultReason::new(reason.unwrap_or_default())),
+        (Some(reason), true) => Fault::Failed(status, FaultReason::new(reason)),
+        (None, true) => Fault::Status(status),
     }
 }
 
@@ -123,6 +136,7 @@ mod tests {
             dead_letter: None,
             messages: 1,
             bytes: 1,
+            at_most_once: false,
         }
     }
 
@@ -132,32 +146,51 @@ mod tests {
         assert_eq!([1, 2, 3, 6, 7, 8, 1000].map(seconds), [1, 2, 4, 32, 60, 60, 60]);
     }
 
+    fn handled(status: u16, reached: bool, complete: bool) -> Handled {
+        let (status, request_id) = (StatusCode::from_u16(status).unwrap(), "1".into());
+        Handled { status, reached, complete, reason: None, request_id, body: None }
+    }
+
+    #[test]
+    fn faults_have_the_reason_of_the_host() {
+        let trapped = |complete| fault(&Handled { reason: Some("trapped"), ..handled(502, true, complete) });
+        let reason = FaultReason::new("trapped");
+        assert_eq!([trapped(true), trapped(false)], [Fault::Failed(502, reason), Fault::BrokenOff(reason)]);
+        assert_eq!(fault(&handled(502, true, true)), Fault::Status(502), "a response of the service has none");
+    }
+
     #[test]
     fn only_the_fault_of_the_message_ends_it_at_once() {
         let settled = |status: u16, reached, complete| {
-            let handled = Handled { status: StatusCode::from_u16(status).unwrap(), reached, complete, body: None };
+            let handled = handled(status, reached, complete);
             settlement(&handled, (2, Duration::from_secs(7)), &consume())
         };
-        let (retry, release) = (Settlement::Retry(Duration::from_secs(2)), Settlement::Release(Duration::from_secs(1)));
+        let retry = |fault| Settlement::Retry(Duration::from_secs(2), fault);
+        let reject = |status| Settlement::Reject(Fault::Status(status));
+        let release = Settlement::Release(Duration::from_secs(1));
         assert_eq!(settled(200, true, true), Settlement::Acknowledge);
         assert_eq!(settled(204, true, true), Settlement::Acknowledge);
-        assert_eq!(settled(200, true, false), retry, "a response that breaks off is no acknowledgement");
+        assert_eq!(
+            settled(200, true, false),
+            retry(Fault::BrokenOff(FaultReason::new(""))),
+            "a response that breaks off is no acknowledgement"
+        );
         for status in [301, 408, 429, 500, 502, 503, 504] {
-            assert_eq!(settled(status, true, true), retry, "{status}");
+            assert_eq!(settled(status, true, true), retry(Fault::Status(status)), "{status}");
         }
         for status in [400, 404, 410, 422] {
-            assert_eq!(settled(status, true, true), Settlement::Reject, "{status}");
+            assert_eq!(settled(status, true, true), reject(status), "{status}");
         }
         assert_eq!([settled(503, false, true), settled(429, false, true)], [release, release]);
         for status in [401, 403, 404, 405, 418] {
             assert_eq!(settled(status, false, true), Settlement::Release(Duration::from_secs(7)), "{status}");
-            assert_eq!(settled(status, true, true), Settlement::Reject, "{status}");
+            assert_eq!(settled(status, true, true), reject(status), "{status}");
         }
         for status in [400, 413, 415, 422] {
-            assert_eq!(settled(status, false, true), Settlement::Reject, "{status}");
+            assert_eq!(settled(status, false, true), reject(status), "{status}");
         }
         // The pause grows with the age, within its bounds.
-        let refused = Handled { status: StatusCode::FORBIDDEN, reached: false, complete: true, body: None };
+        let refused = handled(403, false, true);
         for (age, pause) in [(0, 1), (30, 30), (3600, 60)] {
             let settled = settlement(&refused, (1, Duration::from_secs(age)), &consume());
             assert_eq!(settled, Settlement::Release(Duration::from_secs(pause)));

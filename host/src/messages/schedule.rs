@@ -7,7 +7,7 @@ mod record;
 mod state;
 mod timeline;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,11 +23,13 @@ use crate::guests::stores::Stores;
 use crate::request::handler::Handler;
 use crate::request::message::MessageSender;
 use lodge_base::config::limits::Limits;
+use lodge_base::lock::lock;
 use lodge_base::time::rfc3339;
 use lodge_manifest::schedule::Schedule;
 use lodge_manifest::spec::host_of;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::service::Service;
+use lodge_traffic::service::schedules::CallOutcome;
 
 /// The header with the time at which the call was due.
 const TIME: &str = "schedule-time";
@@ -38,7 +40,7 @@ const LATE: Duration = Duration::from_secs(60);
 /// The pause before an operation on the store is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The time between two looks at the claims of hosts whose clocks are ahead, and between two lines about them.
+/// The time between two looks at the claims of hosts whose clocks are far ahead, besides those before each call, and between two lines about them.
 const LOOK: Duration = LATE;
 const QUIET: Duration = Duration::from_secs(60 * 60);
 
@@ -60,6 +62,16 @@ pub(super) struct Scheduler {
     resumed: bool,
 }
 
+/// What this host has run of the service before.
+#[derive(Default)]
+pub(super) enum ScheduleHistory {
+    /// No schedules.
+    #[default]
+    New,
+    /// Schedules. This one has taken the place of those with these paths.
+    Resumed(Vec<String>),
+}
+
 /// What the runs of a schedule share.
 struct Shared {
     handler: Arc<Handler>,
@@ -67,8 +79,12 @@ struct Shared {
     host: String,
     peer: Peer,
     schedule: Schedule,
+    /// The paths of schedules in whose place it is. Their calls that still run count as its own.
+    replaces: Vec<String>,
     /// The longest time of a call.
     time: Duration,
+    /// When a line about the clocks of hosts was written last.
+    told: Mutex<Option<Instant>>,
 }
 
 /// Runs all schedules of a service until the sender of `stop` is dropped, and then waits for their last calls.
@@ -78,16 +94,21 @@ pub(super) async fn run(schedulers: Vec<Scheduler>, stop: watch::Receiver<()>) {
 }
 
 impl Scheduler {
-    /// Creates a schedule of a service with these limits. `resumed` says whether this host has run some of it before.
+    /// Creates a schedule of a service with these limits.
     pub(super) fn new(
         handler: Arc<Handler>,
         stores: Arc<Stores>,
         service: Arc<Service>,
-        (schedule, limits, resumed): (Schedule, &Limits, bool),
+        (schedule, limits, history): (Schedule, &Limits, ScheduleHistory),
     ) -> Self {
         let time = limits.wall.saturating_add(limits.queue_wait.saturating_mul(2)).saturating_add(MARGIN);
         let (host, peer) = (host_of(&service.name), Peer::service("@schedule"));
-        let shared = Shared { handler, service, host, peer, schedule, time: time.min(LONGEST) };
+        let (resumed, replaces) = match history {
+            ScheduleHistory::New => (false, Vec::new()),
+            ScheduleHistory::Resumed(replaces) => (true, replaces),
+        };
+        let (time, told) = (time.min(LONGEST), Mutex::default());
+        let shared = Shared { handler, service, host, peer, schedule, replaces, time, told };
         Self { shared: Arc::new(shared), stores, resumed }
     }
 
@@ -111,16 +132,24 @@ impl Scheduler {
         };
         let mut timeline = Timeline::new(self.shared.schedule.clone(), after);
         let mut why = if last.is_some() && !self.resumed { NOT_FOLLOWED } else { JUMPED };
-        let (mut look, mut told) = (Instant::now(), None);
+        let mut look = Instant::now();
+        let doubt = |runs: &mut JoinSet<()>| {
+            let (shared, state, now) = (Arc::clone(&self.shared), Arc::clone(&state), SystemTime::now());
+            runs.spawn(async move { shared.doubt(&state, now).await });
+        };
         loop {
+            while runs.try_join_next().is_some() {}
             if look <= Instant::now() {
                 look = Instant::now() + LOOK;
-                self.doubt(&state, &mut told).await;
+                doubt(runs);
             }
             match timeline.step(SystemTime::now()) {
                 DueStep::Wait(wait) => tokio::time::sleep(wait).await,
+                DueStep::Look => {
+                    doubt(runs);
+                    continue;
+                }
                 DueStep::Call(due) => {
-                    while runs.try_join_next().is_some() {}
                     let (shared, state) = (Arc::clone(&self.shared), Arc::clone(&state));
                     runs.spawn(async move { shared.run(&state, due).await });
                 }
@@ -168,22 +197,26 @@ impl Scheduler {
             self.shared.missed(missed, why);
         }
     }
-
-    /// Looks for claims that are ahead, and tells of them from time to time.
-    async fn doubt(&self, state: &ScheduleState, told: &mut Option<Instant>) {
-        let Ok(Some(far)) = state.doubt(SystemTime::now()).await else { return };
-        if told.is_none_or(|told| told.elapsed() > QUIET) {
-            *told = Some(Instant::now());
-            self.shared.warn(&format!(
-                "a host has taken a call that is due in {}: its clock is ahead, or that of this host behind; the hosts whose \
-                 clocks are right go on",
-                humantime::format_duration(far)
-            ));
-        }
-    }
 }
 
 impl Shared {
+    /// Looks for claims that are ahead at `now`, and tells of them from time to time.
+    async fn doubt(&self, state: &ScheduleState, now: SystemTime) {
+        let Ok(Some(far)) = state.doubt(now).await else { return };
+        {
+            let mut told = lock(&self.told);
+            if told.is_some_and(|told| told.elapsed() <= QUIET) {
+                return;
+            }
+            *told = Some(Instant::now());
+        }
+        self.warn(&format!(
+            "a host has taken a call that is due in {}: its clock is ahead, or that of this host behind; the hosts whose clocks are \
+             right go on",
+            humantime::format_duration(far)
+        ));
+    }
+
     /// Runs the call that is due at `due`, unless another host does.
     async fn run(&self, state: &ScheduleState, due: SystemTime) {
         // Where it is enabled, another host calls it.
@@ -202,14 +235,21 @@ impl Shared {
         if !claimed {
             return;
         }
-        match state.alone(self.call(due)).await {
+        if self.replaces.iter().any(|path| self.service.schedules.is_running(path)) {
+            self.record(CallOutcome::Overlapped);
+            return self.warn("it is not called: the last call of the schedule before it has not ended");
+        }
+        let running = self.service.schedules.begin(&self.schedule.path);
+        let late = due.elapsed().unwrap_or_default();
+        match state.alone(Instant::now() + LATE.saturating_sub(late), self.call(due)).await {
             Ok(Some(())) => {}
             Ok(None) => {
-                self.service.metrics.messages.scheduled.count("overlapped");
+                self.record(CallOutcome::Overlapped);
                 self.warn("it is not called: the last call has not ended, or the host that made it ended just now");
             }
             Err(error) => self.missed(1, &error.to_string()),
         }
+        drop(running);
     }
 
     /// Calls the service.
@@ -231,14 +271,14 @@ impl Shared {
         let status = handled.status.as_u16();
         match handled.status {
             success if success.is_success() && handled.complete => {
-                self.service.metrics.messages.scheduled.count("ok");
+                self.record(CallOutcome::Ok(status));
             }
             // As for messages, a call that did not reach the service is no failure of it.
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS if !handled.reached => {
                 self.missed(1, &format!("the service was full, starting or disabled (status {status})"));
             }
             _ => {
-                self.service.metrics.messages.scheduled.count("failed");
+                self.record(CallOutcome::Failed(status));
                 self.warn(&format!("the call has failed with status {status}"));
             }
         }
@@ -247,11 +287,17 @@ impl Shared {
     /// Counts calls that were not made, and says why.
     fn missed(&self, calls: u64, why: &str) {
         for _ in 0..calls {
-            self.service.metrics.messages.scheduled.count("missed");
+            self.record(CallOutcome::Missed);
         }
         let (more, what) =
             (if calls >= MOST_MISSED { " or more" } else { "" }, if calls == 1 { "call was" } else { "calls were" });
         self.warn(&format!("{calls}{more} {what} missed: {why}"));
+    }
+
+    /// Counts a call, and remembers it as the last one.
+    fn record(&self, outcome: CallOutcome) {
+        self.service.metrics.messages.scheduled.count(outcome.name());
+        self.service.schedules.record(&self.schedule.path, outcome, SystemTime::now());
     }
 
     /// Writes a line about the schedule.

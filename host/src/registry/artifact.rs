@@ -4,9 +4,8 @@
 //! `application/vnd.wasm.config.v0+json` and whose layer is `application/wasm`. Older tools write the layer
 //! `application/vnd.wasm.content.layer.v1+wasm`. An index lists manifests for several platforms.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
+use lodge_base::bounded::Bounded;
 use lodge_manifest::digest::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -48,7 +47,14 @@ pub(super) struct Descriptor {
     digest: String,
     pub(super) size: u64,
     platform: Option<Platform>,
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
+}
+
+/// The annotation that is used: others may be any number.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+struct Annotations {
+    #[serde(default, rename = "lodge.signature")]
+    signature: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -58,6 +64,9 @@ struct Platform {
     os: String,
 }
 
+/// What a manifest or an index lists.
+type DescriptorList = Bounded<Descriptor, MOST_ENTRIES>;
+
 /// A manifest or an index; which of the two depends on the lists that it has.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -65,8 +74,15 @@ struct Document {
     schema_version: u32,
     media_type: String,
     config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
+    layers: Option<DescriptorList>,
+    manifests: Option<DescriptorList>,
+}
+
+/// The type that a manifest gives itself.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DocumentType {
+    media_type: Option<String>,
 }
 
 /// What a manifest in a registry leads to.
@@ -81,7 +97,7 @@ pub(super) enum Leads {
 impl Descriptor {
     /// Returns the file with the signature of the component.
     pub(super) fn signature(&self) -> Option<&str> {
-        self.annotations.get(SIGNATURE).map(String::as_str).filter(|text| text.len() <= MOST_SIGNATURE)
+        self.annotations.signature.as_deref().filter(|text| text.len() <= MOST_SIGNATURE)
     }
 
     /// Returns the digest.
@@ -98,30 +114,35 @@ fn wrong(what: &str) -> RegistryError {
     RegistryError::new(format!("the manifest in the registry {what}"))
 }
 
+/// Returns the type of a manifest, as it has to be pushed again: that which it gives itself, or that of an OCI manifest.
+pub(super) fn kind(bytes: &[u8]) -> String {
+    let written: DocumentType = serde_json::from_slice(bytes).unwrap_or_default();
+    written.media_type.unwrap_or_else(|| MANIFEST.to_owned())
+}
+
 /// Reads a manifest or an index.
 ///
 /// # Errors
 /// Why it leads to no component.
 pub(super) fn read(bytes: &[u8]) -> Result<Leads, RegistryError> {
-    let document: Document = serde_json::from_slice(bytes).map_err(|_| wrong("is not a manifest"))?;
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| {
+        // The message may quote any part of the document.
+        wrong(&format!("is not a manifest: {}", shown(&error.to_string())))
+    })?;
     if document.schema_version != 2 {
         return Err(wrong("has a form that is not supported (its schemaVersion is not 2)"));
     }
     let Document { layers, manifests, config, media_type, .. } = document;
-    let entries = [&layers, &manifests].into_iter().flatten().map(Vec::len).sum::<usize>();
-    if entries > MOST_ENTRIES {
-        return Err(wrong(&format!("has more than {MOST_ENTRIES} entries")));
-    }
     let is_index = media_type.contains("index") || media_type.contains("list");
     match (layers, manifests) {
         // A document that could be read as both is read as neither.
-        (Some(layers), None) if !is_index => component(layers, config),
-        (None, Some(manifests)) => wasm(&manifests),
+        (Some(layers), None) if !is_index => component(&layers.0, config),
+        (None, Some(manifests)) => wasm(&manifests.0),
         _ => Err(wrong("is neither a manifest nor an index")),
     }
 }
 
-fn component(layers: Vec<Descriptor>, config: Option<Descriptor>) -> Result<Leads, RegistryError> {
+fn component(layers: &[Descriptor], config: Option<Descriptor>) -> Result<Leads, RegistryError> {
     let found = LAYERS.iter().find_map(|kind| layers.iter().find(|layer| layer.media_type == *kind));
     let Some(layer) = found else {
         let kinds: Vec<_> = layers.iter().take(3).map(|layer| format!("`{}`", shown(&layer.media_type))).collect();
@@ -276,9 +297,30 @@ mod tests {
         let tar = found(&["application/vnd.oci.image.layer.v1.tar+gzip"]).unwrap_err().to_string();
         assert!(tar.contains("`application/vnd.oci.image.layer.v1.tar+gzip`"), "{tar}");
         assert!(found(&[LAYERS[0], LAYERS[1]]).unwrap_err().to_string().contains("more than one"));
-        let many = vec![LAYERS[0]; MOST_ENTRIES + 1];
-        assert!(found(&many).unwrap_err().to_string().contains("more than 1000"));
         let odd = Descriptor { digest: "sha512:0".into(), ..Descriptor::default() };
         assert!(odd.digest().unwrap_err().to_string().contains("not a SHA-256"));
+    }
+
+    /// A document of a few megabytes takes no more memory than its texts: lists end at their bound, where what follows is not even
+    /// valid, and of annotations only the one that is used is read.
+    #[test]
+    fn lists_of_a_registry_are_bounded() {
+        for list in ["layers", "manifests"] {
+            let of = |entries: usize, rest: &str| {
+                let why =
+                    read(format!("{{\"schemaVersion\": 2, \"{list}\": [{}{rest}", "{},".repeat(entries)).as_bytes());
+                why.unwrap_err().to_string()
+            };
+            assert!(of(MOST_ENTRIES, "{},rubbish").contains("a list has more than 1000 elements"), "{list}");
+            assert!(!of(MOST_ENTRIES - 1, "{}]}").contains("elements"), "{list}");
+        }
+        let texts: Vec<_> = (0..10).map(|number| format!("\"{number}\": {number}")).collect();
+        let annotations = format!("{{{}, \"lodge.signature\": \"c2ln\"}}", texts.join(","));
+        let layer = format!("{{\"mediaType\": \"{}\", \"annotations\": {annotations}}}", LAYERS[0]);
+        let document = format!("{{\"schemaVersion\": 2, \"layers\": [{layer}]}}");
+        let Leads::Component(layer, None) = read(document.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(layer.signature(), Some("c2ln"));
+        assert_eq!(kind(document.as_bytes()), MANIFEST);
+        assert_eq!(kind(b"{\"mediaType\": \"a/b\", \"layers\": [{}]}"), "a/b");
     }
 }

@@ -17,8 +17,8 @@ use tokio::task::spawn_blocking;
 use tower_service::Service;
 
 use super::RegistryError;
+use lodge_base::address::is_public;
 use lodge_base::config::pull::{LOOPBACK, Pull};
-use lodge_runtime::outgoing::address::is_public;
 
 /// Resolves names by the system's resolver.
 #[derive(Clone)]

@@ -56,9 +56,7 @@ impl Session<'_> {
             self.upload(config).await?;
         }
         self.upload(component).await?;
-        let kind = serde_json::from_slice::<serde_json::Value>(&found.document).ok();
-        let kind = kind.and_then(|document| Some(document.get("mediaType")?.as_str()?.to_owned()));
-        self.tag(found.document.clone(), kind.as_deref().unwrap_or(artifact::MANIFEST), tag).await
+        self.tag(found.document.clone(), &artifact::kind(&found.document), tag).await
     }
 
     /// Uploads bytes, unless the registry has them.

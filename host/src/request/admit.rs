@@ -1,5 +1,6 @@
 //! Admission: waits until a routed request may run, then sends it, and its copy if it is mirrored.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,14 +9,15 @@ use http::{Request, Response, Uri, header};
 use super::dispatch::{Admitted, dispatch};
 use super::mirror;
 use super::record::Record;
-use super::respond::Body;
+use super::respond::{Body, ResponseCheck};
+use super::trailers::GuardedBody;
 use crate::guests::target::Target;
 use crate::request::error::RequestError;
-use crate::request::handler::{Caller, Handler};
+use crate::request::handler::{Caller, Handler, HostWord};
 use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
-use lodge_traffic::admission::{Permit, Refusal, RequestView};
+use lodge_traffic::admission::{Permit, Refusal, RequestView, TimeLimit};
 use lodge_traffic::auth::identity::Identity;
 use lodge_traffic::auth::login::browser::BrowserRequest;
 use lodge_traffic::cache::CacheFill;
@@ -36,8 +38,8 @@ pub(super) struct Routed<'a> {
     pub(super) judged: bool,
     /// The number of calls between services that led to the request.
     pub(super) depth: usize,
-    /// When the time is over that another host, which has forwarded the request, has for it.
-    pub(super) until: Option<Instant>,
+    /// What another host of the cluster says, if one has forwarded the request.
+    pub(super) word: Option<Box<HostWord>>,
     /// Whose request it is, if its route needs credentials.
     pub(super) identity: Option<Arc<Identity>>,
     /// What a login needs of the request, if browsers can log in at its service.
@@ -84,23 +86,41 @@ pub(super) fn check_limits<B: RequestBody>(
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, and the request with them")]
 pub(super) fn admit_and_dispatch<B: RequestBody>(
     routed: Routed<'_>,
-    mut request: Request<B>,
+    request: Request<B>,
     fill: Option<&mut CacheFill>,
     record: &mut Record,
 ) -> impl Future<Output = Result<Response<Body>, RequestError>> {
     async move {
+        let check = ResponseCheck::of(&routed.target, routed.route, &request, record.request_id());
         let admitted = admit(&routed, request.headers(), fill, record).await?;
-        if let Some(front) = &admitted.record.front {
-            front.change_request(request.headers_mut());
-        }
-        // In a box, here and below: the future of a request is moved several times before this, and would be twice as large.
-        let Some((version, route)) = &routed.mirror else { return Box::pin(dispatch(admitted, request)).await };
-        let (request, copy) = mirror::duplicate(request);
-        let (version, route) = (Arc::clone(version), Arc::clone(route));
-        let (client, context, unsent) = (admitted.client, admitted.context.clone(), Arc::clone(admitted.unsent));
-        tokio::spawn(mirror::run((version, route, routed.judged), copy, client, context, unsent));
-        Box::pin(dispatch(admitted, request)).await
+        let response = send(&routed, admitted, request).await?;
+        Ok(match check {
+            Some(check) => check.begin(response),
+            None => response,
+        })
     }
+}
+
+/// Sends an admitted request to its service, and a copy to another version if it is mirrored.
+///
+/// The rest is in a box: the future of a request is moved several times before this, and would be twice as large. This is no
+/// `async fn`, so that it does not store `admitted` and the request beside it.
+fn send<'a, B: RequestBody>(
+    routed: &Routed<'_>,
+    admitted: Admitted<'a>,
+    mut request: Request<B>,
+) -> Pin<Box<dyn Future<Output = Result<Response<Body>, RequestError>> + Send + 'a>> {
+    if let Some(front) = &admitted.record.front {
+        front.change_request(request.headers_mut());
+    }
+    let front = admitted.record.front.as_deref();
+    let request = request.map(|body| GuardedBody::new(body, &routed.target, routed.route, front));
+    let Some((version, route)) = &routed.mirror else { return Box::pin(dispatch(admitted, request)) };
+    let (request, copy) = mirror::duplicate(request);
+    let (version, route) = (Arc::clone(version), Arc::clone(route));
+    let (client, context, unsent) = (admitted.client, admitted.context.clone(), Arc::clone(admitted.unsent));
+    tokio::spawn(mirror::run((version, route, routed.judged), copy, client, context, unsent));
+    Box::pin(dispatch(admitted, request))
 }
 
 /// Waits until the request may run.
@@ -110,15 +130,13 @@ pub(super) async fn admit<'a>(
     fill: Option<&mut CacheFill>,
     record: &'a mut Record,
 ) -> Result<Admitted<'a>, Refusal> {
-    let (caller, target) = (routed.caller, &*routed.target);
+    let target = &*routed.target;
     record.begin_phase(Phase::Queue);
     let mut permit = target.admission.admit(&routed.view(headers), record.start()).await?;
     if routed.judged {
         permit.judge(&target.deployment().service.metrics.judged, record.start());
     }
-    let own = record.record_admission(&permit) + target.deployment().limits().wall;
-    let deadline = caller.call.map_or(own, |call| own.min(call.deadline));
-    let deadline = routed.until.map_or(deadline, |until| deadline.min(until));
+    let deadline = routed.limit(&mut permit, record).deadline;
     fill.into_iter().for_each(|fill| fill.begin(deadline));
     Ok(routed.admitted(permit, deadline, record))
 }
@@ -126,7 +144,27 @@ pub(super) async fn admit<'a>(
 impl Routed<'_> {
     /// Returns what the policies of the service see of the request with these headers.
     pub(super) fn view<'a>(&'a self, headers: &'a http::HeaderMap) -> RequestView<'a> {
-        RequestView { identity: self.identity.as_deref(), ..self.caller.view(headers, self.route) }
+        let calling = self.calling();
+        RequestView { identity: self.identity.as_deref(), calling, ..self.caller.view(headers, self.route) }
+    }
+
+    /// Returns the service of another host that calls, if that forwards the request.
+    pub(super) fn calling(&self) -> Option<&str> {
+        self.word.as_ref()?.calling.as_deref()
+    }
+
+    /// Returns the time of an admitted request, which begins now, and sets it for the permit.
+    pub(super) fn limit(&self, permit: &mut Permit, record: &mut Record) -> TimeLimit {
+        let until = self
+            .caller
+            .call
+            .map(|call| call.deadline)
+            .into_iter()
+            .chain(self.word.as_ref().map(|word| word.until))
+            .min();
+        let limit = TimeLimit::new(record.record_admission(permit), self.target.deployment().limits().wall, until);
+        permit.limit(limit, record.start());
+        limit
     }
 
     /// Returns the input of [`dispatch`] for a request with this permit and deadline.
@@ -134,6 +172,7 @@ impl Routed<'_> {
         let Handler { tracer, unsent, .. } = self.handler;
         let request_id = Arc::clone(record.request_id());
         let context = RequestContext { request_id, deadline, depth: self.depth, onward: None };
-        Admitted { target: &self.target, permit, client: self.caller.client, context, tracer, unsent, record }
+        let (client, from) = (self.caller.client, self.caller.call.and_then(|call| call.from));
+        Admitted { target: &self.target, permit, client, from, context, tracer, unsent, record }
     }
 }

@@ -60,6 +60,7 @@ pub(super) async fn handle<B: RequestBody>(
         identity: routed.identity.clone(),
         browser: None,
         ruled: None,
+        word: routed.word.clone(),
         ..routed
     };
     let result = admit_and_dispatch(routed, request, Some(&mut fill), record).await;
@@ -88,8 +89,8 @@ async fn dispatch_again(
     let admitting = routed.target.admission.admit_again(&view, Instant::now());
     let admitted = tokio::time::timeout_at(deadline.into(), admitting).await;
     let result = match admitted.unwrap_or(Err(Refusal::QueueTimeout)) {
-        Ok(permit) => {
-            record.record_admission(&permit);
+        Ok(mut permit) => {
+            routed.limit(&mut permit, record);
             fill.begin(deadline);
             if let Some(front) = &record.front {
                 front.change_request(request.headers_mut());

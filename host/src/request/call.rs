@@ -50,13 +50,13 @@ impl LocalCalls for Handler {
 }
 
 impl Handler {
-    /// Returns the service of other hosts of the cluster to which a call goes; `None` if this host has one of this name, is still
-    /// looking at its files, or does not call other hosts.
+    /// Returns the service of other hosts of the cluster to which a call goes; `None` if this host has files of this name, whether or
+    /// not it serves them, is still looking at its files, or does not call other hosts.
     async fn elsewhere(&self, host: &str) -> Option<Arc<Target>> {
         let remote = self.remote.get()?;
         let is_here = {
             let snapshot = self.current.snapshot();
-            snapshot.generation == 0 || snapshot.hosts.contains_key(host) || snapshot.absent.called(host).is_some()
+            snapshot.generation == 0 || snapshot.hosts.contains_key(host) || snapshot.absent.has(host)
         };
         // Most calls are to services of this host: their futures have no room for this one.
         if is_here { None } else { Box::pin(remote.target(host)).await }

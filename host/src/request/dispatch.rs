@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-use super::forward;
+use super::forward::{self, ForwardedSender};
 use super::record::Record;
 use super::respond::{self, Body, Exchange, Reserve};
 use crate::guests::backend::BackendKind;
@@ -26,6 +26,8 @@ pub(super) struct Admitted<'a> {
     pub(super) permit: Permit,
     /// The client's address.
     pub(super) client: IpAddr,
+    /// The service that calls, if it is a call.
+    pub(super) from: Option<&'a str>,
     /// The context of the requests that its guest sends.
     pub(super) context: RequestContext,
     /// Makes the trace context of requests to the backend.
@@ -78,7 +80,10 @@ pub(super) fn dispatch<B: RequestBody>(
                 admitted.record.begin_phase(Phase::Guest);
                 let traced = admitted.record.is_traced();
                 let onward = if traced { admitted.tracer.onward(request.headers()) } else { None };
-                let forwarding = forward::forward(upstream, request, admitted.client, &admitted.context, onward);
+                let limit = admitted.permit.until(admitted.context.deadline);
+                let (client, depth) = (admitted.client, admitted.context.depth);
+                let sender = ForwardedSender { client, depth, service: admitted.from };
+                let forwarding = forward::forward(upstream, request, sender, limit, onward);
                 let result = Box::pin(forwarding).await;
                 respond::relaying(admitted.permit, result, &exchange)
             }

@@ -22,7 +22,7 @@ use lodge_traffic::rules::{RefusalCause, RuleRefusal};
 use lodge_traffic::service::{FailureReport, Service};
 use lodge_traffic::static_files::{self, FilesError};
 use lodge_traffic::upstreams::send::Failure;
-use lodge_traffic::validation::BodyFault;
+use lodge_traffic::validation::ValidationFault;
 use lodge_traffic::validation::evaluation::SchemaError;
 
 /// The reason why a request gets no response from its service.
@@ -44,7 +44,7 @@ pub enum RequestError {
     /// see it.
     #[error("the service is not available")]
     Refused(String, bool),
-    /// An operator disabled the service.
+    /// An operator or its manifest disabled the service.
     #[error("the service is disabled")]
     Disabled,
     /// The chain of calls between services is too long, or an upstream is this host.
@@ -62,9 +62,9 @@ pub enum RequestError {
     /// A rule of the manifest does not allow the request, or cannot be evaluated.
     #[error(transparent)]
     Rule(Box<RuleRefusal>),
-    /// The body of the request is not valid, or cannot be validated.
+    /// The request is not valid, or cannot be validated.
     #[error(transparent)]
-    Invalid(#[from] BodyFault),
+    Invalid(#[from] ValidationFault),
     /// The request was not admitted.
     #[error(transparent)]
     Admission(#[from] Refusal),
@@ -86,6 +86,9 @@ pub enum RequestError {
     /// The response was not complete at the deadline of the request.
     #[error("the service took too long")]
     WallTime,
+    /// The service failed near the end of a time that is shorter than its own, by the choice of its caller. Contains the failure.
+    #[error("the caller left the service too little time")]
+    TooLittleTime(Box<Self>),
 }
 
 /// How far a failed request came.
@@ -97,11 +100,26 @@ enum Failed {
     At,
 }
 
+/// The same as [`RequestError::row`], for static files.
+fn files_row(error: &FilesError) -> (StatusCode, &'static str, Failed) {
+    use Failed::{At, Before};
+    match error {
+        FilesError::Late => (StatusCode::GATEWAY_TIMEOUT, "wall-time", At),
+        FilesError::NotFound => (StatusCode::NOT_FOUND, "no-file", Before),
+        FilesError::Method => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
+        FilesError::Precondition => (StatusCode::PRECONDITION_FAILED, "precondition-failed", Before),
+        FilesError::Range(_) => (StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", Before),
+        FilesError::NoRoot(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-files", At),
+        FilesError::Unreadable(_) | FilesError::Changed => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable-file", At),
+    }
+}
+
 impl RequestError {
     /// Returns the status, the reason, and how far the request came. The match has no wildcard, so a new error needs
     /// all three.
     fn row(&self) -> (StatusCode, &'static str, Failed) {
         use Failed::{At, Before};
+        use ValidationFault as Fault;
         match self {
             Self::Malformed(Malformed::Head(_) | Malformed::Framing) | Self::Missed(Missed::Ambiguous) => {
                 (StatusCode::BAD_REQUEST, "bad-request", Before)
@@ -131,11 +149,16 @@ impl RequestError {
                 RefusalCause::Failed(_) => (refusal.status(), "rule-failed", Before),
             },
             Self::Invalid(fault) => match fault {
-                BodyFault::Type | BodyFault::Coding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "body-type", Before),
-                BodyFault::Missing | BodyFault::Json(_) => (StatusCode::BAD_REQUEST, "body-not-json", Before),
-                BodyFault::Schema(_) => (StatusCode::UNPROCESSABLE_ENTITY, "body-invalid", Before),
-                BodyFault::Complex => (StatusCode::UNPROCESSABLE_ENTITY, "body-complex", Before),
-                BodyFault::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "body-unchecked", Before),
+                Fault::Ambiguous => (StatusCode::BAD_REQUEST, "bad-request", Before),
+                Fault::Path => (StatusCode::NOT_FOUND, "no-operation", Before),
+                Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
+                Fault::Parameters(_) => (StatusCode::BAD_REQUEST, "parameter-invalid", Before),
+                Fault::Type(_) | Fault::Coding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "body-type", Before),
+                Fault::Missing | Fault::Json(_) => (StatusCode::BAD_REQUEST, "body-not-json", Before),
+                Fault::Unexpected => (StatusCode::BAD_REQUEST, "body-unexpected", Before),
+                Fault::Schema(_) => (StatusCode::UNPROCESSABLE_ENTITY, "body-invalid", Before),
+                Fault::Complex => (StatusCode::UNPROCESSABLE_ENTITY, "body-complex", Before),
+                Fault::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "body-unchecked", Before),
             },
             Self::Admission(Refusal::Client) => (StatusCode::FORBIDDEN, "client-denied", Before),
             Self::Admission(Refusal::Rate(_)) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", Before),
@@ -147,30 +170,24 @@ impl RequestError {
             Self::Guest(RunError::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Before),
             Self::Guest(RunError::Trapped(_)) => (StatusCode::BAD_GATEWAY, "trapped", At),
             Self::Guest(RunError::NoResponse) => (StatusCode::BAD_GATEWAY, "no-answer", At),
-            Self::Guest(RunError::OverMemory) => (StatusCode::BAD_GATEWAY, "over-memory", At),
+            Self::Guest(RunError::OverMemory(_)) => (StatusCode::BAD_GATEWAY, "over-memory", At),
             Self::Guest(RunError::InvalidResponse(_)) | Self::NotModified(_) => {
                 (StatusCode::BAD_GATEWAY, "bad-answer", At)
             }
             Self::Guest(RunError::Reported(code)) => (code.status, "guest-error", At),
             Self::Guest(RunError::OutgoingDenied) => (StatusCode::BAD_GATEWAY, "outgoing-denied", At),
-            Self::Guest(RunError::WallTime) | Self::Files(FilesError::Late) | Self::WallTime => {
-                (StatusCode::GATEWAY_TIMEOUT, "wall-time", At)
-            }
+            Self::Guest(RunError::WallTime) | Self::WallTime => (StatusCode::GATEWAY_TIMEOUT, "wall-time", At),
+            Self::TooLittleTime(_) => (StatusCode::GATEWAY_TIMEOUT, "caller-deadline", At),
             Self::Encoder(_) => (StatusCode::INTERNAL_SERVER_ERROR, "encoder-failed", At),
-            Self::Guest(RunError::CpuTime) => (StatusCode::GATEWAY_TIMEOUT, "cpu-time", At),
-            Self::Files(FilesError::NotFound) => (StatusCode::NOT_FOUND, "no-file", Before),
-            Self::Files(FilesError::Method) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", Before),
-            Self::Files(FilesError::Precondition) => (StatusCode::PRECONDITION_FAILED, "precondition-failed", Before),
-            Self::Files(FilesError::Range(_)) => (StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", Before),
-            Self::Files(FilesError::NoRoot(_)) => (StatusCode::SERVICE_UNAVAILABLE, "no-files", At),
-            Self::Files(FilesError::Unreadable(_) | FilesError::Changed) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "unreadable-file", At)
-            }
+            Self::Guest(RunError::CpuTime(_)) => (StatusCode::GATEWAY_TIMEOUT, "cpu-time", At),
+            Self::Files(error) => files_row(error),
             Self::Upstream(Failure::NoReplica) => (StatusCode::SERVICE_UNAVAILABLE, "no-replica", Before),
             Self::Upstream(Failure::Overloaded(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream-busy", Before),
             Self::Upstream(Failure::TunnelsFull) => (StatusCode::SERVICE_UNAVAILABLE, "tunnels-full", Before),
             Self::Upstream(Failure::TimedOut(_)) => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout", At),
-            Self::Upstream(Failure::Response(_)) => (StatusCode::BAD_GATEWAY, "upstream-failed", At),
+            Self::Upstream(Failure::Response(_) | Failure::BrokenOff(_)) => {
+                (StatusCode::BAD_GATEWAY, "upstream-failed", At)
+            }
             Self::Upstream(Failure::Request(_)) => (StatusCode::BAD_REQUEST, "unforwardable", Before),
         }
     }
@@ -201,8 +218,8 @@ impl RequestError {
         match self {
             _ if !self.reached_backend() => None,
             // A file that changes while it is sent is no failure of the service, and neither is one of the host.
-            Self::Files(FilesError::Changed) | Self::Encoder(_) => None,
-            Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime) => {
+            Self::Files(FilesError::Changed) | Self::Encoder(_) | Self::TooLittleTime(_) => None,
+            Self::WallTime | Self::Files(FilesError::Late) | Self::Guest(RunError::WallTime | RunError::CpuTime(_)) => {
                 Some(Verdict::Late)
             }
             _ if self.status().is_server_error() => Some(Verdict::Failed),
@@ -215,15 +232,24 @@ impl RequestError {
         match self {
             Self::Guest(error) => error.detail(),
             Self::Upstream(Failure::Overloaded(detail) | Failure::TimedOut(detail)) => Some(detail.into()),
-            Self::Upstream(Failure::Response(detail) | Failure::Request(detail)) => Some(detail.into()),
+            Self::Upstream(Failure::Response(detail) | Failure::BrokenOff(detail) | Failure::Request(detail)) => {
+                Some(detail.into())
+            }
             Self::Files(FilesError::NoRoot(detail) | FilesError::Unreadable(detail)) => Some(detail.into()),
             Self::Files(FilesError::Changed) => {
                 Some("write a new file and rename it, in place of writing to the old one".into())
             }
-            Self::Denied(denial) => Some(denial.cause.name().into()),
+            Self::Denied(denial) => Some(match &denial.key {
+                Some(key) => format!("{}, key {key}", denial.cause.name()).into(),
+                None => denial.cause.name().into(),
+            }),
             Self::Rule(refusal) => Some(refusal.detail().into()),
             Self::Invalid(fault) => fault.first().or_else(|| fault.detail()).map(Cow::from),
             Self::Encoder(EncoderError(cause)) => Some(cause.into()),
+            Self::TooLittleTime(failure) => Some(match failure.detail() {
+                Some(detail) => format!("{}: {detail}", failure.reason()).into(),
+                None => failure.reason().into(),
+            }),
             Self::NotModified(_) => Some("304 (Not Modified) to a request without conditions".into()),
             _ => None,
         }
@@ -233,14 +259,14 @@ impl RequestError {
     pub fn explanation(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Refused(why, true) => Some(why.into()),
-            Self::Denied(denial) => denial.cause.advice().map(Cow::from),
+            Self::Denied(denial) => denial.advice().map(Cow::from),
             Self::Rule(refusal) => refusal.message().map(Cow::from),
             Self::Invalid(fault) => fault.detail().map(Cow::from),
             _ => None,
         }
     }
 
-    /// Returns what is wrong with the parts of the body.
+    /// Returns what is wrong with the parameters, or the parts of the body.
     pub fn errors(&self) -> &[SchemaError] {
         if let Self::Invalid(fault) = self { fault.errors() } else { &[] }
     }
@@ -255,10 +281,15 @@ impl RequestError {
         if let Self::Guest(RunError::Trapped(trap)) = self { &trap.frames } else { &[] }
     }
 
+    /// Returns the file of the component in front of the service that failed, if it was one.
+    pub fn part(&self) -> Option<&str> {
+        if let Self::Guest(error) = self { error.part() } else { None }
+    }
+
     /// Returns the value of the `Allow` field: the allowed methods.
     pub fn allow(&self) -> Option<&str> {
         match self {
-            Self::Missed(Missed::Method(allow)) => Some(allow),
+            Self::Missed(Missed::Method(allow)) | Self::Invalid(ValidationFault::Method(allow)) => Some(allow),
             Self::Files(FilesError::Method) => Some(static_files::METHODS),
             _ => None,
         }
@@ -298,13 +329,13 @@ impl RequestError {
         if let Self::Admission(Refusal::Rate(status)) = self { Some(status) } else { None }
     }
 
-    /// Whether the error is expected in large numbers and therefore not logged for each request: a policy refused it,
-    /// or the service is starting or refused, which is logged once.
+    /// Whether the error is expected in large numbers and therefore not logged for each request: a policy refused it, its
+    /// caller left too little time, or the service is starting or refused, which is logged once.
     pub fn is_policy(&self) -> bool {
         match self {
             Self::Admission(refusal) => !matches!(refusal, Refusal::QueueFull | Refusal::QueueTimeout),
             Self::Denied(_) | Self::AuthLimited(_) | Self::Rule(_) | Self::Invalid(_) => true,
-            _ => matches!(self, Self::Starting | Self::Refused(..)),
+            _ => matches!(self, Self::Starting | Self::Refused(..) | Self::TooLittleTime(_)),
         }
     }
 
@@ -314,11 +345,21 @@ impl RequestError {
         if let Self::Denied(denial) = self {
             service.metrics.denied.count(denial.cause.name());
         }
-        if !headed && !self.reached_backend() {
-            return service.record_refusal(self.reason());
+        match self {
+            Self::TooLittleTime(_) if headed => {
+                service.metrics.aborted.count(self.reason());
+                return;
+            }
+            Self::TooLittleTime(_) => return service.record_refusal(self.reason(), None, None),
+            Self::Denied(denial) if !headed => {
+                return service.record_refusal(self.reason(), Some(denial.cause.name()), denial.key.clone());
+            }
+            _ if !headed && !self.reached_backend() => return service.record_refusal(self.reason(), None, None),
+            _ => {}
         }
         let (status, reason) = ((!headed).then(|| self.status()), self.reason());
-        let report = FailureReport { status, reason, detail: self.detail(), backtrace: self.backtrace() };
+        let (detail, part, backtrace) = (self.detail(), self.part(), self.backtrace());
+        let report = FailureReport { status, reason, detail, part, backtrace };
         service.record_failure(request_id, report);
     }
 }
@@ -336,57 +377,4 @@ impl FetchError for RequestError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use lodge_runtime::error::GuestCode;
-
-    use super::*;
-
-    #[test]
-    fn only_the_service_is_blamed() {
-        let reported = |status| RunError::Reported(GuestCode { status, name: String::new() });
-        for (error, verdict, may_have_taken_effect) in [
-            (RunError::trapped(String::new(), Vec::new()).into(), Some(Verdict::Failed), true),
-            (RunError::NoResponse.into(), Some(Verdict::Failed), true),
-            (RunError::OutgoingDenied.into(), Some(Verdict::Failed), true),
-            (reported(StatusCode::BAD_GATEWAY).into(), Some(Verdict::Failed), true),
-            (reported(StatusCode::FORBIDDEN).into(), Some(Verdict::Good), true),
-            (RunError::WallTime.into(), Some(Verdict::Late), true),
-            (RunError::CpuTime.into(), Some(Verdict::Late), true),
-            (RequestError::WallTime, Some(Verdict::Late), true),
-            (UnexpectedNotModified.into(), Some(Verdict::Failed), true),
-            (Failure::Response(String::new()).into(), Some(Verdict::Failed), true),
-            (Failure::TimedOut(String::new()).into(), Some(Verdict::Failed), true),
-            (BodyError::TooLarge.into(), None, true),
-            (RunError::Body(BodyError::Late).into(), None, true),
-            (Failure::Body(BodyError::Broken).into(), None, true),
-            (Failure::NoReplica.into(), None, false),
-            (Failure::Request(String::new()).into(), None, false),
-            (FilesError::NotFound.into(), None, false),
-            (FilesError::Changed.into(), None, true),
-            (EncoderError(String::new()).into(), None, true),
-            (FilesError::Unreadable(String::new()).into(), Some(Verdict::Failed), true),
-            (Refusal::QueueFull.into(), None, false),
-            (RunError::Unavailable(String::new()).into(), None, false),
-        ] {
-            let error: RequestError = error;
-            assert_eq!((error.verdict(), error.may_have_taken_effect()), (verdict, may_have_taken_effect), "{error:?}");
-        }
-    }
-
-    /// Temporary errors have a `Retry-After`, permanent ones have none.
-    #[test]
-    fn what_passes_can_be_retried() {
-        let after = |error: RequestError| error.retry_after();
-        for error in [Refusal::Shed, Refusal::QueueFull, Refusal::QueueTimeout] {
-            assert_eq!(after(error.into()), Some(1));
-        }
-        assert_eq!(after(Refusal::Breaker(Duration::from_millis(1_001)).into()), Some(2));
-        assert_eq!(after(Failure::TunnelsFull.into()), Some(1));
-        assert_eq!(after(RunError::PoolFull(String::new()).into()), Some(1));
-        assert_eq!([after(RequestError::Starting), after(RequestError::Disabled)], [Some(1), Some(1)]);
-        assert_eq!(after(RequestError::Refused(String::new(), true)), None);
-        assert_eq!([after(Refusal::Client.into()), after(RunError::NoResponse.into())], [None, None]);
-    }
-}
+mod tests;

@@ -3,20 +3,32 @@
 
 use std::sync::Arc;
 
-use http::header::{HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{CONTENT_LENGTH, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::uri::Scheme;
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 
 use super::compress::compress;
 use super::handle::handle;
 use super::handler::{Call, Caller, Handler};
 use super::login::add_session;
+use super::pages::ErrorPages;
 use super::record::Record;
 use super::respond::{self, Body, Reserve};
 use crate::request::error::RequestError;
+use lodge_base::accept;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::proxy::headers::{Peer, REQUEST_ID};
+
+/// What the response to a request that fails depends on, besides the error.
+#[derive(Clone, Copy)]
+struct ErrorForm {
+    version: Version,
+    /// Whether the request is for a head alone.
+    head_only: bool,
+    /// Whether the client gets pages of the host; `None` if nobody does.
+    browser: Option<bool>,
+}
 
 impl Handler {
     /// Returns the response to a request of `peer`. `call` is the call between services, if the peer is a service of
@@ -44,7 +56,11 @@ impl Handler {
         // An id is a header value already, or hexadecimal digits, so this does not fail.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header.clone());
-        let version = request.version();
+        let form = ErrorForm {
+            version: request.version(),
+            head_only: request.method() == Method::HEAD,
+            browser: (call.is_none() && !self.pages.is_empty()).then(|| accept::names_html(request.headers())),
+        };
         let secure = peer.scheme(request.headers()) == &Scheme::HTTPS;
         let hsts = self.hsts.as_ref().filter(|_| secure && call.is_none());
         let mut record = Record::new(id, self.tracer.begin(request.headers_mut()));
@@ -54,7 +70,7 @@ impl Handler {
                 Ok(response) => response,
                 Err(error) => {
                     record.report_failure(&error, &self.unmatched, caller.peer.address());
-                    self.problem(&error, version, &record)
+                    self.problem(&error, form, &record)
                 }
             };
             record.set_status(response.status());
@@ -75,11 +91,17 @@ impl Handler {
     }
 
     /// Returns the response that reports an error.
-    fn problem(&self, error: &RequestError, version: Version, record: &Record) -> Response<Body> {
-        let mut problem = respond::problem(error, record.request_id());
-        let reserve = Reserve { version, unsent: &self.unsent };
+    fn problem(&self, error: &RequestError, form: ErrorForm, record: &Record) -> Response<Body> {
+        let route = record.front.as_ref().and_then(|front| front.pages());
+        let pages = ErrorPages::new(route, form.browser.map(|browser| (&self.pages, browser)));
+        let mut problem = respond::problem(error, record.request_id(), pages);
+        let reserve = Reserve { version: form.version, unsent: &self.unsent };
         let bytes = problem.body().size_hint().exact().unwrap_or_default();
-        if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
+        if form.head_only {
+            // hyper would send the body over HTTP/2.
+            *problem.body_mut() = Body::text(None);
+            problem.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+        } else if !problem.body_mut().count(bytes.try_into().unwrap_or(usize::MAX), reserve) {
             // Without room for the text, only the head is sent: it has the status and is not subject to flow control.
             *problem.body_mut() = Body::text(None);
         }
@@ -99,6 +121,6 @@ mod tests {
             size_of::<R>()
         }
         let size = size(|handler, peer, request| handler.respond(peer, None, request));
-        assert!(size <= 1_720, "{size} bytes");
+        assert!(size <= 1_728, "{size} bytes");
     }
 }

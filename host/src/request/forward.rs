@@ -19,8 +19,7 @@ use crate::request::tunnel::{Held, Tunnel};
 use lodge_base::telemetry::traces::OutboundTrace;
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::http::non_empty::poll_non_empty;
-use lodge_runtime::capabilities::sandbox::RequestContext;
-use lodge_traffic::admission;
+use lodge_traffic::admission::{self, TimeLimit};
 use lodge_traffic::proxy::body::BodyError;
 use lodge_traffic::proxy::cluster_hop::{CLUSTER_HOP, ClusterHop};
 use lodge_traffic::proxy::headers::filter_trailers;
@@ -55,6 +54,17 @@ struct Upload<B> {
     upload_wait: Arc<UploadWait>,
 }
 
+/// Whose request is forwarded.
+#[derive(Clone, Copy)]
+pub struct ForwardedSender<'a> {
+    /// The address of the client.
+    pub client: IpAddr,
+    /// The number of calls that led to the request.
+    pub depth: usize,
+    /// The service that calls, if it is a call.
+    pub service: Option<&'a str>,
+}
+
 /// The result of forwarding a request.
 pub enum Forwarded {
     /// A response, and how much of the client's body the replica has received.
@@ -71,12 +81,12 @@ pub enum Forwarded {
 pub async fn forward<B: RequestBody>(
     upstream: &Upstream,
     mut request: Request<B>,
-    client: IpAddr,
-    context: &RequestContext,
+    sender: ForwardedSender<'_>,
+    limit: TimeLimit,
     onward: Option<OutboundTrace>,
 ) -> Result<Forwarded, RequestError> {
-    upstream.via().add_hop(&mut request, context.depth, upstream.deployment().limits().call_depth)?;
-    mark_hop(upstream, request.headers_mut(), context)?;
+    upstream.via().add_hop(&mut request, sender.depth, upstream.deployment().limits().call_depth)?;
+    mark_hop(upstream, request.headers_mut(), sender, limit.deadline)?;
     let ours = if upstream.spec().upgrade { ClientUpgrade::take(&mut request) } else { None };
     let place = match &ours {
         Some(_) => Some(upstream.take_tunnel().ok_or(Failure::TunnelsFull)?),
@@ -93,7 +103,7 @@ pub async fn forward<B: RequestBody>(
         let (left, service) = (upstream.deployment().limits().request_body, Arc::clone(&upstream.deployment().service));
         Upload { inner, left, service, upload_wait }.map_err(BoxError::from).boxed_unsync()
     });
-    match upstream.send(request, client, context.deadline, upload_wait.clone(), onward).await {
+    match upstream.send(request, sender.client, limit, upload_wait.clone(), onward).await {
         Ok(UpstreamResponse { mut response, attempt }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let theirs = hyper::upgrade::on(&mut response);
             let ours = ours.filter(|ours| ours.allows(response.headers()));
@@ -127,14 +137,20 @@ pub async fn forward<B: RequestBody>(
 }
 
 /// Says to another host of the cluster what is forwarded. Other replicas have nothing to do with what led to this host.
-fn mark_hop(upstream: &Upstream, headers: &mut HeaderMap, context: &RequestContext) -> Result<(), TooManyHops> {
+fn mark_hop(
+    upstream: &Upstream,
+    headers: &mut HeaderMap,
+    sender: ForwardedSender<'_>,
+    deadline: Instant,
+) -> Result<(), TooManyHops> {
     let is_forwarded = headers.remove(CLUSTER_HOP).is_some();
     let Some(service) = upstream.spec().cluster_service() else { return Ok(()) };
     if is_forwarded {
         return Err(TooManyHops);
     }
-    let left = context.deadline.saturating_duration_since(Instant::now());
-    ClusterHop { service: (**service).into(), calls: context.depth, left }.write(headers);
+    let left = deadline.saturating_duration_since(Instant::now());
+    let (calls, from) = (sender.depth, sender.service.map(Box::from));
+    ClusterHop { service: (**service).into(), calls, left, from, key: upstream.host_key().cloned() }.write(headers);
     Ok(())
 }
 
@@ -175,7 +191,7 @@ impl Relay {
     fn broken(&mut self, error: &hyper::Error) -> Failure {
         let cause = format!("its response broke off: {error}");
         self.attempt.record_broken_body(&cause);
-        Failure::Response(cause)
+        Failure::BrokenOff(cause)
     }
 
     /// Returns the bytes of a complete body; `None` if frames may follow.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode, header, request};
 
 use super::handler::Caller;
+use super::pages::BrowserPages;
 use crate::guests::target::Target;
 use lodge_base::canonical;
 use lodge_manifest::compress::CompressionRules;
 use lodge_manifest::front::Front;
+use lodge_manifest::headers::HeaderChanges;
+use lodge_traffic::error_pages::PageSet;
 use lodge_traffic::proxy::compression::CompressionRequest;
 use lodge_traffic::proxy::cors::CorsRequest;
 use lodge_traffic::proxy::header_rules;
@@ -18,19 +21,36 @@ pub(super) struct ClientFront {
     front: Arc<Front>,
     cors: Option<CorsRequest>,
     compression: Option<CompressionRequest>,
+    pages: Option<BrowserPages>,
 }
 
 impl ClientFront {
-    /// Applies the rules of a route to the head of a request.
-    pub(super) fn new(front: &Arc<Front>, head: &request::Parts) -> Self {
+    /// Applies the rules of a route to the head of a request. `pages` are those of the route for errors.
+    pub(super) fn new(front: &Arc<Front>, pages: Option<&Arc<PageSet>>, head: &request::Parts) -> Self {
         let cors = front.cors.as_ref().map(|rules| CorsRequest::new(rules, &head.headers));
         let compression = front.compress.as_ref().map(|_| CompressionRequest::new(&head.method, &head.headers));
-        Self { front: Arc::clone(front), cors, compression }
+        let pages = pages.map(|pages| BrowserPages::new(pages, &head.headers));
+        Self { front: Arc::clone(front), cors, compression, pages }
     }
 
     /// Whether a page of another origin sends the request, and may use the cookies of its browser.
     pub(super) fn allows_credentials(&self) -> bool {
         self.cors.as_ref().is_some_and(CorsRequest::allows_credentials)
+    }
+
+    /// Returns the pages of the route for errors, if it has its own.
+    pub(super) fn pages(&self) -> Option<&BrowserPages> {
+        self.pages.as_ref()
+    }
+
+    /// Returns the changes to the head of the request, if there are any.
+    pub(super) fn request_changes(&self) -> Option<&HeaderChanges> {
+        self.front.headers.as_ref().map(|rules| &rules.request)
+    }
+
+    /// Returns the rules of the route.
+    pub(super) fn rules(&self) -> &Arc<Front> {
+        &self.front
     }
 
     /// Changes the head of the request on its way to the service.

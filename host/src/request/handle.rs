@@ -1,10 +1,11 @@
 //! The whole request path. Every step returns what the next one needs, or an error.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 
 use super::admit::{Routed, Ruled, admit_and_dispatch, check_limits};
 use super::cached::{self, CacheUse};
@@ -17,14 +18,15 @@ use super::rules;
 use super::validate::{self, Unvalidated};
 use crate::certificates::acme::proofs;
 use crate::guests::absent::AbsenceReason;
-use crate::guests::snapshot::Snapshot;
+use crate::guests::snapshot::{Snapshot, Unserved};
 use crate::guests::target::Target;
 use crate::request::error::RequestError;
 use crate::request::handler::{Caller, Handler};
 use lodge_base::telemetry::traces::Phase;
 use lodge_manifest::cache::Rules;
 use lodge_runtime::body::RequestBody;
-use lodge_traffic::proxy::cluster_hop::ClusterHop;
+use lodge_traffic::auth::denial::AuthDenial;
+use lodge_traffic::proxy::cluster_hop::{CLUSTER_HOP, ClusterHop};
 use lodge_traffic::proxy::cors::{self, CorsRequest};
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::headers::Arrival;
@@ -100,6 +102,8 @@ fn arrive<'a, B: RequestBody>(
     record: &mut Record,
 ) -> Result<Arrived<'a, B>, RequestError> {
     let (mut head, body) = request.into_parts();
+    // Before anything writes or shows headers: it may have a key.
+    let forwarded = forwarded(handler, caller, &mut head.headers);
     if handler.logs.requests.wanted() {
         record.set_details(&handler.logs, caller.peer.address(), &head);
     }
@@ -109,6 +113,10 @@ fn arrive<'a, B: RequestBody>(
     let arrival = arrival?;
     if head.extensions.get::<headers::TooManyFields>().is_some() {
         return Err(RequestError::TooManyFields);
+    }
+    // Its connection ends then, but a client of HTTP/2 may send requests until it takes notice.
+    if caller.peer.valid_until().is_some_and(|end| end <= SystemTime::now()) {
+        return Err(AuthDenial::expired_certificate().into());
     }
     if head.uri.path() == "*" {
         return Ok(Arrived::Host(options(handler, record)));
@@ -124,7 +132,7 @@ fn arrive<'a, B: RequestBody>(
     if let Some(response) = preflight(handler, caller, arrival, &head, record) {
         return Ok(Arrived::Host(response));
     }
-    let (mut routed, rules) = match route(handler, caller, arrival, &mut head, record)? {
+    let (mut routed, rules) = match route(handler, caller, (arrival, forwarded), &mut head, record)? {
         RouteOutcome::Redirect(response) => return Ok(Arrived::Host(response)),
         RouteOutcome::Service(routed, rules) => (routed, rules),
     };
@@ -141,8 +149,8 @@ fn arrive<'a, B: RequestBody>(
         return Ok(Arrived::Unidentified(Box::new(Unidentified { pending, routed, request, cache })));
     }
     rules::apply(&mut routed, &mut request, &mut cache, record)?;
-    Ok(match (validate::check_of(&routed, &request)?, cache) {
-        (Some(check), cache) => Arrived::Unvalidated(Box::new(Unvalidated { check, routed, request, cache })),
+    Ok(match (validate::expected(&routed, &request, record)?, cache) {
+        (Some(expected), cache) => Arrived::Unvalidated(Box::new(Unvalidated { expected, routed, request, cache })),
         (None, Some(cache)) => Arrived::Cached(routed, request, cache),
         (None, None) => Arrived::Direct(routed, request),
     })
@@ -153,27 +161,20 @@ fn arrive<'a, B: RequestBody>(
 fn route<'a>(
     handler: &'a Handler,
     caller: &'a Caller<'a>,
-    arrival: Arrival,
+    (arrival, forwarded): (Arrival, Option<ClusterHop>),
     head: &mut http::request::Parts,
     record: &mut Record,
 ) -> Result<RouteOutcome<'a>, RequestError> {
     let snapshot = handler.current.snapshot();
     let names = handler.service_hosts.admits(arrival.local);
-    let found = find(&snapshot, caller, head, names);
-    // If the service of a path is absent, a catch-all route of another service must not handle the request.
-    if !snapshot.absent.is_empty()
-        && let Some(error) = absent(&snapshot, caller, (head, names, found.is_ok()), handler.explains)
-    {
-        return Err(error);
-    }
-    match found {
+    match find(&snapshot, caller, head, names) {
         Ok(found) => {
-            let forwarded = ClusterHop::of(&head.headers);
             let name = &found.target.deployment().name;
             if forwarded.as_ref().is_some_and(|hop| *hop.service != **name) {
                 return Err(Missed::Route.into());
             }
-            record.front = found.front.map(|front| Box::new(ClientFront::new(front, head)));
+            let pages = found.target.pages(found.number);
+            record.front = found.front.map(|front| Box::new(ClientFront::new(front, pages, head)));
             let redirect = front::redirect(found.target, caller, head);
             let rules = found.cache.map(|rules| (rules, head.uri.clone()));
             let (service, route) = (found.target, found.number);
@@ -214,37 +215,29 @@ fn route<'a>(
             // The depth includes the passes through this host that `Via` shows, for requests that return over the
             // network.
             let depth = caller.call.map_or(0, |call| call.depth).max(handler.via.count(&head.headers));
-            let (depth, until) =
-                forwarded.map_or((depth, None), |hop| (depth.max(hop.calls), Some(record.start() + hop.left)));
+            let word = forwarded.as_ref().and_then(|hop| handler.word_of(hop, record.start())).map(Box::new);
+            let depth = forwarded.map_or(depth, |hop| depth.max(hop.calls));
             let identity = None;
             let routed =
-                Routed { handler, caller, target, route, mirror, judged, depth, until, identity, browser, ruled };
+                Routed { handler, caller, target, route, mirror, judged, depth, word, identity, browser, ruled };
             Ok(RouteOutcome::Service(routed, rules))
         }
         // Before the first scan of the directory.
-        Err(Missed::Route) if snapshot.generation == 0 => Err(RequestError::Starting),
-        Err(missed) => Err(missed.into()),
+        Err(Unserved::Missed(Missed::Route)) if snapshot.generation == 0 => Err(RequestError::Starting),
+        Err(Unserved::Missed(missed)) => Err(missed.into()),
+        Err(Unserved::Absent(AbsenceReason::Starting)) => Err(RequestError::Starting),
+        Err(Unserved::Absent(AbsenceReason::Disabled)) => Err(RequestError::Disabled),
+        Err(Unserved::Absent(AbsenceReason::Refused(why))) => Err(RequestError::Refused(why.clone(), handler.explains)),
     }
 }
 
-/// Returns the error for a request to a service that is starting or refused. `found` is whether a service was found;
-/// for a call it is the one that the call names.
-fn absent(
-    snapshot: &Snapshot,
-    caller: &Caller<'_>,
-    (head, names, found): (&http::request::Parts, bool, bool),
-    explains: bool,
-) -> Option<RequestError> {
-    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    let why = match caller.call {
-        Some(_) if found => return None,
-        Some(call) => snapshot.absent.called(call.host),
-        None => snapshot.absent.at(authority, head.uri.path(), &head.method, names),
-    };
-    Some(match why? {
-        AbsenceReason::Starting => RequestError::Starting,
-        AbsenceReason::Refused(why) => RequestError::Refused(why.clone(), explains),
-    })
+/// Returns what another host of the cluster says of a request that it forwards. Elsewhere the header means nothing: neither on a host
+/// in no cluster, nor in a call inside the host, whose guest may write what it wants.
+fn forwarded(handler: &Handler, caller: &Caller<'_>, headers: &mut HeaderMap) -> Option<ClusterHop> {
+    if handler.cluster.is_none() || caller.call.is_some() {
+        headers.remove(CLUSTER_HOP);
+    }
+    ClusterHop::take(headers)
 }
 
 /// Returns the route for a request. Clients use the routes, or the name of a service if `names` allows it; guests of this host
@@ -254,12 +247,14 @@ fn find<'a>(
     caller: &Caller<'a>,
     head: &http::request::Parts,
     names: bool,
-) -> Result<Match<'a, Arc<Target>>, Missed> {
+) -> Result<Match<'a, Arc<Target>>, Unserved<'a>> {
     let Some(call) = caller.call else {
         let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-        return snapshot.router.find(authority, head.uri.path(), &head.method, names);
+        return snapshot.find(authority, head.uri.path(), &head.method, names);
     };
-    let target = snapshot.hosts.get(call.host).or(call.elsewhere).ok_or(Missed::Route)?;
+    let target = snapshot.hosts.get(call.host).or(call.elsewhere);
+    let unserved = || snapshot.absent.called(call.host).map_or(Unserved::Missed(Missed::Route), Unserved::Absent);
+    let target = target.ok_or_else(unserved)?;
     // No cache rules: a service may respond to a guest differently, and no `Vary` expresses that.
     Ok(Match {
         target,
@@ -294,7 +289,7 @@ fn preflight(
     let snapshot = handler.current.snapshot();
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     let names = handler.service_hosts.admits(arrival.local);
-    let found = snapshot.router.find(authority, head.uri.path(), &method, names).ok()?;
+    let found = snapshot.find(authority, head.uri.path(), &method, names).ok()?;
     let rules = CorsRequest::new(found.front?.cors.as_ref()?, &head.headers);
     record.set_route(found.target.deployment(), found.route);
     let mut response = Response::new(Body::text(None));

@@ -22,17 +22,22 @@ use lodge_traffic::admission::client_memory::ClientMemory;
 use lodge_traffic::admission::rate::FailedAttempts;
 use lodge_traffic::auth::RequestSender;
 use lodge_traffic::cache::ResponseCache;
+use lodge_traffic::error_pages::PageSet;
+use lodge_traffic::proxy::cluster_hop::ClusterHop;
 use lodge_traffic::proxy::headers::Peer;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
+use lodge_traffic::upstreams::discover::cluster::ServingHosts;
 use lodge_traffic::validation::room::ValidationRoom;
 
 /// The parts of the host that requests use.
 pub struct Handler {
     /// The snapshot of what is served.
     pub current: Current,
-    /// The services of other hosts of the cluster, for calls; empty if guests may not call any.
+    /// The services of other hosts of the cluster, for calls; empty outside of a cluster.
     pub remote: OnceLock<RemoteServices>,
+    /// What is known of the other hosts of the cluster, if the host is in one.
+    pub cluster: Option<ServingHosts>,
     /// The peers whose forwarding headers are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// The public port of HTTPS, if requests without TLS are redirected to it.
@@ -69,6 +74,8 @@ pub struct Handler {
     pub compression: Arc<ClientMemory>,
     /// What the validation of request bodies uses.
     pub validation: ValidationRoom,
+    /// The pages for errors, where a service has none of its own.
+    pub pages: PageSet,
 }
 
 /// The sender of a request. Resolved once, when the request arrives.
@@ -98,6 +105,27 @@ pub struct Call<'a> {
     pub depth: usize,
 }
 
+/// What another host of the cluster says of a request that it forwards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostWord {
+    /// When the time is over that it has for the request.
+    pub until: Instant,
+    /// The service of that host that calls.
+    pub calling: Option<Box<str>>,
+}
+
+impl Handler {
+    /// Returns what a host says of a request that arrives now, if it has the key of a host of the cluster. Anybody else could open a breaker
+    /// by little time, hide that a service hangs, or be taken for another service. Whether its address is that of clients as well says
+    /// nothing.
+    pub fn word_of(&self, hop: &ClusterHop, now: Instant) -> Option<HostWord> {
+        let hosts = self.cluster.as_ref()?;
+        let name = hosts.host(hop.key.as_ref()?)?;
+        let calling = hop.from.clone().filter(|service| hosts.has(service, &name));
+        Some(HostWord { until: now + hop.left, calling })
+    }
+}
+
 impl Caller<'_> {
     /// Returns the sender, for the check of its credentials.
     pub fn sender(&self) -> RequestSender<'_> {
@@ -111,6 +139,6 @@ impl Caller<'_> {
     /// `route` is the number of the route that matched.
     pub fn view<'a>(&self, headers: &'a HeaderMap, route: usize) -> RequestView<'a> {
         let (claimed, inside) = (self.peer.claimed(), self.call.is_some());
-        RequestView { client: self.client, claimed, inside, headers, route, identity: None }
+        RequestView { client: self.client, claimed, calling: None, inside, headers, route, identity: None }
     }
 }

@@ -78,15 +78,16 @@ pub(super) fn limited(attempts: &FailedAttempts, client: Attempter, now: Instant
     RequestError::AuthLimited(wait)
 }
 
+/// Returns who tries credentials by a request.
 pub(super) fn attempter(routed: &Routed<'_>) -> Attempter {
-    Attempter::new(routed.caller.client, routed.caller.peer.claimed())
+    Attempter::new(routed.caller.client, routed.caller.peer.claimed()).calling(routed.calling())
 }
 
 /// Returns whom a hash for this request is charged to.
-fn payers(routed: &Routed<'_>) -> Vec<HashPayer> {
+fn payers(routed: &Routed<'_>, client: Attempter) -> Vec<HashPayer> {
     match routed.caller.call.and_then(|call| call.from) {
         Some(service) => vec![HashPayer::Service(service.to_owned())],
-        None => attempter(routed).keys().map(HashPayer::Client).collect(),
+        None => client.keys().map(HashPayer::Client).collect(),
     }
 }
 
@@ -127,7 +128,7 @@ impl<B: RequestBody> Unidentified<'_, B> {
             Some(attempts) => limited(attempts, client, start, wait),
             None => RequestError::AuthLimited(wait),
         };
-        let taken = pending.resolve(payers(&routed), take).await.map_err(refused)?;
+        let taken = pending.resolve(payers(&routed, client), take).await.map_err(refused)?;
         let verified = verify(&mut routed, request.headers_mut(), record);
         match (attempts, verified.as_ref().is_err_and(is_guess)) {
             (Some(attempts), true) if !taken => attempts.count(client, start),
@@ -136,8 +137,8 @@ impl<B: RequestBody> Unidentified<'_, B> {
         }
         verified?;
         rules::apply(&mut routed, &mut request, &mut cache, record)?;
-        if let Some(check) = validate::check_of(&routed, &request)? {
-            return Box::pin(Unvalidated { check, routed, request, cache }.handle(record)).await;
+        if let Some(expected) = validate::expected(&routed, &request, record)? {
+            return Box::pin(Unvalidated { expected, routed, request, cache }.handle(record)).await;
         }
         match cache {
             None => admit_and_dispatch(routed, request, None, record).await,

@@ -43,9 +43,11 @@ pub(super) fn browser(
     let logins = target.auth().and_then(|checks| checks.logins());
     let logins = logins.filter(|_| caller.call.is_none())?;
     let target = head.uri.path_and_query()?.clone();
+    let is_elsewhere = head.uri.authority().is_some_and(|authority| !logins.is_at(authority.as_str()));
     let reads = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let changes = !reads || head.extensions.get::<OfferedProtocols>().is_some();
     let mut browser = Box::new(BrowserRequest::new(target, cookies, &head.method, &head.headers));
+    browser.is_elsewhere = is_elsewhere;
     browser.is_foreign =
         changes && !logins.is_own_page(&head.headers) && !front.is_some_and(ClientFront::allows_credentials);
     Some(browser)
@@ -82,16 +84,18 @@ impl<'a> LoginRequest<'a> {
             LoginPath::Logout => logins.end(&headers, browser).map_err(|cause| checks.login_denial(cause))?,
             LoginPath::Callback => {
                 let (attempts, client, start) = (attempts(&routed), attempter(&routed), record.start());
+                // Counted before the code is exchanged, and given back after it, as with passwords.
                 if let Some(attempts) = attempts {
-                    attempts.check(client, start).map_err(|wait| limited(attempts, client, start, wait))?;
+                    attempts.take(client, start).map_err(|wait| limited(attempts, client, start, wait))?;
                 }
                 record.begin_phase(Phase::Queue);
-                let completed = logins.complete(browser, SystemTime::now()).await;
+                let completed = logins.complete(browser, client.keys().collect(), SystemTime::now()).await;
                 let result = completed.as_ref().map_or_else(|cause| Err(*cause), |login| login.result.clone());
-                match (&result, attempts) {
-                    (Ok(identity), _) => record.set_identity(identity),
-                    (Err(cause), Some(attempts)) if cause.is_guess() => attempts.count(client, start),
-                    (Err(_), _) => {}
+                if let Some(attempts) = attempts.filter(|_| !result.as_ref().is_err_and(|cause| cause.is_guess())) {
+                    attempts.give_back(client);
+                }
+                if let Ok(identity) = &result {
+                    record.set_identity(identity);
                 }
                 completed.map_err(|cause| checks.login_denial(cause))?.redirect
             }

@@ -23,6 +23,10 @@ pub struct Handled {
     pub reached: bool,
     /// Whether its response was complete.
     pub complete: bool,
+    /// Why there is no response of the service, or not all of it.
+    pub reason: Option<&'static str>,
+    /// The id of the request, which is in the log with its failure.
+    pub request_id: Arc<str>,
     /// The body of the response; `None` if it is larger than what was wanted, or not complete.
     pub body: Option<Bytes>,
 }
@@ -55,21 +59,24 @@ impl Handler {
         // The id is made of hexadecimal digits, or was a header already.
         let id_header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("invalid"));
         request.headers_mut().insert(REQUEST_ID, id_header);
-        let mut record = Record::new(id, self.tracer.begin(request.headers_mut()));
+        let mut record = Record::new(Arc::clone(&id), self.tracer.begin(request.headers_mut()));
         let caller = Caller { peer, call: Some(&call), client: peer.address() };
         match Box::pin(handle(self, &caller, request, &mut record)).await {
             Ok(response) => {
                 let status = response.status();
                 record.set_status(status);
                 let read = read(response.into_body().with(record), wanted).await;
-                Handled { status, reached: true, complete: read.is_ok(), body: read.unwrap_or_default() }
+                let reason = read.as_ref().err().map(Aborted::reason);
+                let complete = reason.is_none();
+                Handled { status, reached: true, complete, reason, request_id: id, body: read.unwrap_or_default() }
             }
             Err(error) => {
                 record.report_failure(&error, &self.unmatched, peer.address());
                 record.set_status(error.status());
                 // No response is sent, so it is complete.
                 record.set_complete();
-                Handled { status: error.status(), reached: error.reached_backend(), complete: true, body: None }
+                let (reached, reason) = (error.reached_backend(), Some(error.reason()));
+                Handled { status: error.status(), reached, complete: true, reason, request_id: id, body: None }
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use wasmtime_wasi_http::Error;
 
 use super::dispatch::{Admitted, dispatch};
+use super::pages::ErrorPages;
 use super::record::Record;
 use super::respond;
 use crate::guests::target::Target;
@@ -22,6 +23,7 @@ use lodge_base::budget::Budget;
 use lodge_base::telemetry::traces::{Trace, Tracer};
 use lodge_runtime::body::RequestBody;
 use lodge_runtime::capabilities::sandbox::RequestContext;
+use lodge_traffic::admission::TimeLimit;
 
 /// The most frames by which the copy may be behind the original. A frame has at most 512 KiB (hyper's read buffer),
 /// usually 8 KiB.
@@ -70,13 +72,13 @@ pub async fn run(
     (target, route, judged): (Arc<Target>, Arc<str>, bool),
     request: Request<AnyBody>,
     client: IpAddr,
-    context: RequestContext,
+    mut context: RequestContext,
     unsent: Arc<Budget>,
 ) {
     let mut record = Record::new(Arc::clone(&context.request_id), Trace::off());
     record.set_route(target.deployment(), &route);
     let admission = target.shadow.as_ref().unwrap_or(&target.admission);
-    let permit = match admission.try_admit(record.start()) {
+    let mut permit = match admission.try_admit(record.start()) {
         // Not compared with the service where the original is not: a client could choose such requests on purpose.
         Ok(mut permit) => {
             if judged {
@@ -87,13 +89,18 @@ pub async fn run(
         // The version has not failed, so its comparison does not count this.
         Err(refusal) => return record.dismiss(&refusal.into()),
     };
+    // The copy has its own limit, and the time of the original request is not its choice.
+    let limit = TimeLimit::new(record.start(), target.deployment().limits().wall, Some(context.deadline));
+    permit.limit(limit, record.start());
+    context.deadline = limit.deadline;
     let (tracer, target) = (Tracer::off(), &*target);
-    let admitted = Admitted { target, permit, client, context, tracer: &tracer, unsent: &unsent, record: &mut record };
+    let admitted =
+        Admitted { target, permit, client, from: None, context, tracer: &tracer, unsent: &unsent, record: &mut record };
     let response = match dispatch(admitted, request).await {
         Ok(response) => response,
         Err(error) => {
             record.record_failure(&error);
-            respond::problem(&error, record.request_id())
+            respond::problem(&error, record.request_id(), ErrorPages::default())
         }
     };
     record.set_status(response.status());
@@ -176,7 +183,7 @@ mod tests {
     fn the_copy_cannot_take_the_connection() {
         let request = Request::get("/").header(header::CONNECTION, "upgrade").header(header::UPGRADE, "websocket");
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        OfferedProtocols::detect(&mut head);
+        OfferedProtocols::detect(&mut head, None);
         let body = Empty::<Bytes>::new().map_err(|never| -> Error { match never {} });
         let (mut original, mut copy) = duplicate(Request::from_parts(head, body));
         assert!(copy.extensions().is_empty(), "whatever else is in there may be the client's alone, too");

@@ -1,19 +1,22 @@
 //! The record of one request. It travels with the response. When the response ends (complete, aborted, or dropped by
 //! its client), the record updates the metrics, writes the log line and ends the span.
 
+mod audited;
+mod details;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode, request};
+use http::{StatusCode, request};
 
+use self::audited::Audited;
+use self::details::Details;
 use super::front::ClientFront;
-use crate::audit::{AuditTrail, Event, RequestEvent};
+use crate::audit::AuditTrail;
 use crate::request::error::RequestError;
 use lodge_base::telemetry::logs::Logs;
-use lodge_base::telemetry::logs::requests::RequestLine;
 use lodge_base::telemetry::metrics::{CLIENT_GONE, CLIENT_STALLED};
 use lodge_base::telemetry::traces::{Outcome, Phase, Trace};
 use lodge_traffic::admission::Permit;
@@ -50,68 +53,6 @@ pub struct Record {
     /// Present only if request lines are logged.
     details: Option<Box<Details>>,
     trace: Trace,
-}
-
-/// What the audit trail says of a request.
-struct Audited {
-    audit: Arc<AuditTrail>,
-    client: IpAddr,
-    method: Method,
-    path: String,
-    route: Arc<str>,
-    identity: Option<Arc<Identity>>,
-    /// Whether the request was identified, as far as its route needs that, and admitted.
-    allowed: bool,
-}
-
-impl Audited {
-    /// Returns what was decided: nothing, if the request ended before, or was not refused for what it is.
-    fn decision(&self, reason: Option<&str>) -> &'static str {
-        let is_denial = |reason: &str| {
-            reason.starts_with("auth-")
-                || reason.starts_with("rule-")
-                || ["client-denied", "rate-limited"].contains(&reason)
-        };
-        match (self.allowed, reason.is_some_and(is_denial)) {
-            (true, _) => "allow",
-            (false, true) => "deny",
-            (false, false) => "none",
-        }
-    }
-
-    fn write(self, record: &Record, service: &Service, took: Duration) {
-        let decision = self.decision(record.reason);
-        self.audit.record(Event::Request(Box::new(RequestEvent {
-            request_id: Arc::clone(&record.request_id),
-            service: Arc::clone(&service.name),
-            route: self.route,
-            auth: self.identity.as_ref().map(|identity| identity.method().name()),
-            subject: self.identity.as_ref().map(|identity| identity.subject().to_owned()),
-            client: self.client,
-            method: self.method.to_string(),
-            path: self.path,
-            decision,
-            status: record.status.map(|status| status.as_u16()),
-            reason: record.reason,
-            ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        })));
-    }
-}
-
-/// Further fields of the log line.
-struct Details {
-    logs: Arc<Logs>,
-    began: SystemTime,
-    client: IpAddr,
-    method: Method,
-    target: Option<PathAndQuery>,
-    headers: Vec<(HeaderName, String)>,
-    received: Option<u64>,
-    version: Option<Arc<str>>,
-    identity: Option<Arc<Identity>>,
-    /// The begin of each phase, and the number of phases that have begun.
-    phases: [(Phase, Instant); PHASES],
-    begun: usize,
 }
 
 impl Record {
@@ -289,11 +230,11 @@ impl Record {
         self.record_failure(error);
         let name = self.service.as_ref().map(|service| &*service.name).filter(|name| !name.is_empty());
         let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
-        let detail = detail.as_deref();
+        let (detail, part) = (detail.as_deref(), error.part());
         let (status, ms) = (error.status().as_u16(), self.start.elapsed().as_millis());
         let client = tracing::field::display(client);
         if error.status().is_server_error() && !error.is_policy() {
-            tracing::warn!(service = name, request_id, status, reason, detail, ms, client, "{error}");
+            tracing::warn!(service = name, request_id, status, reason, part, detail, ms, client, "{error}");
         } else {
             tracing::debug!(service = name, request_id, status, reason, detail, ms, "{error}");
         }
@@ -322,8 +263,12 @@ impl Record {
         (self.complete, self.reason) = (true, Some(error.reason()));
         if let Some(service) = &self.service {
             let (request_id, reason, detail) = (&*self.request_id, error.reason(), error.detail());
-            let detail = detail.as_deref();
-            tracing::warn!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
+            let (detail, part) = (detail.as_deref(), error.part());
+            if error.is_policy() {
+                tracing::debug!(service = &*service.name, request_id, reason, detail, "transfer aborted: {error}");
+            } else {
+                tracing::warn!(service = &*service.name, request_id, reason, part, detail, "transfer aborted: {error}");
+            }
             error.record(service, request_id, true);
         }
     }
@@ -363,34 +308,5 @@ impl Drop for Record {
             let (error, bytes_out) = (self.reason, self.sent);
             std::mem::take(&mut self.trace).finish(Outcome { error, bytes_out, ..Outcome::default() });
         }
-    }
-}
-
-impl Details {
-    fn write_line(&self, record: &Record, service: &Service, took: Duration) {
-        let begun = self.phases.get(..self.begun).unwrap_or_default();
-        let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([record.start + took]);
-        let mut phases = [("", Duration::ZERO); PHASES];
-        for ((written, (phase, at)), end) in phases.iter_mut().zip(begun).zip(ends) {
-            *written = (phase.name(), end.saturating_duration_since(*at));
-        }
-        self.logs.requests.tell(&RequestLine {
-            began: self.began,
-            request_id: &record.request_id,
-            service: &service.name,
-            version: self.version.as_deref(),
-            method: &self.method,
-            target: self.target.as_ref(),
-            client: self.client,
-            subject: self.identity.as_ref().map(|identity| identity.subject()),
-            status: record.status,
-            reason: record.reason,
-            phases: phases.get(..self.begun).unwrap_or_default(),
-            took,
-            received: self.received,
-            sent: record.sent,
-            trace_id: record.trace.id(),
-            headers: &self.headers,
-        });
     }
 }

@@ -9,6 +9,8 @@
 //! A body ends in one of three ways: complete; aborted, which the client can detect (HTTP/1.1: closed without the last
 //! chunk, HTTP/2: RST_STREAM); or dropped because the client disconnected, which cancels the guest.
 
+mod blame;
+mod checked;
 mod compressed;
 mod file;
 mod problem;
@@ -28,6 +30,8 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 
+use self::checked::CheckedBody;
+pub(super) use self::checked::ResponseCheck;
 use self::compressed::Compressed;
 pub use self::file::sending;
 pub use self::problem::problem;
@@ -89,6 +93,8 @@ pub struct Body {
     record: Option<Record>,
     /// Copies the frames to the cache.
     recorder: Option<Recorder>,
+    /// Compares it with the document of the service, for developers.
+    checked: Option<Box<CheckedBody>>,
 }
 
 enum Source {
@@ -146,10 +152,8 @@ pub fn holding(
     result: Result<GuestResponse, RunError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let result = result
-        .and_then(GuestResponse::sendable)
-        .map_err(RequestError::from)
-        .inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
+    let result =
+        result.and_then(GuestResponse::sendable).map_err(|error| RequestError::from(error).recorded(&mut permit))?;
     let GuestResponse { mut head, body } = result;
     take_over(&mut head);
     permit.record_response(head.status, body.upload(), Instant::now);
@@ -172,19 +176,18 @@ pub fn relaying(
     result: Result<Forwarded, RequestError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body, upload) =
-        match result.inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))? {
-            Forwarded::Response(head, body, upload) => (head, body, upload),
-            Forwarded::Switch(mut head, tunnel) => {
-                let chosen = upgrade::chosen(&head.headers);
-                take_over(&mut head);
-                chosen.iter().for_each(|chosen| upgrade::write_upgrade(&mut head.headers, chosen));
-                permit.record_response(head.status, Upload::default(), Instant::now);
-                permit.write_headers(&mut head.headers);
-                tokio::spawn(tunnel.run());
-                return Ok(Response::from_parts(head, Body::text(None)));
-            }
-        };
+    let (mut head, body, upload) = match result.map_err(|error| error.recorded(&mut permit))? {
+        Forwarded::Response(head, body, upload) => (head, body, upload),
+        Forwarded::Switch(mut head, tunnel) => {
+            let chosen = upgrade::chosen(&head.headers);
+            take_over(&mut head);
+            chosen.iter().for_each(|chosen| upgrade::write_upgrade(&mut head.headers, chosen));
+            permit.record_response(head.status, Upload::default(), Instant::now);
+            permit.write_headers(&mut head.headers);
+            tokio::spawn(tunnel.run());
+            return Ok(Response::from_parts(head, Body::text(None)));
+        }
+    };
     take_over(&mut head);
     permit.record_response(head.status, upload, Instant::now);
     permit.write_headers(&mut head.headers);
@@ -221,7 +224,7 @@ async fn discard(mut body: GuestBody, permit: Permit) {
 
 impl Body {
     fn of(source: Source) -> Self {
-        Self { source, room: None, record: None, recorder: None }
+        Self { source, room: None, record: None, recorder: None, checked: None }
     }
 
     /// Reserves room for a text or a stored body, `bytes` of which are in memory for this response alone. Returns false
@@ -355,10 +358,13 @@ impl http_body::Body for Body {
             }
             (this.source, this.room) = (Source::Whole(frames), room);
         }
+        if this.checked.is_some() && !matches!(frame, Some(Err(_))) {
+            this.see(frame.as_ref().and_then(|frame| frame.as_ref().ok()));
+        }
         if let Some(recorder) = &mut this.recorder {
             match &frame {
                 Some(Ok(frame)) => recorder.frame(frame),
-                Some(Err(_)) => recorder.give_up(),
+                Some(Err(_)) => recorder.cancel(),
                 None => {}
             }
             if frame.is_none() || this.source.is_end() {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{Request, Uri};
+use http::Request;
 
 use super::admit::{Routed, check_limits};
 use super::cached::CacheUse;
@@ -36,7 +36,9 @@ pub(super) fn apply<B: RequestBody>(
     routed.target.admission.check_client(&routed.view(request.headers()))?;
     rules.remove_forged(request.headers_mut());
     let uses = rules.uses();
-    let path = if uses.path { path(&ruled.uri)? } else { Cow::Borrowed("") };
+    // In the form in which routes are compared, so that a rule cannot be avoided by another spelling.
+    let only = || canonical::only_reading(ruled.uri.path()).ok_or(Missed::Ambiguous);
+    let path = if uses.path { only()? } else { Cow::Borrowed("") };
     let input = RuleInput {
         method: request.method(),
         uri: &ruled.uri,
@@ -70,16 +72,6 @@ pub(super) fn apply<B: RequestBody>(
         check_limits(routed, request.headers(), request.body())?;
     }
     Ok(())
-}
-
-/// Returns the path in the form in which routes are compared, so that a rule cannot be avoided by another spelling.
-fn path(uri: &Uri) -> Result<Cow<'_, str>, Missed> {
-    let path = uri.path();
-    if canonical::is_plain(path) {
-        return Ok(Cow::Borrowed(path));
-    }
-    let comparable = canonical::comparable(path);
-    if canonical::has_readings(&comparable) { Err(Missed::Ambiguous) } else { Ok(Cow::Owned(comparable)) }
 }
 
 fn log(service: &Target, refusal: &RuleRefusal, record: &Record) {

@@ -2,10 +2,11 @@
 //!
 //! Only HTTP/1.1 connections to replicas of an upstream with `upgrade = true` switch. A tunnel holds a slot of
 //! `upstream.tunnels` and no permit. `limits.wall` does not apply; a tunnel without traffic for `upstream.idle` is
-//! closed. When the host stops, tunnels have the grace period.
+//! closed. When the host stops, tunnels have the grace period. A tunnel ends when the certificate of its client expires: it may last
+//! for days, and nothing would check the client again.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -24,6 +25,8 @@ pub struct Tunnel {
     theirs: OnUpgrade,
     held: Held,
     idle: Duration,
+    /// When the certificate of the client expires.
+    expires: Option<Instant>,
 }
 
 /// What a tunnel holds until its end: the attempt, which keeps the replica in use, and the slot.
@@ -42,12 +45,21 @@ impl Held {
 impl Tunnel {
     /// Creates a tunnel. `ours` is the client's connection, `theirs` the replica's.
     pub fn new(ours: ClientUpgrade, theirs: OnUpgrade, held: Held, idle: Duration) -> Self {
-        Self { ours: ours.into_connection(), theirs, held, idle }
+        let left = ours.valid_until().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        let expires = left.and_then(|left| Instant::now().checked_add(left));
+        Self { ours: ours.into_connection(), theirs, held, idle, expires }
     }
 
-    /// Copies bytes until both sides have ended, one has failed, or both were silent for `idle`.
+    /// Copies bytes until both sides have ended, one has failed, both were silent for `idle`, or the certificate of the client expires.
     pub async fn run(self) {
-        let Self { ours, theirs, held, idle } = self;
+        match self.expires {
+            Some(expires) => drop(tokio::time::timeout_at(expires.into(), self.copy()).await),
+            None => self.copy().await,
+        }
+    }
+
+    async fn copy(self) {
+        let Self { ours, theirs, held, idle, expires: _ } = self;
         let both = tokio::time::timeout(idle, async { tokio::try_join!(ours, theirs) });
         let Ok(Ok((ours, theirs))) = both.await else { return };
         let (active, start) = (AtomicU64::new(0), Instant::now());

@@ -1,5 +1,5 @@
-//! Validates the body of a request, where the manifest says so: before the cache, and before a sandbox is made. The body is read for
-//! that, and passed on as it was.
+//! Validates a request, where the manifest says so: before the cache, and before a sandbox is made. The body is read for that, and
+//! passed on as it was.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use wasmtime_wasi_http::Error;
 
 use super::admit::{Routed, admit_and_dispatch};
 use super::cached::{self, CacheUse};
+use super::front::ClientFront;
 use super::mirror::AnyBody;
 use super::record::Record;
 use super::respond::Body;
@@ -22,14 +23,14 @@ use lodge_base::telemetry::traces::Phase;
 use lodge_runtime::body::RequestBody;
 use lodge_traffic::admission::client_memory::{ClientMemory, ClientRoom};
 use lodge_traffic::proxy::body::BodyError;
-use lodge_traffic::validation::{BodyCheck, BodyFault, needs_body};
+use lodge_traffic::validation::{BodyPresence, ExpectedBody, RequestHead, ValidationFault};
 
 /// The bytes that the first frames of a body have room for.
 const FIRST: usize = 4 << 10;
 
 /// A request whose body has to be validated.
 pub(super) struct Unvalidated<'a, B> {
-    pub(super) check: Arc<BodyCheck>,
+    pub(super) expected: ExpectedBody,
     pub(super) routed: Routed<'a>,
     pub(super) request: Request<B>,
     /// How the request uses the cache, if it does.
@@ -44,24 +45,29 @@ struct ReadBody {
     _room: ClientRoom,
 }
 
-/// Returns the check for the body of a request; `None` if the request is passed on as it is. What the host sends itself, a message or
-/// the call of a schedule, is.
+/// Checks the head of a request. Returns what its body has to be; `None` if the request is passed on as it is. What the host sends
+/// itself, a message or the call of a schedule, is.
 ///
 /// # Errors
-/// If the request can have no valid body.
-pub(super) fn check_of<B: RequestBody>(
+/// If the head is not valid, or allows no body that the request could have.
+pub(super) fn expected<B: RequestBody>(
     routed: &Routed<'_>,
     request: &Request<B>,
-) -> Result<Option<Arc<BodyCheck>>, RequestError> {
-    let Some(check) = routed.target.bodies().and_then(|bodies| bodies.of_route(routed.route)) else { return Ok(None) };
+    record: &Record,
+) -> Result<Option<ExpectedBody>, ValidationFault> {
+    let Some(checks) = routed.target.validation() else { return Ok(None) };
     if routed.caller.call.is_some_and(|call| call.from.is_none()) {
         return Ok(None);
     }
-    let (has_none, has_some) = (request.body().is_end_stream(), request.body().size_hint().lower() > 0);
-    // Otherwise its first bytes tell whether it has a body.
-    let applies = !has_none && !has_some && !needs_body(request.method())
-        || check.applies(request.method(), request.headers(), !has_none)?;
-    Ok(applies.then(|| Arc::clone(check)))
+    let body = match request.body() {
+        body if body.is_end_stream() => BodyPresence::Absent,
+        body if body.size_hint().lower() > 0 => BodyPresence::Present,
+        _ => BodyPresence::Unknown,
+    };
+    let headers = record.front.as_deref().and_then(ClientFront::request_changes);
+    let changes = routed.target.header_changes(routed.route, headers);
+    let head = RequestHead { method: request.method(), uri: request.uri(), headers: request.headers(), changes, body };
+    checks.expected(routed.route, &head)
 }
 
 impl<B: RequestBody> Unvalidated<'_, B> {
@@ -70,24 +76,21 @@ impl<B: RequestBody> Unvalidated<'_, B> {
     /// # Errors
     /// Those of [`super::handle::handle`].
     pub(super) async fn handle(self, record: &mut Record) -> Result<Response<Body>, RequestError> {
-        let Self { check, routed, request, cache } = self;
+        let Self { expected, routed, request, cache } = self;
         record.begin_phase(Phase::Queue);
         let limits = routed.target.deployment().limits();
         let own = record.start() + limits.wall;
         let deadline = routed.caller.call.map_or(own, |call| own.min(call.deadline));
         let (head, body) = request.into_parts();
-        let (most, room) = (check.most_bytes().min(limits.request_body), &routed.handler.validation);
-        let is_taken = || check.applies(&head.method, &head.headers, true).map(drop);
-        let reading = read(body, most, (&room.memory, routed.caller.client), is_taken);
+        let (most, room) = (expected.most_bytes().min(limits.request_body), &routed.handler.validation);
+        let reading = read(body, most, (&room.memory, routed.caller.client), &expected);
         let read = tokio::time::timeout_at(deadline.into(), reading).await.map_err(|_| BodyError::Late)??;
-        let has_none = read.data.is_empty() && !needs_body(&head.method);
-        let quick = if has_none { Some(Ok(())) } else { check.check_quickly(&read.data) };
-        match quick {
+        match expected.check_quickly(&read.data) {
             Some(result) => result?,
             None => {
-                let checking = room.check(&check, &read.data, routed.caller.client);
+                let checking = room.check(&expected, &read.data, routed.caller.client);
                 let checked = tokio::time::timeout_at(deadline.into(), checking).await;
-                checked.unwrap_or(Err(BodyFault::Unavailable))?;
+                checked.unwrap_or(Err(ValidationFault::Unavailable))?;
             }
         }
         let request: Request<AnyBody> = Request::from_parts(head, read.boxed_unsync());
@@ -98,26 +101,26 @@ impl<B: RequestBody> Unvalidated<'_, B> {
     }
 }
 
-/// Reads a body of at most `most` bytes. Its memory is charged to the client as the bytes arrive. `is_taken` says of the first bytes
-/// whether the request can have a body.
+/// Reads a body of at most `most` bytes. Its memory is charged to the client as the bytes arrive. The first ones tell whether the
+/// request has a body.
 async fn read<B: RequestBody>(
     mut body: B,
     most: usize,
     (memory, client): (&Arc<ClientMemory>, IpAddr),
-    is_taken: impl Fn() -> Result<(), BodyFault>,
+    expected: &ExpectedBody,
 ) -> Result<ReadBody, RequestError> {
     let known = body.size_hint().exact().map(|size| usize::try_from(size).unwrap_or(usize::MAX));
     if known.is_some_and(|size| size > most) {
         return Err(BodyError::TooLarge.into());
     }
-    let mut room = memory.reserve(client, 0).ok_or(BodyFault::Unavailable)?;
+    let mut room = memory.reserve(client, 0).ok_or(ValidationFault::Unavailable)?;
     let (mut data, mut trailers) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
         match frame.map_err(|_| BodyError::Broken)?.into_data() {
             Ok(bytes) if bytes.is_empty() => {}
             Ok(bytes) => {
                 if data.is_empty() {
-                    is_taken()?;
+                    expected.begin()?;
                 }
                 let needed =
                     data.len().checked_add(bytes.len()).filter(|size| *size <= most).ok_or(BodyError::TooLarge)?;
@@ -125,7 +128,7 @@ async fn read<B: RequestBody>(
                     let doubled = data.capacity().saturating_mul(2).max(FIRST);
                     let size = doubled.min(known.unwrap_or(most)).max(needed);
                     if !room.grow(size.saturating_sub(room.bytes())) {
-                        return Err(BodyFault::Unavailable.into());
+                        return Err(ValidationFault::Unavailable.into());
                     }
                     data.reserve_exact(size - data.len());
                 }

@@ -1,4 +1,7 @@
-//! Objects of services: files of any size in containers, in a directory for each service.
+//! Objects of services: files of any size in containers, in a directory for each service or on a server.
+//!
+//! [`BlobBackend`] opens the [`BlobStore`] of a service. The directory is one, and the crate `lodge-s3` has another; the crate
+//! `lodge-conformance` tests both. Of the directory:
 //!
 //! * A [`BlobUpload`] writes into a temporary file. Publishing it waits for the disk and renames the file, so that an object is
 //!   there as a whole or not at all, whatever ends the request, the process or the power. Temporary files are removed at the
@@ -15,6 +18,7 @@ mod listing;
 mod object;
 mod path;
 mod space;
+mod store;
 mod temporary;
 #[cfg(test)]
 mod tests;
@@ -26,6 +30,7 @@ pub use error::BlobError;
 pub use listing::BlobNames;
 pub use object::BlobObject;
 pub use space::{BlobInfo, BlobSpace};
+pub use store::{BlobBackend, BlobName, BlobPages, BlobReader, BlobStore, BlobTask, BlobWriter, PendingBlob};
 pub use upload::BlobUpload;
 pub use usage::{BlobQuota, BlobUsage};
 

@@ -79,6 +79,11 @@ impl Error {
         }
     }
 
+    /// [`Error::Unavailable`] to those who receive without a subscription.
+    pub fn unsubscribed() -> Error {
+        Error::unavailable("the service has no subscription: add [consume] to its manifest")
+    }
+
     /// [`Error::Unavailable`] for `reason`.
     pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Error {
         Error::Unavailable { reason: reason.into() }
@@ -100,6 +105,14 @@ pub enum Resource {
     Messages,
     /// Consumers of messages.
     Consumers,
+}
+
+impl Resource {
+    /// Reads a resource as [`Display`](fmt::Display) writes it.
+    pub fn read(text: &str) -> Option<Resource> {
+        use Resource::{Bytes, Consumers, Keys, Locks, Messages, Waiters};
+        [Keys, Bytes, Locks, Waiters, Messages, Consumers].into_iter().find(|resource| resource.to_string() == text)
+    }
 }
 
 impl fmt::Display for Resource {

@@ -4,6 +4,8 @@
 //! under a lease, and settles each: until then they are its own, and after the lease they are delivered again. A message that
 //! was delivered as often as its subscription allows is dead: it goes to the dead-letter subject, or is kept apart.
 
+mod backend;
+mod dead;
 mod message;
 mod subject;
 
@@ -12,12 +14,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, Resource};
 use crate::key::Namespace;
 use crate::limits::{MAX_DELIVERIES, MAX_PATTERNS};
 use crate::locks::Lease;
-use crate::store::Pending;
+use crate::pending::{Pending, ready};
 
+pub use backend::QueueBackend;
+pub use dead::{Afterlife, DeadMessage, DeadSelection, Fault, FaultReason, place_of};
 pub use message::{Delivery, Headers, Message, MessageBody, MessageId, Receipt};
 pub use subject::{Pattern, Subject};
 
@@ -90,6 +94,21 @@ impl Subscription {
     pub const fn quota(&self) -> Backlog {
         self.quota
     }
+
+    /// Checks that a message of `size` bytes may wait besides those that do.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`].
+    pub fn check(&self, waiting: Backlog, size: u64) -> Result<(), Error> {
+        let exceeded = |resource, used, limit| Err(Error::QuotaExceeded { resource, used, limit });
+        if waiting.messages >= self.quota.messages {
+            return exceeded(Resource::Messages, waiting.messages, self.quota.messages);
+        }
+        if waiting.bytes.saturating_add(size) > self.quota.bytes {
+            return exceeded(Resource::Bytes, waiting.bytes, self.quota.bytes);
+        }
+        Ok(())
+    }
 }
 
 /// A message that is stored.
@@ -108,6 +127,8 @@ pub struct Received {
     pub deliveries: Vec<Delivery>,
     /// Messages that died instead, because their last lease has ended without a settlement.
     pub dead: u64,
+    /// Messages that are lost, since there was no room for them when they came; only where none is stored.
+    pub dropped: u64,
 }
 
 /// What becomes of a delivered message.
@@ -116,11 +137,11 @@ pub enum Settlement {
     /// It is done.
     Acknowledge,
     /// It is delivered again after a pause, or is dead if this was the last delivery.
-    Retry(Duration),
+    Retry(Duration, Fault),
     /// It was not processed: it is delivered again after a pause, and this delivery does not count.
     Release(Duration),
     /// It is dead, whatever is left of its deliveries.
-    Reject,
+    Reject(Fault),
 }
 
 /// What a settlement has done.
@@ -147,7 +168,7 @@ pub struct QueueStatus {
     pub oldest: Option<Duration>,
 }
 
-/// The messages of all services.
+/// The messages of all services. Backends implement [`QueueBackend`].
 ///
 /// What holds for every backend, and the conformance suite checks:
 ///
@@ -168,7 +189,8 @@ pub trait MessageQueue: Send + Sync + 'static {
         deadline: Instant,
     ) -> Pending<'a, ()>;
 
-    /// Ends a subscription, discards its messages, and returns whether there was one.
+    /// Ends a subscription, discards its messages, and returns whether there was one. While another host receives for the
+    /// consumer, nothing ends.
     fn unsubscribe<'a>(&'a self, consumer: &'a Namespace, deadline: Instant) -> Pending<'a, bool>;
 
     /// Stores a message for all consumers whose subscription matches, or for none of them.
@@ -187,6 +209,20 @@ pub trait MessageQueue: Send + Sync + 'static {
         until: Instant,
     ) -> Pending<'a, Received>;
 
+    /// Lets those who [`receive`](Self::receive) for `consumer` in this process wait no longer: they return what has come. Who
+    /// drops them instead loses that until its lease ends, and its delivery counts. Returns whether the backend can do this.
+    fn interrupt(&self, consumer: &Namespace) -> bool {
+        let _ = consumer;
+        false
+    }
+
+    /// Says that this host still receives for `consumer`, though it has no room for messages just now. Who receives all the time
+    /// need not say so.
+    fn renew<'a>(&'a self, consumer: &'a Namespace, deadline: Instant) -> Pending<'a, ()> {
+        let _ = (consumer, deadline);
+        ready(Ok(()))
+    }
+
     /// Settles a message.
     fn settle<'a>(
         &'a self,
@@ -198,6 +234,37 @@ pub trait MessageQueue: Send + Sync + 'static {
 
     /// Returns the state of a consumer's messages; zeros without a subscription.
     fn status<'a>(&'a self, consumer: &'a Namespace, deadline: Instant) -> Pending<'a, QueueStatus>;
+
+    /// Returns up to `limit` dead messages that are kept with a consumer, from the one after the place `after` on: the one that died
+    /// first comes first. Fewer than `limit` are returned if they are large; the last page is empty.
+    fn dead<'a>(
+        &'a self,
+        consumer: &'a Namespace,
+        after: Option<&'a str>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Pending<'a, Vec<DeadMessage>>;
+
+    /// Returns a dead message.
+    fn dead_message<'a>(
+        &'a self,
+        consumer: &'a Namespace,
+        place: &'a str,
+        deadline: Instant,
+    ) -> Pending<'a, Option<DeadMessage>>;
+
+    /// Retries dead messages or removes them, and returns how many. Those for which the quota has no room stay dead. After an error,
+    /// some may have been retried, and may be dead as well.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`] if there is room for none.
+    fn end_dead<'a>(
+        &'a self,
+        consumer: &'a Namespace,
+        which: DeadSelection<'a>,
+        afterlife: Afterlife,
+        deadline: Instant,
+    ) -> Pending<'a, u64>;
 }
 
 /// Waits until something has changed, until the next message is due in `next`, or until `until`. Returns `false` at `until` and

@@ -3,16 +3,27 @@
 //! The crate `lodge-postgres` implements [`PostgresServers`]. What is here does not depend on it, so that a build without it has
 //! the interface as well, and says what it lacks.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod value;
+
+pub use value::{
+    PostgresDate, PostgresDateTime, PostgresDetail, PostgresInterval, PostgresKind, PostgresRange, PostgresTime,
+    PostgresValue,
+};
+
 /// The most bytes of the text of a statement.
 pub const MAX_STATEMENT: usize = 256 << 10;
 
-/// The most bytes of all parameters of a statement, and of a result: values, 32 bytes for each of them and 24 for each row.
+/// The most bytes of all parameters of a statement, and of a result: values, 32 bytes for each of them and [`ROW`] for each row.
 pub const MAX_TRANSFER: usize = 4 << 20;
+
+/// The bytes of a row without its values.
+pub const ROW: usize = 24;
 
 /// The most parameters of a statement.
 pub const MAX_PARAMETERS: usize = 10_000;
@@ -48,12 +59,13 @@ pub trait PostgresPool: Send + Sync {
 
 /// A connection to a database, for one request. Several statements of one connection run one after another.
 pub trait PostgresSession: Send + Sync {
-    /// Runs one statement. Waits for a connection of the service to be free.
+    /// Runs a text in this way. Waits for a connection of the service to be free.
     ///
     /// # Errors
     /// See [`PostgresError`]. Unless it is [`PostgresError::Failed`] or one of the arguments, a write may have been done.
     fn run<'a>(
         &'a self,
+        mode: PostgresMode,
         text: String,
         parameters: Vec<PostgresValue>,
         deadline: Instant,
@@ -61,6 +73,19 @@ pub trait PostgresSession: Send + Sync {
 
     /// Rolls back what is not committed, and gives the connection back. The next statement takes another.
     fn reset(&self);
+}
+
+/// What is done with a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostgresMode {
+    /// It is one statement, which runs.
+    Run,
+    /// The same, and values are read as [`PostgresDetail`] too, for interfaces that have forms for them.
+    RunInDetail,
+    /// It is one statement, which the server only looks at.
+    Check,
+    /// It is any number of statements, which run one after another. They have no parameters, and their rows are discarded.
+    Batch,
 }
 
 /// What a statement returns.
@@ -74,6 +99,14 @@ pub struct PostgresRows {
     pub affected: u64,
 }
 
+impl PostgresRows {
+    /// Its bytes without the columns, as [`MAX_TRANSFER`] counts them.
+    pub fn size(&self) -> usize {
+        let row = |values: &Vec<PostgresValue>| values.iter().map(PostgresValue::size).fold(ROW, usize::saturating_add);
+        self.rows.iter().map(row).fold(0, usize::saturating_add)
+    }
+}
+
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresColumn {
@@ -81,86 +114,11 @@ pub struct PostgresColumn {
     pub name: String,
     /// The type of its values.
     pub kind: PostgresKind,
-}
-
-/// The types of values that have a form of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PostgresKind {
-    /// `boolean`.
-    Bool,
-    /// `"char"`, a single byte.
-    Int8,
-    /// `smallint`.
-    Int16,
-    /// `integer`.
-    Int32,
-    /// `bigint`, `oid`.
-    Int64,
-    /// `real`.
-    Float32,
-    /// `double precision`.
-    Float64,
-    /// Texts, and what has one exact text: `numeric`, `uuid`, `json`, `jsonb`, enumerations.
-    Text,
-    /// `bytea`.
-    Bytes,
-    /// `date`.
-    Date,
-    /// `time`.
-    Time,
-    /// `timestamp`, and `timestamptz` in UTC.
-    DateTime,
-    /// All others.
-    Other,
-}
-
-/// A value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PostgresValue {
-    /// No value.
-    Null,
-    /// A truth value.
-    Bool(bool),
-    /// A whole number of 8 bits.
-    Int8(i8),
-    /// A whole number of 16 bits.
-    Int16(i16),
-    /// A whole number of 32 bits.
-    Int32(i32),
-    /// A whole number of 64 bits.
-    Int64(i64),
-    /// A whole number that is not negative, as a parameter.
-    Unsigned(u64),
-    /// A number with a fraction, of 32 bits.
-    Float32(f32),
-    /// A number with a fraction, of 64 bits.
-    Float64(f64),
-    /// A text. As a parameter of a type that is no text, the server reads it as that type.
-    Text(String),
-    /// Bytes.
-    Bytes(Vec<u8>),
-    /// A day: year, month and day.
-    Date(i32, u8, u8),
-    /// A time of a day: hour, minute, second and nanosecond.
-    Time(u8, u8, u8, u32),
-    /// A day and a time; of a type with a time zone, in UTC.
-    DateTime((i32, u8, u8), (u8, u8, u8, u32)),
-    /// Seconds since 1970, as a parameter.
-    Timestamp(i64),
-    /// A value of a type without a form here, or one that the form cannot hold, such as an infinite date. Cast it to `text`.
-    Unsupported,
-}
-
-impl PostgresValue {
-    /// Its bytes, as [`MAX_TRANSFER`] counts them.
-    pub fn size(&self) -> usize {
-        let content = match self {
-            Self::Text(text) => text.len(),
-            Self::Bytes(bytes) => bytes.len(),
-            _ => 0,
-        };
-        content.saturating_add(32)
-    }
+    /// The name of that type in the server.
+    pub type_name: String,
+    /// The name of the type of PostgreSQL in whose form the values are: of a domain, what it restricts, and `text` for enumerations.
+    /// Empty for types that others have made.
+    pub form: String,
 }
 
 /// Why a statement failed. Messages are for the developer of the service, but for [`PostgresError::Unreachable`].
@@ -178,6 +136,12 @@ pub enum PostgresError {
     /// The connection was lost, or given back, while the statement ran.
     #[error("the connection was lost: whether the statement was done is not known")]
     Lost,
+    /// An earlier statement ended the connection: it passed its deadline or the bound of its result, nobody waited for it, or the
+    /// connection was lost. What the request had begun in it is undone.
+    #[error(
+        "an earlier statement ended this connection, and its transaction with it: open another connection, and begin anew"
+    )]
+    Ended,
     /// Something exceeds its bound.
     #[error("{what} has more than {limit} {unit}")]
     TooLarge {
@@ -197,29 +161,52 @@ pub enum PostgresError {
         why: String,
     },
     /// What the server reports, such as a violated constraint.
-    #[error("{message} (SQLSTATE {code})")]
-    Failed {
-        /// The five characters that classify it.
-        code: String,
-        /// The message of the server.
-        message: String,
-    },
+    #[error("{0}")]
+    Failed(Box<PostgresReport>),
+}
+
+/// Why the server has not done a statement, as it reports that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresReport {
+    /// How bad it is, such as `ERROR`.
+    pub severity: String,
+    /// The five characters that classify it.
+    pub code: String,
+    /// What has happened.
+    pub message: String,
+    /// More about that.
+    pub detail: Option<String>,
+    /// What else it reports, each with its name, such as `hint` and `constraint`.
+    pub extras: Vec<(&'static str, String)>,
+}
+
+impl fmt::Display for PostgresReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let hint = self.extras.iter().find(|(name, _)| *name == "hint").map(|(_, hint)| hint);
+        for more in self.detail.iter().chain(hint) {
+            write!(f, "; {more}")?;
+        }
+        write!(f, " (SQLSTATE {})", self.code)
+    }
 }
 
 impl PostgresError {
     /// The outcome, as metrics name it.
     pub fn outcome(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) | Self::Lost => "unavailable",
+            Self::Unreachable(_) | Self::Lost | Self::Ended => "unavailable",
             Self::Busy => "conflict",
             Self::Timeout => "timeout",
             Self::TooLarge { .. } => "too-large",
             Self::Parameter { .. } => "invalid",
-            // Serialization failures and deadlocks, and locks that were not waited for.
-            Self::Failed { code, .. } if code.starts_with("40") || code == "55P03" => "conflict",
-            Self::Failed { code, .. } if code == "57014" => "timeout",
-            Self::Failed { code, .. } if code == "42501" => "denied",
-            Self::Failed { .. } => "failed",
+            Self::Failed(report) => match report.code.as_str() {
+                // Serialization failures and deadlocks, and locks that were not waited for.
+                code if code.starts_with("40") || code == "55P03" => "conflict",
+                "57014" => "timeout",
+                "42501" => "denied",
+                _ => "failed",
+            },
         }
     }
 }

@@ -41,9 +41,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the messages of all services.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] from a backend that keeps no messages.
-    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
-        Err(Error::unavailable("this backend keeps no messages: leave out `state.url`, or the sections for messages"))
+    /// If it cannot begin to keep some.
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error>;
+
+    /// Returns the messages that the server passes on without storing them, so that each is delivered once at most. Nothing is
+    /// published by this.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] from a backend that has none.
+    fn unstored_messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        Err(Error::unavailable(
+            "only NATS passes messages on without storing them: let `state.url` name it, or leave `consume.at_most_once` out",
+        ))
     }
 }
 

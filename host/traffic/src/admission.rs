@@ -27,6 +27,7 @@ mod policy_status;
 pub mod rate;
 pub mod request_view;
 pub mod shedding;
+mod time_limit;
 
 use std::iter;
 use std::sync::Arc;
@@ -42,9 +43,10 @@ use permit::{AdaptiveSlots, PolicyState};
 pub use permit::{Permit, Upload, Verdict, client_caused_timeout};
 use policy_set::PolicySet;
 pub use policy_status::PolicyStatus;
-pub use rate::Rate;
+pub use rate::{ClusterRates, Rate};
 pub use request_view::RequestView;
 pub use shedding::{LoadLevel, Shedding};
+pub use time_limit::TimeLimit;
 
 use lodge_base::config::limits::Limits;
 
@@ -55,6 +57,8 @@ pub struct SharedLimits {
     pub slots: Arc<Concurrency>,
     /// Load shedding, for when the host is short of slots.
     pub shedding: Shedding,
+    /// The rate limits that hold for the cluster of the host.
+    pub rates: Arc<ClusterRates>,
 }
 
 /// The checks and slots of one service.
@@ -101,7 +105,7 @@ pub enum Refusal {
 impl SharedLimits {
     /// Returns the shared limits with `slots`, all of them free.
     pub fn new(slots: Arc<Concurrency>) -> Self {
-        Self { shedding: Shedding::new(Arc::clone(&slots)), slots }
+        Self { shedding: Shedding::new(Arc::clone(&slots)), slots, rates: Arc::default() }
     }
 }
 
@@ -119,10 +123,13 @@ impl Admission {
         now: Instant,
     ) -> Self {
         let (known, another) = previous.map_or((None, false), |(known, another)| (Some(known), another));
-        let policies = PolicySet::new("", &terms.service, known.map(|known| &known.policies), another, now);
+        let rates = &shared_limits.rates;
+        let before = known.map(|known| &known.policies);
+        let policies = PolicySet::new((name, ""), rates, &terms.service, before, another, now);
         let of = |route: &str| known?.routes.iter().find(|policies| policies.route == route);
         let routes = terms.routes.iter().filter(|_| terms.has_routes());
-        let routes: Vec<_> = routes.map(|(at, of_it)| PolicySet::new(at, of_it, of(at), another, now)).collect();
+        let set = |(at, of_it): &(String, _)| PolicySet::new((name, at), rates, of_it, of(at), another, now);
+        let routes: Vec<_> = routes.map(set).collect();
         let adaptive = terms.adaptive.map(|settings| {
             let known = known.and_then(|known| known.adaptive.as_ref()).map(|(_, adaptive)| Arc::clone(adaptive));
             (settings, known.unwrap_or_else(|| Arc::new(Adaptive::new(settings, limits.in_flight, now))))
@@ -148,6 +155,8 @@ impl Admission {
     /// Applies this version's limits and settings, also to the state that it shares with the previous version.
     pub fn activate(&self) {
         let (slots, queue, wait) = self.limits;
+        let rates = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.rate.as_ref());
+        rates.for_each(|rate| rate.activate(Instant::now()));
         let breakers = self.routes.iter().chain([&self.policies]).filter_map(|policies| policies.breaker.as_ref());
         breakers.filter_map(|breaker| breaker.activate()).for_each(|change| permit::log_change(&self.name, change));
         if let Some(retired) = &self.retired {

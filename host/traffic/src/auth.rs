@@ -7,6 +7,7 @@
 //! * [`denial`]: why a request is not taken.
 //! * [`login`]: sessions of browsers, which begin at an OpenID provider.
 //! * [`passwords`]: passwords of users, whose hashes take long.
+//! * `problems`: what cannot be read now.
 //! * [`redirect`]: where browsers are sent during a login.
 //! * [`sources`]: the files that credentials are verified with, which are read again while the host runs.
 //! * `taken`: what clients send as credentials, which no guest sees.
@@ -22,6 +23,7 @@ pub mod jwt;
 pub mod login;
 mod password_hash;
 pub mod passwords;
+mod problems;
 pub mod redirect;
 pub mod remote;
 pub mod sources;
@@ -41,6 +43,7 @@ use self::jwt::Verifier;
 use self::login::browser::BrowserRequest;
 use self::login::{LoginPath, Logins};
 use self::passwords::{HashPayer, PasswordAttempt, Passwords, is_basic};
+pub use self::problems::operator_keys_problem;
 use self::remote::Remote;
 use self::taken::TakenCredentials;
 use crate::live_files::LiveValue;
@@ -153,7 +156,10 @@ impl Authentication {
         let mut identify =
             |headers: &mut HeaderMap, certificate: Option<&ClientCertificate>| -> Result<_, AuthDenial> {
                 let identity = check.identify(headers, certificate, browser.as_deref_mut(), now);
-                let identity = identity.map_err(|cause| check.denial_at(cause, browser.as_deref(), now))?;
+                let identity = identity.map_err(|cause| {
+                    let key = check.key_name(cause, headers);
+                    AuthDenial { key, ..check.denial_at(cause, browser.as_deref(), now) }
+                })?;
                 self.taken.remove(headers, Some(&check.settings).filter(|settings| settings.forwards()));
                 Ok(identity)
             };
@@ -182,7 +188,7 @@ impl Authentication {
     /// Returns the refusal of a login.
     pub fn login_denial(&self, cause: Cause) -> AuthDenial {
         let challenges = self.service.as_ref().map(|check| check.denial(cause).challenges);
-        AuthDenial { cause, challenges: challenges.unwrap_or_default(), login: None }
+        AuthDenial { cause, challenges: challenges.unwrap_or_default(), login: None, ends_login: true, key: None }
     }
 
     /// Whether requests on the route with this number need credentials.
@@ -194,6 +200,12 @@ impl Authentication {
     pub fn key_header(&self, route: usize) -> Option<&HeaderName> {
         let check = self.of_route(route).or(self.service.as_ref())?;
         check.settings.api_keys.as_ref().map(|_| check.settings.header.name())
+    }
+
+    /// Whether a header has an API key, which the service does not get on the route with this number.
+    pub fn takes(&self, route: usize, name: &HeaderName) -> bool {
+        let forwarded = self.of_route(route).map(|check| &check.settings).filter(|settings| settings.forwards());
+        self.taken.is_key(name, forwarded)
     }
 
     /// Returns what may turn this denial of a request with these headers into a success.
@@ -281,13 +293,7 @@ impl CredentialCheck {
             (None, None) => self.known(certificate, browser, now)?,
             (Some(_), Some(_)) => return Err(Cause::Several),
             (None, Some((value, tokens))) => tokens.verify(bearer(value)?, now)?,
-            (Some((value, keys)), None) => {
-                let key = match self.settings.header {
-                    KeyHeader::Bearer => bearer(value)?,
-                    KeyHeader::Usual | KeyHeader::Named(_) => value.as_bytes(),
-                };
-                keys.load().find(key, now)?
-            }
+            (Some((value, keys)), None) => keys.load().find(self.key_in(value)?, now)?,
         };
         identity.meets(&self.settings.scopes, &self.settings.claims)?;
         Ok(identity)
@@ -346,7 +352,7 @@ impl CredentialCheck {
         }
         // Names of services, headers and scopes have only characters that a quoted text may have.
         let challenges = challenges.into_iter().filter_map(|challenge| HeaderValue::try_from(challenge).ok()).collect();
-        AuthDenial { cause, challenges, login: None }
+        AuthDenial { cause, challenges, login: None, ends_login: false, key: None }
     }
 }
 

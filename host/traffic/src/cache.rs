@@ -39,7 +39,7 @@ use std::time::{Instant, SystemTime};
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
 
-use self::coalescer::{Coalescer, FillGuard, Joined};
+use self::coalescer::{Coalescer, FillGuard, Joined, Turn};
 use self::conditions::Conditions;
 use self::control::CacheControl;
 pub use self::fill::{CacheFill, Settled};
@@ -132,18 +132,19 @@ impl ResponseCache {
         }
         let key = CacheKey::new(service, uri);
         let conditions = Conditions::of(request.headers());
-        let (headers, path_version) = (request.headers(), self.path_versions.path_version(service, request.uri()));
+        let headers = request.headers();
         let forwarding = Forwarding::of(route, headers);
         let personal = is_personal(headers, &of.spec.manifest.personal);
-        let selector = Selector {
+        let mut selector = Selector {
             edition: &of.edition,
             headers,
             forwarding: &forwarding,
             personal,
-            path_version: path_version.clone(),
+            path_version: self.path_versions.path_version(service, request.uri()),
         };
         let began = Instant::now();
-        let found = self.find(&key, &selector, of.limits(), &conditions, head_only, || record.begin_waiting()).await;
+        let found =
+            self.find(&key, &mut selector, of.limits(), &conditions, head_only, || record.begin_waiting()).await;
         let (guard, stale, insists) = match found {
             Ok((response, outcome)) => {
                 of.service.metrics.cached.count(outcome);
@@ -156,6 +157,7 @@ impl ResponseCache {
             Err(Some(missed)) => missed,
         };
         record.waited(began.elapsed());
+        let path_version = selector.path_version;
         let request_headers = request.headers().clone();
         let mut validates = false;
         // A fill that no other request can join is most likely uncacheable, so the client's own conditions go to the
@@ -192,20 +194,25 @@ impl ResponseCache {
     async fn find<R: CacheBody>(
         &self,
         key: &CacheKey,
-        selector: &Selector<'_>,
+        selector: &mut Selector<'_>,
         limits: &Limits,
         conditions: &Conditions,
         head_only: bool,
         mut waits: impl FnMut(),
     ) -> LookupResult<R> {
-        let mut until = None;
+        let (mut until, mut turn) = (None, Turn::Look);
         loop {
+            // Or else a response could not be stored because of a change before the request for it.
+            selector.path_version.refresh();
             let now = self.now();
             let variants = self.store.get(key);
             let best = variants.iter().flat_map(|variants| variants.iter()).find(|stored| stored.matches(selector));
             let give = |stored: &StoredResponse, how| stored.response(conditions, head_only, how, now).map(R::stored);
             best.iter().for_each(|stored| stored.mark_used(now));
             if let Some(stored) = best.filter(|stored| stored.freshness().satisfies(selector.headers, now)) {
+                if let Turn::Lead(guard) = turn {
+                    guard.look_again();
+                }
                 return Ok(match until {
                     None => (give(stored, CacheStatus::Hit(stored.freshness().left(now))), CacheOutcome::Hit),
                     Some(_) => (give(stored, CacheStatus::Collapsed), CacheOutcome::Collapsed),
@@ -223,22 +230,23 @@ impl ResponseCache {
             // The request's own directives rule out the stored response.
             let insists = best.is_some() && freshness::has_directives(selector.headers);
             let missed = |guard| Some((guard, best.map(Arc::clone), insists));
-            match self.coalescer.join(key, variant, if insists { 0 } else { limits.queue }, Instant::now()) {
+            let most = if insists || matches!(turn, Turn::Alone) { 0 } else { limits.queue };
+            let waiter = match self.coalescer.go_on(turn, key, variant, most) {
                 Joined::Fill(guard) => return Err(missed(guard)),
-                Joined::Wait(fill) => {
-                    if let Some(stored) = best.filter(|stored| stored.freshness().allows_while_revalidating(now)) {
-                        let how = CacheStatus::Hit(stored.freshness().left(now));
-                        return Ok((give(stored, how), CacheOutcome::Stale));
-                    }
-                    let until = *until.get_or_insert_with(|| {
-                        waits();
-                        Instant::now() + limits.queue_wait
-                    });
-                    if tokio::time::timeout_at(until.into(), fill.finished()).await.is_err() {
-                        return Err(missed(self.coalescer.replace(&fill)));
-                    }
-                }
+                Joined::Wait(waiter) => waiter,
+            };
+            if let Some(stored) = best.filter(|stored| stored.freshness().allows_while_revalidating(now)) {
+                let how = CacheStatus::Hit(stored.freshness().left(now));
+                return Ok((give(stored, how), CacheOutcome::Stale));
             }
+            let until = *until.get_or_insert_with(|| {
+                waits();
+                tokio::time::Instant::now() + limits.queue_wait
+            });
+            turn = match tokio::time::timeout_at(until, waiter.turn()).await {
+                Ok(turn) => turn,
+                Err(_) => return Err(missed(self.coalescer.replace(&waiter))),
+            };
         }
     }
 

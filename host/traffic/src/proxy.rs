@@ -10,6 +10,7 @@ pub mod cors;
 pub mod frames;
 pub mod header_rules;
 pub mod headers;
+pub mod host_key;
 pub(crate) mod lists;
 pub mod outbound;
 pub mod upgrade;

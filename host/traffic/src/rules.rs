@@ -28,6 +28,7 @@ use self::failure::{RuleFailure, STEPS};
 use self::input::RuleInput;
 use self::value::Value;
 use crate::auth::identity;
+use lodge_base::headers::{is_same, remove_where};
 use lodge_manifest::expression::{Expression, Uses};
 use lodge_manifest::policies::Policies;
 use lodge_manifest::rules::{HeaderText, RequestRule, RuleEnd};
@@ -114,18 +115,16 @@ impl RuleSet {
         self.uses
     }
 
-    /// Removes the headers that only rules may write, also with `_` in place of `-`: some interfaces cannot distinguish the two.
+    /// Whether only rules may write a header, which a client may spell with `_` or `.` in place of `-`.
+    pub fn writes(&self, name: &HeaderName) -> bool {
+        self.written.iter().any(|written| is_same(name.as_str(), written.as_str()))
+    }
+
+    /// Removes the headers that only rules may write, also with `_` or `.` in place of `-`, which some interfaces cannot distinguish.
     pub fn remove_forged(&self, headers: &mut HeaderMap) {
-        if self.written.is_empty() {
-            return;
+        if !self.written.is_empty() {
+            remove_where(headers, |name| self.writes(name));
         }
-        let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-        let same = |one: &HeaderName, other: &HeaderName| {
-            one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
-        };
-        let is_forged = |name: &&HeaderName| self.written.iter().any(|written| same(written, name));
-        let forged: Vec<_> = headers.keys().filter(is_forged).cloned().collect();
-        forged.iter().for_each(|name| drop(headers.remove(name)));
     }
 
     /// Returns what follows for a request on the route with this number. A request with a second address, which headers claim that

@@ -2,6 +2,7 @@
 //! operator's decisions about it.
 
 pub mod deployment;
+pub mod schedules;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use self::schedules::ScheduleCalls;
 use lodge_base::cpu::scheduler::{CpuScheduler, CpuShare};
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::ServiceMetrics;
@@ -27,8 +29,20 @@ const FAILING: usize = 8;
 /// The number of disabled services whose files are gone that are remembered.
 const DISABLED: usize = 1024;
 
-/// The least time between two log lines about outages of a service's state.
+/// The least time between two log lines about an outage of a service's state for the same reason.
 const OUTAGE_LINES: Duration = Duration::from_secs(60);
+
+/// The most log lines about outages of a service's state in that time, of any reasons.
+const OUTAGE_REASONS: usize = 8;
+
+/// Which outages of a service's state were logged.
+#[derive(Debug, Default)]
+struct OutageLog {
+    /// When, and for which reasons.
+    lines: Vec<(Instant, Box<str>)>,
+    /// How many failures were not logged since the last line.
+    unsaid: u64,
+}
 
 /// A service. It lives as long as one of its versions or a request to one.
 #[derive(Debug)]
@@ -39,6 +53,8 @@ pub struct Service {
     pub share: Arc<CpuShare>,
     /// The service's counters.
     pub metrics: ServiceMetrics,
+    /// The last calls of its schedules.
+    pub schedules: ScheduleCalls,
     /// Shared with [`Services`], which remember it when the service is gone.
     disabled: Arc<AtomicBool>,
     /// The files of the version that was withdrawn, and the reason.
@@ -46,11 +62,13 @@ pub struct Service {
     failures: Mutex<VecDeque<FailedRequest>>,
     /// The stderr lines of failing requests, by request id, until the failure is recorded.
     stderr: Mutex<VecDeque<(Arc<str>, Vec<String>)>>,
-    refusal: Mutex<Option<(SystemTime, &'static str)>>,
+    refusal: Mutex<Option<RefusedRequest>>,
+    /// Responses that are not as its document describes them.
+    mismatches: Mutex<VecDeque<ResponseMismatch>>,
     /// The current second, and the bytes of output that became log lines in it.
     output: Mutex<(u64, usize)>,
-    /// When an outage of its state was last logged, and how many failures were not logged since.
-    outage: Mutex<(Option<Instant>, u64)>,
+    /// Which outages of its state were logged.
+    outages: Mutex<OutageLog>,
 }
 
 /// A failed request, as operators see it.
@@ -67,10 +85,40 @@ pub struct FailedRequest {
     pub reason: Cow<'static, str>,
     /// The cause.
     pub detail: Option<String>,
+    /// The file of the component in front of the service that failed, if it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The guest's backtrace, innermost frame first, if it trapped.
     pub backtrace: Vec<String>,
     /// The last lines that the request wrote to stderr.
     pub stderr: Vec<String>,
+}
+
+/// A response that is not as the document of its service describes it. Only `lodge dev` looks for them.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ResponseMismatch {
+    /// The time, in the format of RFC 3339.
+    pub at: String,
+    /// The request id, as the client has it.
+    pub request_id: String,
+    /// The method and the path of the request.
+    pub operation: String,
+    /// The difference.
+    pub why: String,
+}
+
+/// A request that was refused before its service worked on it.
+#[derive(Clone, Debug)]
+pub struct RefusedRequest {
+    /// When.
+    pub at: SystemTime,
+    /// The short, stable name of the error.
+    pub reason: &'static str,
+    /// What was wrong with its credentials, in the same form.
+    pub cause: Option<&'static str>,
+    /// The name of its API key.
+    pub key: Option<Arc<str>>,
 }
 
 /// How a service failed on a request.
@@ -82,6 +130,8 @@ pub struct FailureReport<'a> {
     pub reason: &'static str,
     /// The cause.
     pub detail: Option<Cow<'a, str>>,
+    /// The file of the component in front of the service that failed, if it was one.
+    pub part: Option<&'a str>,
     /// The guest's backtrace, innermost frame first, if it trapped.
     pub backtrace: &'a [String],
 }
@@ -133,13 +183,15 @@ impl Service {
             name: Arc::from(name),
             share,
             metrics: ServiceMetrics::default(),
+            schedules: ScheduleCalls::default(),
             disabled: Arc::default(),
             withdrawn: Mutex::default(),
             failures: Mutex::default(),
             stderr: Mutex::default(),
             refusal: Mutex::default(),
+            mismatches: Mutex::default(),
             output: Mutex::default(),
-            outage: Mutex::default(),
+            outages: Mutex::default(),
         }
     }
 
@@ -177,14 +229,15 @@ impl Service {
 
     /// Records that the service's state is unavailable at `now`. Returns `None` if that must not be logged, or else how many
     /// failures were not logged since the last line: its guests can cause them as often as they like.
-    pub fn record_outage(&self, now: Instant) -> Option<u64> {
-        let mut outage = lock(&self.outage);
-        if outage.0.is_some_and(|last| now.saturating_duration_since(last) < OUTAGE_LINES) {
-            outage.1 += 1;
+    pub fn record_outage(&self, now: Instant, reason: &str) -> Option<u64> {
+        let OutageLog { lines, unsaid } = &mut *lock(&self.outages);
+        lines.retain(|(at, _)| now.saturating_duration_since(*at) < OUTAGE_LINES);
+        if lines.len() >= OUTAGE_REASONS || lines.iter().any(|(_, said)| **said == *reason) {
+            *unsaid += 1;
             return None;
         }
-        outage.0 = Some(now);
-        Some(std::mem::take(&mut outage.1))
+        lines.push((now, reason.into()));
+        Some(std::mem::take(unsaid))
     }
 
     /// Keeps the stderr lines of a failing request until its failure is recorded.
@@ -206,14 +259,26 @@ impl Service {
     }
 
     /// Counts a request that was refused before the service worked on it.
-    pub fn record_refusal(&self, reason: &'static str) {
+    pub fn record_refusal(&self, reason: &'static str, cause: Option<&'static str>, key: Option<Arc<str>>) {
         self.metrics.refused.count(reason);
-        *lock(&self.refusal) = Some((SystemTime::now(), reason));
+        *lock(&self.refusal) = Some(RefusedRequest { at: SystemTime::now(), reason, cause, key });
+    }
+
+    /// Remembers a response that is not as the document of the service describes it.
+    pub fn record_mismatch(&self, mismatch: ResponseMismatch) {
+        let mut mismatches = lock(&self.mismatches);
+        mismatches.truncate(FAILURES - 1);
+        mismatches.push_front(mismatch);
+    }
+
+    /// Returns the last of these responses, the newest first.
+    pub fn mismatches(&self) -> Vec<ResponseMismatch> {
+        lock(&self.mismatches).iter().cloned().collect()
     }
 
     /// Counts a request on which the service failed, and remembers it with the lines that it wrote to stderr.
     pub fn record_failure(&self, request_id: &str, report: FailureReport<'_>) {
-        let FailureReport { status, reason, detail, backtrace } = report;
+        let FailureReport { status, reason, detail, part, backtrace } = report;
         let tally = if status.is_none() { &self.metrics.aborted } else { &self.metrics.failed };
         tally.count(reason);
         let failure = FailedRequest {
@@ -222,6 +287,7 @@ impl Service {
             status: status.map(|status| status.as_u16()),
             reason: reason.into(),
             detail: detail.map(Cow::into_owned),
+            part: part.map(str::to_owned),
             backtrace: backtrace.to_vec(),
             stderr: self.take_stderr(request_id),
         };
@@ -237,9 +303,9 @@ impl Service {
         lock(&self.failures).iter().cloned().collect()
     }
 
-    /// Returns when a request was last refused, and the reason.
-    pub fn last_refusal(&self) -> Option<(SystemTime, &'static str)> {
-        *lock(&self.refusal)
+    /// Returns the last request that was refused.
+    pub fn last_refusal(&self) -> Option<RefusedRequest> {
+        lock(&self.refusal).clone()
     }
 }
 
@@ -273,10 +339,14 @@ mod tests {
         let (services, start) = (Services::new(CpuScheduler::new(1)), Instant::now());
         let (one, other) = (services.get_or_create("one"), services.get_or_create("other"));
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(one.record_outage(at(0)), Some(0));
-        assert_eq!((1..60).filter_map(|second| one.record_outage(at(second))).count(), 0);
-        assert_eq!(one.record_outage(at(60)), Some(59), "the next line says how many there were");
-        assert_eq!(one.record_outage(at(61)), None);
-        assert_eq!(other.record_outage(at(61)), Some(0), "each service has lines of its own");
+        assert_eq!(one.record_outage(at(0), "down"), Some(0));
+        assert_eq!((1..60).filter_map(|second| one.record_outage(at(second), "down")).count(), 0);
+        assert_eq!(one.record_outage(at(60), "down"), Some(59), "the next line says how many there were");
+        assert_eq!(one.record_outage(at(61), "down"), None);
+        assert_eq!(other.record_outage(at(61), "down"), Some(0), "each service has lines of its own");
+        assert_eq!(one.record_outage(at(62), "the password is wrong"), Some(1), "another reason is said at once");
+        assert_eq!(one.record_outage(at(63), "down"), None, "and no reason twice in a minute");
+        let reasons = (0..100).filter_map(|number| one.record_outage(at(64), &number.to_string()));
+        assert_eq!(reasons.count(), OUTAGE_REASONS - 2, "reasons that are always new are not logged without end");
     }
 }

@@ -11,6 +11,7 @@
 pub mod balance;
 pub mod budget;
 mod check;
+pub mod cluster_calls;
 pub mod discover;
 pub mod health;
 #[cfg(test)]
@@ -37,6 +38,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::budget::RetryBudget;
+use self::cluster_calls::ClusterCalls;
+use self::discover::cluster::ServingHosts;
 use self::discover::{Discovery, Endpoint, SourceErrors};
 use self::health::HealthChange;
 use self::replay::ReplayMemory;
@@ -46,6 +49,7 @@ pub use self::status::{ReplicaStatus, UpstreamStatus};
 use self::tls::{OwnCertificate, ReplicaTls};
 use self::transport::{Pool, PoolSettings, Target};
 use self::tunnels::Tunnels;
+use crate::proxy::host_key::HostKey;
 use crate::proxy::via::Via;
 use crate::service::deployment::Deployment;
 use crate::upstreams::transport::AnyBody;
@@ -85,6 +89,10 @@ struct Inner {
     /// The memory for bodies that may have to be sent a second time.
     replay_memory: Arc<ReplayMemory>,
     counts: Arc<UpstreamCounts>,
+    /// The service of other hosts of the cluster that the requests are for, and their counts by host.
+    calls: Option<(Arc<str>, Arc<ClusterCalls>)>,
+    /// The other hosts of the cluster, and the key of this one.
+    hosts: ServingHosts,
     /// Open tunnels. Survives new manifests.
     tunnels: Arc<Tunnels>,
     /// State of the pseudorandom generator; not for secrets.
@@ -171,6 +179,8 @@ impl Upstream {
             members: ArcSwap::from_pointee(members),
             budget: before.map_or_else(|| Arc::new(RetryBudget::new(now)), |before| Arc::clone(&before.budget)),
             counts: before.map(|before| Arc::clone(&before.counts)).unwrap_or_default(),
+            calls: spec.cluster_service().map(|service| (Arc::clone(service), Arc::clone(&shared.calls))),
+            hosts: shared.hosts.clone(),
             replay_memory: Arc::clone(&shared.replay_memory),
             tunnels: before
                 .map_or_else(|| Arc::new(Tunnels::new(&shared.tunnels)), |before| Arc::clone(&before.tunnels)),
@@ -190,6 +200,11 @@ impl Upstream {
             tokio::spawn(forever("health checks", move || check::run(Arc::clone(&checks)))).abort_handle(),
         ];
         Ok(Self { deployment, inner, via: Arc::clone(&shared.via), tasks })
+    }
+
+    /// Returns the key of this host in its cluster.
+    pub fn host_key(&self) -> Option<&HostKey> {
+        self.inner.hosts.own_key()
     }
 
     /// Returns the version that the replicas respond for.

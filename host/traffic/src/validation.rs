@@ -1,32 +1,50 @@
-//! Validation of request bodies by JSON Schema, before a sandbox is made.
+//! Validation of requests by JSON Schema and OpenAPI, before a sandbox is made.
 //!
+//! * `api`: the operations of a service, and what their parameters and bodies have to be.
+//! * `changes`: which headers of a request its service gets from the manifest.
 //! * [`schema`]: a schema, read and compiled once.
 //! * [`json`]: a body, read within bounds; [`number`]: its numbers.
+//! * `yaml`: documents, read as JSON.
 //! * [`evaluation`]: whether a body meets a schema, within a number of steps.
 //! * [`room`]: what it uses of the host.
+//! * `routes`: whether documents have operations for the routes of their services.
+//! * `fault`: why a request is not passed on.
 //! * [`sources`]: the files of schemas, which are read again when they change.
 //!
 //! Everything that does not meet what is expected is refused: other types of content, a key that an object has twice, and what would
 //! take too long to check.
 
+mod api;
+mod changes;
 pub mod evaluation;
+mod fault;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod json;
 pub mod number;
+mod other_type;
 pub mod room;
+mod routes;
 pub mod schema;
 pub mod sources;
+mod yaml;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use http::Method;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Uri};
 
-use self::evaluation::{Invalid, SchemaError};
-use self::json::{Json, JsonBounds, JsonFault};
+use self::api::ApiCheck;
+pub use self::changes::ManifestChanges;
+use self::evaluation::Invalid;
+pub use self::fault::ValidationFault;
+use self::json::{Json, JsonBounds};
+pub use self::other_type::OtherType;
 use self::schema::Schema;
-use crate::live_files::LiveValue;
+use crate::live_files::{LiveValue, OF_SERVICE};
+use lodge_base::headers::is_same;
 use lodge_manifest::policies::Policies;
 use lodge_manifest::validate::{BodySchema, Validation};
 
@@ -42,181 +60,260 @@ const QUICK_STEPS: usize = 20_000;
 /// The most bytes of a body that is read on a thread of requests.
 const QUICK_BYTES: usize = 32 << 10;
 
-/// What the bodies of requests to a service have to be.
+/// What the requests to a service have to be.
 #[derive(Debug)]
-pub struct BodyChecks {
-    /// For requests on routes without checks of their own.
-    service: Option<Arc<BodyCheck>>,
+pub struct RequestChecks {
+    /// For requests on routes without a check of their own.
+    service: RequestCheck,
     /// By the number of the route. `None` where the service's applies.
-    routes: Vec<Option<RouteBodies>>,
+    routes: Vec<Option<RequestCheck>>,
+    /// The service, which the log names beside its files for as long as this lives.
+    _user: Option<Arc<str>>,
 }
 
-/// What a route has in place of its service's check.
+/// What a request has to be.
 #[derive(Debug)]
-enum RouteBodies {
+enum RequestCheck {
     Any,
-    Checked(Arc<BodyCheck>),
+    Body(BodyCheck),
+    Api(ApiCheck),
 }
 
-/// What a body has to be.
+/// What the body of a request has to be.
 #[derive(Debug)]
-pub struct BodyCheck {
+struct BodyCheck {
     settings: BodySchema,
     /// `None` until the file is read; nothing is valid until then.
     schema: Option<Arc<LiveValue<Schema>>>,
 }
 
-/// Why the body of a request is not passed on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BodyFault {
-    /// Its `Content-Type` is not JSON.
-    #[error("the request body must be JSON, in UTF-8")]
-    Type,
-    /// It is compressed, so that it cannot be read.
-    #[error("the request body must not be compressed")]
-    Coding,
-    /// There is none.
-    #[error("the request has no body")]
-    Missing,
-    /// It is not JSON, or not within the bounds.
-    #[error("the request body is not JSON that this service takes")]
-    Json(JsonFault),
-    /// It does not meet the schema.
-    #[error("the request body does not meet the schema of this service")]
-    Schema(Vec<SchemaError>),
-    /// It takes too long to check.
-    #[error("the request body is too complex to be checked")]
-    Complex,
-    /// There is no memory to hold it, or its schema was not read yet.
-    #[error("the host cannot check the request body now")]
-    Unavailable,
+/// The head of a request, as far as it is checked.
+#[derive(Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The URI as the service sees it, with a normal path.
+    pub uri: &'a Uri,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// What the manifest makes of the headers.
+    pub changes: ManifestChanges<'a>,
+    /// Whether a body follows.
+    pub body: BodyPresence,
 }
 
-impl BodyFault {
-    /// Returns the errors by their places in the body.
-    pub fn errors(&self) -> &[SchemaError] {
-        if let Self::Schema(errors) = self { errors } else { &[] }
-    }
-
-    /// Returns what else is known, for clients as well as operators. It has nothing of the body.
-    pub fn detail(&self) -> Option<String> {
-        match self {
-            Self::Json(fault) => Some(fault.to_string()),
-            _ => None,
-        }
-    }
-
-    /// Returns the first error, for the log. It has no value of the body, but keys.
-    pub fn first(&self) -> Option<String> {
-        let first = self.errors().first()?;
-        let more = self.errors().len().saturating_sub(1);
-        let more = if more == 0 { String::new() } else { format!("; {more} more") };
-        Some(format!("{}: {}{more}", if first.pointer.is_empty() { "the body" } else { &first.pointer }, first.message))
-    }
-
-    /// Returns the field that says what would be accepted.
-    pub fn accepts(&self) -> Option<(header::HeaderName, HeaderValue)> {
-        match self {
-            Self::Type => Some((header::ACCEPT, HeaderValue::from_static("application/json"))),
-            Self::Coding => Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))),
-            _ => None,
-        }
-    }
+/// Whether a request has a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyPresence {
+    /// It has none.
+    Absent,
+    /// It has at least one byte.
+    Present,
+    /// The first bytes tell, or the end.
+    Unknown,
 }
 
-impl BodyChecks {
-    /// Returns the checks of a service; `None` if it takes any bodies.
+/// What the body of one request has to be.
+#[derive(Clone, Debug)]
+pub struct ExpectedBody {
+    content: BodyContent,
+    required: bool,
+    size: usize,
+}
+
+/// What a body has to be, if there is one.
+#[derive(Clone, Debug)]
+enum BodyContent {
+    /// Anything.
+    Any,
+    /// JSON that meets a schema.
+    Json(Schema),
+    /// There must be none.
+    Refused(ValidationFault),
+}
+
+impl RequestChecks {
+    /// Returns the checks of a service; `None` if it takes any requests.
     pub fn new(policies: &Policies) -> Option<Self> {
-        let check = |settings: &BodySchema| Arc::new(BodyCheck { settings: settings.clone(), schema: None });
-        let service = match &policies.service.validation {
-            Some(Validation::Body(settings)) => Some(check(settings)),
-            Some(Validation::Off) | None => None,
-        };
-        let routes = policies.routes.iter().map(|(_, policies)| match &policies.validation {
-            Some(Validation::Body(settings)) => Some(RouteBodies::Checked(check(settings))),
-            Some(Validation::Off) => Some(RouteBodies::Any),
-            None => None,
-        });
-        let routes: Vec<_> = routes.collect();
-        let any = service.is_some() || routes.iter().flatten().any(|route| matches!(route, RouteBodies::Checked(_)));
-        any.then_some(Self { service, routes })
+        let service = policies.service.validation.as_ref().map_or(RequestCheck::Any, RequestCheck::new);
+        let routes = policies.routes.iter().map(|(_, policies)| policies.validation.as_ref().map(RequestCheck::new));
+        let checks = Self { service, routes: routes.collect(), _user: None };
+        let any = checks.routes.iter().flatten().chain([&checks.service]).all(|it| matches!(it, RequestCheck::Any));
+        (!any).then_some(checks)
     }
 
-    /// Returns the checks that have no schema yet.
-    fn unread(&mut self) -> impl Iterator<Item = &mut BodyCheck> {
-        let routes = self.routes.iter_mut().flatten().filter_map(|route| match route {
-            RouteBodies::Checked(check) => Some(check),
-            RouteBodies::Any => None,
-        });
-        self.service.iter_mut().chain(routes).filter_map(Arc::get_mut)
+    /// Returns the checks, to read their files.
+    fn all(&mut self) -> impl Iterator<Item = &mut RequestCheck> {
+        self.routes.iter_mut().flatten().chain([&mut self.service])
     }
 
-    /// Returns the check of requests on the route with this number; `None` if it takes any bodies.
-    pub fn of_route(&self, route: usize) -> Option<&Arc<BodyCheck>> {
-        match self.routes.get(route) {
-            Some(Some(RouteBodies::Any)) => None,
-            Some(Some(RouteBodies::Checked(check))) => Some(check),
-            Some(None) | None => self.service.as_ref(),
+    /// Returns why files that say what is valid cannot be used now, a line each. What they had before is in force.
+    pub fn problems(&self) -> Vec<String> {
+        self.lines(|key, _, (problem, _)| problem.map(|line| format!("{key}: {line}")).into_iter().collect())
+    }
+
+    /// Returns what may be mistaken in the files that say what is valid, a line each.
+    pub fn hints(&self) -> Vec<String> {
+        let said = |key: &str, file: &Path, hint: String| format!("{key}: {}: {hint}", file.display());
+        self.lines(|key, file, (_, hints)| hints.into_iter().map(|hint| said(key, file, hint)).collect())
+    }
+
+    /// Returns lines about the files, of which each is given by its key, its path in the manifest, its problem and its hints.
+    fn lines(&self, lines: impl Fn(&str, &Path, (Option<String>, Vec<String>)) -> Vec<String>) -> Vec<String> {
+        let mut all = BTreeSet::new();
+        for check in self.routes.iter().flatten().chain([&self.service]) {
+            all.extend(match check {
+                RequestCheck::Body(BodyCheck { settings, schema: Some(live) }) => {
+                    lines("validate.body", &settings.schema, (live.problem_of(OF_SERVICE), live.hints()))
+                }
+                RequestCheck::Api(check) => {
+                    let Some(live) = &check.api else { continue };
+                    lines("api.openapi", &check.settings.file, (live.problem_of(OF_SERVICE), live.hints()))
+                }
+                RequestCheck::Any | RequestCheck::Body(_) => continue,
+            });
+        }
+        all.into_iter().collect()
+    }
+
+    /// Returns the check of the route with this number.
+    fn of_route(&self, route: usize) -> &RequestCheck {
+        self.routes.get(route).and_then(Option::as_ref).unwrap_or(&self.service)
+    }
+
+    /// Checks the head of a request on the route with this number. Returns what its body has to be; `None` if it is passed on as it is.
+    ///
+    /// # Errors
+    /// If the head is not what it has to be, or allows no body that the request could have.
+    pub fn expected(&self, route: usize, head: &RequestHead<'_>) -> Result<Option<ExpectedBody>, ValidationFault> {
+        match self.of_route(route) {
+            RequestCheck::Any => Ok(None),
+            RequestCheck::Body(check) => check.expected(head),
+            RequestCheck::Api(check) => check.expected(head),
+        }
+    }
+}
+
+impl RequestChecks {
+    /// Whether the head of a request on the route with this number may have this header only if it is valid, in any spelling.
+    pub fn checks_header(&self, route: usize, name: &HeaderName) -> bool {
+        matches!(self.of_route(route), RequestCheck::Api(check) if check.has_header(name))
+    }
+}
+
+impl RequestCheck {
+    fn new(of: &Validation) -> Self {
+        match of {
+            Validation::Off => Self::Any,
+            Validation::Body(settings) => Self::Body(BodyCheck { settings: settings.clone(), schema: None }),
+            Validation::Api(settings) => Self::Api(ApiCheck::new(settings.clone())),
         }
     }
 }
 
 impl BodyCheck {
-    /// Whether a request with this head needs its body checked.
-    ///
-    /// # Errors
-    /// If it can have no valid body: it has none where one is expected, or another type of content.
-    pub fn applies(&self, method: &Method, headers: &HeaderMap, has_body: bool) -> Result<bool, BodyFault> {
-        if !has_body {
-            return if needs_body(method) { Err(BodyFault::Missing) } else { Ok(false) };
-        }
-        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(BodyFault::Coding);
-        }
-        let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-        match (types.next(), types.next()) {
-            (Some(one), None) if one.to_str().is_ok_and(is_json) => Ok(true),
-            _ => Err(BodyFault::Type),
-        }
-    }
-
-    /// Returns the most bytes of a body.
-    pub fn most_bytes(&self) -> usize {
-        self.settings.size
-    }
-
-    /// Checks a body of JSON, unless that would take long: then `None`, and [`Self::check`] has the result.
-    pub fn check_quickly(&self, body: &[u8]) -> Option<Result<(), BodyFault>> {
-        if body.len() > QUICK_BYTES {
-            return None;
-        }
-        Some(self.within(body, QUICK_STEPS)).filter(|result| *result != Err(BodyFault::Complex))
-    }
-
-    /// Checks a body of JSON. Takes some tens of milliseconds at most.
-    ///
-    /// # Errors
-    /// If it is not valid.
-    pub fn check(&self, body: &[u8]) -> Result<(), BodyFault> {
-        self.within(body, STEPS)
-    }
-
-    fn within(&self, body: &[u8], steps: usize) -> Result<(), BodyFault> {
-        let schema = self.schema.as_ref().ok_or(BodyFault::Unavailable)?.load();
-        if body.is_empty() {
-            return Err(BodyFault::Missing);
-        }
-        let value = Json::read(body, BOUNDS).map_err(BodyFault::Json)?;
-        schema.check(&value, steps).map_err(|invalid| match invalid {
-            Invalid::Errors(errors) => BodyFault::Schema(errors),
-            Invalid::Steps => BodyFault::Complex,
+    fn expected(&self, head: &RequestHead<'_>) -> Result<Option<ExpectedBody>, ValidationFault> {
+        ExpectedBody::of(head.body, needs_body(head.method), self.settings.size, || {
+            if !is_identity(head.headers) {
+                return Err(ValidationFault::Coding);
+            }
+            if !content_type(head.headers).is_some_and(is_json) {
+                return Err(ValidationFault::Type(OtherType::of(head.headers, "application/json")));
+            }
+            let schema = self.schema.as_ref().ok_or(ValidationFault::Unavailable)?.load();
+            Ok(BodyContent::Json(Schema::clone(&schema)))
         })
     }
 }
 
+impl ExpectedBody {
+    /// Returns what the body of a request has to be; `None` if it is passed on as it is. `content` is what it has to be if there is one.
+    fn of(
+        presence: BodyPresence,
+        required: bool,
+        size: usize,
+        content: impl FnOnce() -> Result<BodyContent, ValidationFault>,
+    ) -> Result<Option<Self>, ValidationFault> {
+        if presence == BodyPresence::Absent {
+            return if required { Err(ValidationFault::Missing) } else { Ok(None) };
+        }
+        let content = match content() {
+            Err(fault) if required || presence == BodyPresence::Present => return Err(fault),
+            // If the body ends without a byte, the request has none.
+            Err(fault) => BodyContent::Refused(fault),
+            Ok(BodyContent::Any) => return Ok(None),
+            Ok(content) => content,
+        };
+        Ok(Some(Self { content, required, size }))
+    }
+
+    /// Returns the most bytes of the body.
+    pub fn most_bytes(&self) -> usize {
+        self.size
+    }
+
+    /// Checks that the request may have a body, of which the first bytes are there.
+    ///
+    /// # Errors
+    /// If it may have none of its type.
+    pub fn begin(&self) -> Result<(), ValidationFault> {
+        if let BodyContent::Refused(fault) = &self.content { Err(fault.clone()) } else { Ok(()) }
+    }
+
+    /// Checks a body, unless that would take long: then `None`, and [`Self::check`] has the result.
+    pub fn check_quickly(&self, body: &[u8]) -> Option<Result<(), ValidationFault>> {
+        if body.len() > QUICK_BYTES {
+            return None;
+        }
+        Some(self.within(body, QUICK_STEPS)).filter(|result| *result != Err(ValidationFault::Complex))
+    }
+
+    /// Checks a body. Takes some tens of milliseconds at most.
+    ///
+    /// # Errors
+    /// If it is not valid.
+    pub fn check(&self, body: &[u8]) -> Result<(), ValidationFault> {
+        self.within(body, STEPS)
+    }
+
+    fn within(&self, body: &[u8], steps: usize) -> Result<(), ValidationFault> {
+        if body.is_empty() {
+            return if self.required { Err(ValidationFault::Missing) } else { Ok(()) };
+        }
+        self.begin()?;
+        let BodyContent::Json(schema) = &self.content else { return Ok(()) };
+        let value = Json::read(body, BOUNDS).map_err(ValidationFault::Json)?;
+        schema.check(&value, steps).map_err(|invalid| match invalid {
+            Invalid::Errors(errors) => ValidationFault::Schema(errors),
+            Invalid::Steps => ValidationFault::Complex,
+        })
+    }
+}
+
+/// Returns the type of a body; `None` if it has none, or several: also one with `_` or `.` in place of `-`, which some interfaces
+/// cannot distinguish.
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    if has_other_spelling(headers, &header::CONTENT_TYPE) {
+        return None;
+    }
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    types.next().filter(|_| types.next().is_none())?.to_str().ok()
+}
+
+/// Whether a body has no content coding.
+fn is_identity(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        && !has_other_spelling(headers, &header::CONTENT_ENCODING)
+}
+
+/// Whether there is a header that differs from `name` by `_` or `.` in place of `-`, or the other way around.
+fn has_other_spelling(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|other| other != name && is_same(other.as_str(), name.as_str()))
+}
+
 /// Whether requests with this method have no meaning without a body.
-pub fn needs_body(method: &Method) -> bool {
+fn needs_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
@@ -238,7 +335,7 @@ fn is_json(text: &str) -> bool {
 
 /// Whether a text is a token (RFC 9110 5.6.2). What is none, such as a list of types, may have another meaning to a service.
 fn is_token(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! A value of each type of the API with a value in every field.
 
 use lodge::admin::contract::{
-    CacheCounts, CertificateStatus, ClusterMember, ClusterStatus, FailedRequest, HostStatus, Judgement, LastRefusal,
-    Line, PolicyStatus, ReplicaStatus, RollbackMargins, ServiceActivity, ServiceInfo, SourceStatus, StoreDetails,
-    StoreStatus, StoredCounts, StoredEntry, UpstreamCertificate, UpstreamStatus, VersionShare, VersionStatus,
+    CacheCounts, CertificateStatus, ClusterCall, ClusterMember, ClusterStatus, CodePart, DeadContent, DeadEntry,
+    FailedRequest, HostStatus, Judgement, LastRefusal, Line, MessageCounts, PolicyStatus, RemoteCall, ReplicaStatus,
+    ResponseMismatch, RollbackMargins, ScheduleStatus, ScheduledCall, ServiceActivity, ServiceInfo, SourceStatus,
+    StoreDetails, StoreStatus, StoredCounts, StoredEntry, UpstreamCertificate, UpstreamStatus, VersionShare,
+    VersionStatus,
 };
 use lodge_base::telemetry::logs::tail::LineKind;
 use serde_json::json;
@@ -21,13 +23,18 @@ pub(super) fn service_info() -> ServiceInfo {
     ServiceInfo {
         name: text("users@2"),
         digest: text("ab"),
+        version: text("cd"),
         bytes: 1,
         routes: vec![text("/users")],
         host: text("2.users.localhost"),
         share: Some(VersionShare { percent: 10.0, rules: vec![text("header:a=b")], mirror: 5.0, rollback }),
         sticky: Some(text("cookie:sid")),
         sections: [(text("calls"), json!(["*"]))].into(),
+        parts: vec![CodePart { file: text("middleware/gate.wasm"), digest: text("ef") }],
         unknown_calls: vec![text("orders")],
+        remote_calls: vec![RemoteCall { name: text("users"), state: text("on host b (http://a)") }],
+        login_fails: Some(text("no response")),
+        login_refusal: service_activity().last_refusal,
         upstream: Some(upstream()),
         imports: vec![text("wasi:io/poll")],
         exports: vec![text("wasi:http/handler")],
@@ -76,11 +83,27 @@ pub(super) fn service_activity() -> ServiceActivity {
         bytes_out: 1,
         cached: Some(CacheCounts { entries: 1, bytes: 1, hits: 1, misses: 1 }),
         stored: Some(StoredCounts { keys: 1, bytes: 2, most_keys: 3, most_bytes: 4 }),
-        last_refusal: Some(LastRefusal { at: time(), reason: "queue-full".into() }),
+        messages: Some(MessageCounts { waiting: 1, in_flight: 2, dead: 3, bytes: 4, oldest_ms: 5 }),
+        last_refusal: Some(LastRefusal {
+            at: time(),
+            reason: "auth-invalid".into(),
+            detail: Some(text("expired-key")),
+        }),
+        problems: vec![text("users.toml: validate.body: user.json: it is empty")],
         withdrawn: Some(text("10 % of its requests failed")),
         judged: Some(Judgement { requests: 1, comparisons: 1 }),
         versions: vec![VersionStatus { name: text("users@2"), percent: 1.0, state: "down".into() }],
         replicas: Some(vec![replica()]),
+    }
+}
+
+pub(super) fn schedule() -> ScheduleStatus {
+    ScheduleStatus {
+        cron: text("0 3 * * *"),
+        path: text("/clean"),
+        next: Some(text("2026-11-22T03:00:00Z")),
+        last: Some(ScheduledCall { at: time(), outcome: "failed".into(), status: Some(404) }),
+        failed: 1,
     }
 }
 
@@ -93,6 +116,15 @@ pub(super) fn policy() -> PolicyStatus {
     }
 }
 
+pub(super) fn mismatch() -> ResponseMismatch {
+    ResponseMismatch {
+        at: time(),
+        request_id: text("9f"),
+        operation: text("GET /users"),
+        why: text("the body is not JSON"),
+    }
+}
+
 pub(super) fn failed_request() -> FailedRequest {
     FailedRequest {
         at: time(),
@@ -100,6 +132,7 @@ pub(super) fn failed_request() -> FailedRequest {
         status: Some(502),
         reason: "trapped".into(),
         detail: Some(text("wasm `unreachable`")),
+        part: Some(text("middleware/gate.wasm")),
         backtrace: vec![text("0: users::run")],
         stderr: vec![text("Traceback:")],
     }
@@ -123,6 +156,7 @@ pub(super) fn host_status() -> HostStatus {
         memory_bytes: 1,
         cpu_seconds: 1.5,
         sandbox_reset: text("by the kernel"),
+        problems: vec![text("trust.keys: a.pem: it is empty")],
         certificates: vec![CertificateStatus {
             names: vec![text("example.org")],
             expires: Some(time()),
@@ -155,6 +189,15 @@ pub(super) fn cluster() -> ClusterStatus {
         renewed_seconds: Some(0.5),
         read_seconds: Some(0.5),
         members: vec![member],
+        calls: vec![ClusterCall {
+            service: text("users"),
+            address: text("https://10.0.0.4:8443"),
+            host: Some(text("b")),
+            sent: 3,
+            retried: 1,
+            failed: 1,
+            mean_seconds: 0.25,
+        }],
         ignored: 1,
         truncated: true,
     }
@@ -172,6 +215,24 @@ pub(super) fn line() -> Line {
         stream: Some(text("stderr")),
         message: text("stock is low"),
         fields: [(text("ms"), json!(1.5))].into_iter().collect(),
+    }
+}
+
+pub(super) fn dead_message() -> DeadContent {
+    DeadContent {
+        entry: DeadEntry {
+            id: text("7"),
+            message_id: text("12"),
+            subject: text("a.dead"),
+            origin: Some(text("a.b")),
+            died: Some(time()),
+            deliveries: Some(10),
+            bytes: 9,
+            error: Some(text("status 500")),
+        },
+        reply_to: Some(text("a.reply")),
+        headers: vec![text("content-type: text/plain")],
+        body: text("eA=="),
     }
 }
 

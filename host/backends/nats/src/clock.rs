@@ -26,11 +26,16 @@ impl ServerClock {
     /// Takes a time that the server has said in response to a request that was sent at `sent`. It was read in between; half
     /// of the time that the request took is the smallest error.
     pub(crate) fn read(&self, text: &str, sent: Instant) {
-        let Ok(time) = humantime::parse_rfc3339(text) else { return };
-        let Ok(since) = time.duration_since(std::time::UNIX_EPOCH) else { return };
-        let time = Timestamp::new(since.as_millis().try_into().unwrap_or(0));
+        let Some(time) = timestamp(text) else { return };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, sent + sent.elapsed() / 2));
     }
+}
+
+/// A time as NATS writes it.
+pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::new(since.as_millis().try_into().unwrap_or(0)))
 }
 
 #[cfg(test)]

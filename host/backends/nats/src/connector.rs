@@ -17,6 +17,8 @@ use crate::settings::NatsSettings;
 const ABANDONED: Duration = Duration::from_secs(2);
 /// Requests that wait to be sent, in the library.
 const CAPACITY: usize = 256;
+/// Messages of a subscription that wait in the library. They are taken at once, and a request for messages has fewer.
+const SUBSCRIBED: usize = 1024;
 
 /// Opens connections.
 pub(crate) struct NatsConnector(NatsSettings);
@@ -44,16 +46,27 @@ impl NatsConnection {
             Ok(message) => Ok(message),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => LinkFailure::Refused(Error::unavailable(NO_RESPONDERS)),
-                RequestErrorKind::MaxPayloadExceeded => {
-                    let limit = self.client.max_payload();
-                    let text =
-                        format!("NATS accepts messages of {limit} bytes: set its max_payload to 2MB, or store less");
-                    LinkFailure::Refused(Error::unavailable(text))
-                }
+                RequestErrorKind::MaxPayloadExceeded => LinkFailure::Refused(self.too_large()),
                 RequestErrorKind::InvalidSubject => LinkFailure::Refused(crate::unexpected()),
                 RequestErrorKind::TimedOut | RequestErrorKind::Other => LinkFailure::Lost,
             }),
         }
+    }
+
+    /// Waits until the server has worked through all that this connection has sent: it does so in order. A flush by the library
+    /// ends when its bytes are written, before the server has read them.
+    pub(crate) async fn round_trip(&self) -> Result<(), LinkFailure> {
+        match self.request("$JS.API.INFO".into(), None, Bytes::new()).await {
+            Err(LinkFailure::Lost) => Err(LinkFailure::Lost),
+            // Any response will do, also one that says that JetStream is not there.
+            _ => Ok(()),
+        }
+    }
+
+    /// The error of a message that is larger than NATS accepts.
+    pub(crate) fn too_large(&self) -> Error {
+        let limit = self.client.max_payload();
+        Error::unavailable(format!("NATS accepts messages of {limit} bytes: set its max_payload to 2MB, or store less"))
     }
 
     /// Waits for `operation` until the connection is lost.
@@ -92,6 +105,7 @@ impl ServerConnector for NatsConnector {
             let connected = options
                 .name("lodge")
                 .client_capacity(CAPACITY)
+                .subscription_capacity(SUBSCRIBED)
                 .ping_interval(Duration::from_secs(15))
                 .max_reconnects(1)
                 // The first attempt has no pause: it is the connection itself.
@@ -117,9 +131,7 @@ impl ServerConnector for NatsConnector {
     }
 
     async fn check(&self, connection: &NatsConnection) -> bool {
-        // Any response shows that the server is there, also one that says that JetStream is not.
-        let response = connection.request("$JS.API.INFO".into(), None, Bytes::new()).await;
-        !matches!(response, Err(LinkFailure::Lost))
+        connection.round_trip().await.is_ok()
     }
 }
 

@@ -9,30 +9,36 @@
 //! * The quota of keys is that of the stream, and exact. Bytes are counted as NATS stores them, with subjects and headers, and
 //!   with a delay, so the quota can be exceeded by what hosts write in ten seconds.
 //! * Locks are messages with a holder; their tokens are sequences too.
+//! * Messages of services are in a stream of each consumer, and hosts pull them by a durable consumer of JetStream.
+//!   Messages of NATS itself, which it does not store, are in the memory of the host that gets them.
 
 mod clock;
 mod connector;
 mod locks;
+mod messages;
 mod names;
 mod response;
 mod settings;
 mod store;
 mod stream;
+mod unstored;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lodge_remote::{Links, RemoteSpace, RemoteSpaces};
 use lodge_state::limits::MAX_LOCKS;
-use lodge_state::{Backend, Error, Locks, Namespace, Pending, Quota, Store};
+use lodge_state::{Backend, Error, Locks, MessageQueue, Namespace, Pending, Quota, Store};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::connector::NatsConnector;
 use crate::locks::NatsLocks;
+use crate::messages::NatsQueue;
 use crate::store::NatsStore;
 use crate::stream::{NatsStream, StreamKind};
+use crate::unstored::UnstoredQueue;
 
 pub use settings::{NatsSettings, NatsSettingsError};
 
@@ -46,6 +52,10 @@ pub struct Nats {
     spaces: RemoteSpaces,
     /// The streams that are open, so that all stores of a namespace share one.
     streams: Mutex<HashMap<(StreamKind, Namespace), Arc<NatsStream>>>,
+    /// The messages of all services, once they are used.
+    messages: OnceLock<Arc<NatsQueue>>,
+    /// Those that JetStream does not store.
+    unstored: Arc<UnstoredQueue>,
 }
 
 impl Nats {
@@ -53,7 +63,15 @@ impl Nats {
     pub fn new(settings: NatsSettings, runtime: &Handle) -> Nats {
         let replicas = settings.replicas;
         let links = Arc::new(Links::open(NatsConnector::new(settings), 1, runtime));
-        Nats { links, replicas, spaces: RemoteSpaces::new(SERVER), streams: Mutex::default() }
+        let unstored = Arc::new(UnstoredQueue::new(links.clone(), runtime));
+        Nats {
+            links,
+            replicas,
+            spaces: RemoteSpaces::new(SERVER),
+            streams: Mutex::default(),
+            messages: OnceLock::new(),
+            unstored,
+        }
     }
 
     fn stream(&self, kind: StreamKind, space: &Arc<RemoteSpace>) -> Arc<NatsStream> {
@@ -86,6 +104,20 @@ impl Backend for Nats {
             stream.configure(MAX_LOCKS, deadline).await?;
             Ok(Arc::new(NatsLocks::new(stream)) as Arc<dyn Locks>)
         })
+    }
+
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        if self.messages.get().is_none() {
+            let queue = NatsQueue::new(self.links.clone(), self.replicas)?;
+            // Of two at the same time, the first stays.
+            let _ = self.messages.set(Arc::new(queue));
+        }
+        let queue = self.messages.get().cloned().ok_or_else(unexpected)?;
+        Ok(queue)
+    }
+
+    fn unstored_messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        Ok(self.unstored.clone())
     }
 }
 

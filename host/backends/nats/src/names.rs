@@ -15,6 +15,11 @@ pub(crate) fn bucket(kind: &str, namespace: &Namespace) -> String {
     format!("lodge-{kind}-_{}", base32(name.as_bytes()))
 }
 
+/// The name of a stream for the messages of a consumer. `number` has 8 digits.
+pub(crate) fn messages(kind: &str, consumer: &Namespace, number: &str) -> String {
+    format!("{}-{number}", bucket(kind, consumer))
+}
+
 fn base32(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.chunks(5) {

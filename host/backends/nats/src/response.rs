@@ -15,8 +15,25 @@ pub(crate) struct JetStreamResponse {
     /// The time of the server.
     pub(crate) ts: Option<String>,
     pub(crate) state: Option<StreamState>,
+    pub(crate) config: Option<StreamLimits>,
+    /// Messages that a consumer has, or that wait for being delivered again.
+    #[serde(default)]
+    pub(crate) num_ack_pending: u64,
     #[serde(default)]
     pub(crate) total: usize,
+    /// Names of streams.
+    pub(crate) streams: Option<Vec<String>>,
+    /// When a stream was created.
+    pub(crate) created: Option<String>,
+}
+
+/// What a stream may contain.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct StreamLimits {
+    #[serde(default)]
+    pub(crate) max_msgs: i64,
+    #[serde(default)]
+    pub(crate) max_bytes: i64,
 }
 
 /// What a stream contains.
@@ -24,6 +41,11 @@ pub(crate) struct JetStreamResponse {
 pub(crate) struct StreamState {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
+    #[serde(default)]
+    pub(crate) last_seq: u64,
+    /// When the oldest message was stored.
+    #[serde(default)]
+    pub(crate) first_ts: String,
     #[serde(default)]
     pub(crate) subjects: std::collections::HashMap<String, u64>,
 }
@@ -41,6 +63,7 @@ pub(crate) struct JetStreamRefusal {
 pub(crate) mod code {
     pub(crate) const NO_MESSAGE: u16 = 10037;
     pub(crate) const SEQUENCE_NOT_FOUND: u16 = 10043;
+    pub(crate) const TOO_LARGE: u16 = 10054;
     pub(crate) const DELETE_FAILED: u16 = 10057;
     pub(crate) const NAME_IN_USE: u16 = 10058;
     pub(crate) const STREAM_NOT_FOUND: u16 = 10059;

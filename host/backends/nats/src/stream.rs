@@ -1,14 +1,16 @@
 //! One stream of JetStream: the key-value bucket of a namespace, or its locks.
 
+mod reading;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, StatusCode};
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use lodge_remote::{LinkFailure, Links, OperationPermit, RemoteSpace};
-use lodge_state::{Entry, Error, Resource, Timestamp, Value, Version, within};
+use lodge_state::{Entry, Error, Resource, Timestamp, within};
 use serde_json::json;
 use tokio::sync::{Mutex as Turn, MutexGuard};
 use tokio::time::Instant;
@@ -18,6 +20,8 @@ use crate::connector::{NO_RESPONDERS, NatsConnection, NatsConnector};
 use crate::names;
 use crate::response::{JetStreamResponse, StreamState, code};
 use crate::unexpected;
+
+pub(crate) use reading::{Leader, expiry};
 
 /// When an entry expires, in milliseconds since 1970.
 const EXPIRES: &str = "Lodge-Expires";
@@ -33,6 +37,18 @@ const COUNTED: Duration = Duration::from_secs(10);
 pub(crate) enum StreamKind {
     State,
     Locks,
+    /// Who consumes messages.
+    Messages,
+}
+
+impl StreamKind {
+    fn name(self) -> &'static str {
+        match self {
+            StreamKind::State => "state",
+            StreamKind::Locks => "locks",
+            StreamKind::Messages => "messages",
+        }
+    }
 }
 
 /// A stream of a namespace.
@@ -74,7 +90,7 @@ impl NatsStream {
         space: Arc<RemoteSpace>,
         replicas: usize,
     ) -> NatsStream {
-        let bucket = names::bucket(if kind == StreamKind::State { "state" } else { "locks" }, space.namespace());
+        let bucket = names::bucket(kind.name(), space.namespace());
         NatsStream {
             links,
             space,
@@ -214,46 +230,6 @@ impl NatsStream {
         self.clock.now().ok_or_else(|| unexpected().into())
     }
 
-    /// Reads a message, whether or not it has expired.
-    pub(crate) async fn read(&self, connection: &NatsConnection, key: &str) -> Result<Option<Stored>, LinkFailure> {
-        let payload = Bytes::from(json!({ "last_by_subj": self.subject(key) }).to_string());
-        if self.replicas > 1 {
-            return self.read_leader(connection, payload).await;
-        }
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.name());
-        let message = match connection.request(subject, None, payload).await {
-            Err(LinkFailure::Refused(error)) if error == Error::unavailable(NO_RESPONDERS) => {
-                // The stream was deleted, or the server has not read it yet.
-                self.info(connection, None).await?;
-                return Err(error.into());
-            }
-            message => message?,
-        };
-        if message.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(None);
-        }
-        let headers = message.headers.unwrap_or_default();
-        let sequence = header(&headers, "Nats-Sequence").ok_or_else(unexpected)?;
-        stored(sequence, &headers, message.payload)
-    }
-
-    /// Reads a message of a stream with replicas, from its leader.
-    async fn read_leader(&self, connection: &NatsConnection, payload: Bytes) -> Result<Option<Stored>, LinkFailure> {
-        let subject = format!("$JS.API.STREAM.MSG.GET.{}", self.name());
-        let message = connection.request(subject, None, payload).await?;
-        let response: Leader = serde_json::from_slice(&message.payload).map_err(|_| unexpected())?;
-        let Some(found) = response.message else {
-            let response = JetStreamResponse::read(&message)?;
-            if response.code() == code::NO_MESSAGE {
-                return Ok(None);
-            }
-            self.restored(connection, response).await?;
-            return Err(unexpected().into());
-        };
-        let (headers, value) = found.decode().ok_or_else(unexpected)?;
-        stored(found.seq, &headers, value)
-    }
-
     /// Stores a message if the last one of its key has the sequence `expected`, 0 for none; `None` expects nothing.
     pub(crate) async fn update(
         &self,
@@ -327,54 +303,5 @@ impl NatsStream {
             return Ok(());
         }
         Err(Error::QuotaExceeded { resource: Resource::Bytes, used: state.bytes, limit: quota.bytes }.into())
-    }
-}
-
-fn stored(sequence: u64, headers: &HeaderMap, value: Bytes) -> Result<Option<Stored>, LinkFailure> {
-    // Other clients delete by markers.
-    if headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some() {
-        let entry =
-            Entry { value: Value::number(0), version: Version::new(sequence), expires: Some(Timestamp::new(0)) };
-        return Ok(Some(Stored { sequence, entry }));
-    }
-    let expires = header(headers, EXPIRES).map(Timestamp::new);
-    Ok(Some(Stored { sequence, entry: Entry { value: Value::new(value)?, version: Version::new(sequence), expires } }))
-}
-
-fn header(headers: &HeaderMap, name: &str) -> Option<u64> {
-    headers.get_last(name)?.as_str().parse().ok()
-}
-
-/// When a message with these headers expires.
-pub(crate) fn expiry(headers: &HeaderMap) -> Option<Timestamp> {
-    header(headers, EXPIRES).map(Timestamp::new)
-}
-
-/// The response of a leader.
-#[derive(serde::Deserialize)]
-struct Leader {
-    message: Option<LeaderMessage>,
-}
-
-#[derive(serde::Deserialize)]
-struct LeaderMessage {
-    seq: u64,
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
-}
-
-impl LeaderMessage {
-    /// Its headers and its value, which are in base 64.
-    fn decode(&self) -> Option<(HeaderMap, Bytes)> {
-        use base64::Engine;
-        let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
-        let text = String::from_utf8(decode(&self.hdrs)?).ok()?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in text.lines().skip(1).filter_map(|line| line.split_once(':')) {
-            headers.insert(name, value.trim());
-        }
-        Some((headers, decode(&self.data)?.into()))
     }
 }

@@ -1,16 +1,17 @@
 //! Connections to PostgreSQL.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
-use lodge_remote::{ConnectFailure, LinkFailure, OpenedLink, ServerConnector, connect};
+use lodge_remote::{ConnectFailure, LinkFailure, OpenedLink, ServerConnector, ServerStream, connect};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Connection, Row};
 
 use crate::failure::{failed, refused, unexpected};
+use crate::message_statements::{MessageStatement, MessageStatements};
 use crate::settings::PostgresSettings;
-use crate::statements::{self, Statement};
-use crate::tls::Connect;
+use crate::statements::{self, Parameters, Statement};
+use crate::tls::{Connect, Secure};
 
 /// The schema, which this version of Lodge knows up to [`VERSION`].
 const SCHEMA: &str = include_str!("schema.sql");
@@ -26,16 +27,23 @@ pub(crate) struct PostgresConnection(Arc<Prepared>);
 struct Prepared {
     client: Client,
     statements: Vec<tokio_postgres::Statement>,
+    messages: MessageStatements,
 }
-
-/// Parameters of a statement.
-pub(crate) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
 impl PostgresConnection {
     /// Runs a statement, and returns its rows.
     pub(crate) async fn all(&self, statement: Statement, parameters: &Parameters<'_>) -> Result<Vec<Row>, LinkFailure> {
         let prepared = self.0.statements.get(statement as usize).ok_or_else(unexpected)?;
         self.0.client.query(prepared, parameters).await.map_err(|error| failed(&error))
+    }
+
+    /// Runs a statement of messages, and returns its rows.
+    pub(crate) async fn of_messages(
+        &self,
+        statement: MessageStatement,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, LinkFailure> {
+        self.0.messages.all(&self.0.client, statement, parameters).await
     }
 
     /// Runs a statement that returns one row, or none.
@@ -71,10 +79,7 @@ impl ServerConnector for PostgresConnector {
         let unanswered = stream.unanswered();
         let tls = Connect { host: host.clone(), config: tls.clone() };
         let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| refused(&error))?;
-        let mut driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            // Operations that wait get the error themselves.
-            let _ = connection.await;
-        });
+        let mut driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(drive(connection));
         let prepared = tokio::select! {
             prepared = prepare(client) => prepared?,
             () = &mut driver => return Err(ConnectFailure::new("the connection was closed: see the log of the server")),
@@ -88,6 +93,13 @@ impl ServerConnector for PostgresConnector {
         let row = connection.0.client.query_one(check, &[]).await;
         row.and_then(|row| row.try_get(0)).is_ok_and(|unusable: bool| !unusable)
     }
+}
+
+/// Drives a connection until it ends. What a server tells beside its answers goes nowhere: the driver would log it without a service,
+/// as often as a guest causes it, and most is about statements of the host.
+pub(crate) async fn drive(mut connection: Connection<ServerStream, Secure>) {
+    // Statements that wait get the error themselves.
+    while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
 }
 
 /// Creates what is missing, and prepares all statements.
@@ -112,7 +124,7 @@ async fn prepare(client: Client) -> Result<Prepared, ConnectFailure> {
     for (_, text) in statements::ALL {
         statements.push(client.prepare(text).await.map_err(|error| refused(&error))?);
     }
-    Ok(Prepared { client, statements })
+    Ok(Prepared { client, statements, messages: MessageStatements::default() })
 }
 
 /// Creates the schema. Several connections do it at the same time: the first one does, and the others wait for it.

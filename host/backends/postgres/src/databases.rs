@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use lodge_remote::Tls;
 use lodge_state::postgres::{
-    MAX_PARAMETERS, MAX_STATEMENT, MAX_TRANSFER, PendingRows, PostgresAddress, PostgresError, PostgresPool,
-    PostgresRows, PostgresServers, PostgresSession, PostgresValue,
+    MAX_PARAMETERS, MAX_STATEMENT, MAX_TRANSFER, PendingRows, PostgresAddress, PostgresError, PostgresMode,
+    PostgresPool, PostgresReport, PostgresRows, PostgresServers, PostgresSession, PostgresValue,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
@@ -59,11 +59,23 @@ struct RequestSession {
 }
 
 /// Where a request keeps its connection between statements.
-type ClientSlot = Arc<AsyncMutex<Option<PooledClient>>>;
+type ClientSlot = Arc<AsyncMutex<ConnectionState>>;
+
+/// What a request has of its connection.
+#[derive(Default)]
+enum ConnectionState {
+    /// It has needed none so far.
+    #[default]
+    Unopened,
+    Open(Box<PooledClient>),
+    /// A statement ended it. Another one would run outside of the transaction, without the role and the settings of this one.
+    Ended,
+}
 
 impl PostgresSession for RequestSession {
     fn run<'a>(
         &'a self,
+        mode: PostgresMode,
         text: String,
         parameters: Vec<PostgresValue>,
         deadline: Instant,
@@ -73,15 +85,23 @@ impl PostgresSession for RequestSession {
             let slot = Arc::clone(&self.slot.lock().unwrap_or_else(PoisonError::into_inner));
             let deadline = tokio::time::Instant::from_std(deadline);
             let Ok(mut slot) = timeout_at(deadline, slot.lock_owned()).await else { return Err(PostgresError::Busy) };
-            // Taken out: if this future is dropped, so is the connection, which cancels the statement.
-            let mut session = match slot.take() {
-                Some(session) => session,
-                None => self.pool.session(deadline).await?,
+            let known = match &mut *slot {
+                ConnectionState::Unopened => None,
+                // Taken out: if this future is dropped, so is the connection, which cancels the statement.
+                state => match std::mem::replace(state, ConnectionState::Ended) {
+                    ConnectionState::Open(session) => Some(session),
+                    _ => return Err(PostgresError::Ended),
+                },
             };
-            let result = timeout_at(deadline, session.run(&text, &parameters)).await;
+            let mut session = match known {
+                Some(session) => session,
+                None => Box::new(self.pool.session(deadline).await?),
+            };
+            *slot = ConnectionState::Ended;
+            let result = timeout_at(deadline, session.run(mode, &text, &parameters)).await;
             let result = result.unwrap_or(Err(PostgresError::Timeout));
             if session.is_usable(&result) {
-                *slot = Some(session);
+                *slot = ConnectionState::Open(session);
             }
             result
         })
@@ -102,7 +122,9 @@ impl Drop for RequestSession {
 
 /// Gives the connection in a slot back, unless a statement runs.
 fn give_back(slot: &ClientSlot) {
-    if let Some(session) = slot.try_lock().ok().and_then(|mut slot| slot.take()) {
+    if let Ok(mut slot) = slot.try_lock()
+        && let ConnectionState::Open(session) = std::mem::replace(&mut *slot, ConnectionState::Ended)
+    {
         session.give_back();
     }
 }
@@ -114,8 +136,13 @@ fn check(text: &str, parameters: &[PostgresValue]) -> Result<(), PostgresError> 
         return too_large("the statement", MAX_STATEMENT, "bytes");
     }
     if text.contains('\0') {
-        let (code, message) = ("42601".to_owned(), "a statement contains no NUL character".to_owned());
-        return Err(PostgresError::Failed { code, message });
+        return Err(PostgresError::Failed(Box::new(PostgresReport {
+            severity: "ERROR".into(),
+            code: "42601".into(),
+            message: "a statement contains no NUL character".into(),
+            detail: None,
+            extras: Vec::new(),
+        })));
     }
     if parameters.len() > MAX_PARAMETERS {
         return too_large("the list of parameters", MAX_PARAMETERS, "items");

@@ -23,6 +23,7 @@ pub(crate) fn failed(error: &tokio_postgres::Error) -> LinkFailure {
         }
         // statement_timeout and lock_timeout.
         "57014" | "55P03" => "PostgreSQL took too long: check its load, and its locks in pg_stat_activity",
+        "40001" | "40P01" => "PostgreSQL has ended a conflict of two operations: this one can be tried again",
         "53100" => "the disk of PostgreSQL is full: make room",
         "53200" | "53300" => "PostgreSQL has no memory or no connections left: raise its limits",
         "42501" => "the user of the URL may not use the schema lodge: grant it, or let this user own it",

@@ -5,6 +5,7 @@
 //!   one key follow each other; quotas are exact.
 //! * Versions and tokens are from one sequence, which never goes back.
 //! * Entries and leases expire by the clock of the server. Writes remove some of those that have expired.
+//! * Messages have tables of their own, which the first operation on messages creates.
 //! * What is confirmed is as durable as `synchronous_commit` of the server says.
 //! * A connection runs statements one after another, and operations share connections. With PgBouncer use its session mode.
 
@@ -12,21 +13,24 @@ mod connector;
 mod databases;
 mod failure;
 mod locks;
+mod message_statements;
+mod messages;
 mod settings;
 mod statements;
 mod store;
 mod tls;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lodge_remote::{LinkFailure, Links, RemoteSpace, RemoteSpaces};
-use lodge_state::{Backend, Error, Locks, Namespace, Pending, Quota, Store};
+use lodge_state::{Backend, Error, Locks, MessageQueue, Namespace, Pending, Quota, Store};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::connector::{PostgresConnection, PostgresConnector};
 use crate::locks::PostgresLocks;
+use crate::messages::PostgresQueue;
 use crate::statements::Statement;
 use crate::store::PostgresStore;
 
@@ -39,6 +43,8 @@ const SERVER: &str = "PostgreSQL";
 /// State in PostgreSQL. Its connections are opened at once, and again whenever they are lost.
 pub struct Postgres {
     shared: Arc<Shared>,
+    /// The messages of all services, once they are used.
+    messages: OnceLock<Arc<PostgresQueue>>,
 }
 
 /// What all namespaces share.
@@ -59,7 +65,8 @@ impl Postgres {
     pub fn new(settings: PostgresSettings, runtime: &Handle) -> Postgres {
         let number = settings.connections();
         let links = Links::open(PostgresConnector::new(settings), number, runtime);
-        Postgres { shared: Arc::new(Shared { links, spaces: RemoteSpaces::new(SERVER) }) }
+        let shared = Arc::new(Shared { links, spaces: RemoteSpaces::new(SERVER) });
+        Postgres { shared, messages: OnceLock::new() }
     }
 
     async fn numbered(
@@ -99,5 +106,14 @@ impl Backend for Postgres {
             let numbered = self.numbered(namespace, None, deadline).await?;
             Ok(Arc::new(PostgresLocks::new(self.shared.clone(), numbered)) as Arc<dyn Locks>)
         })
+    }
+
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        if self.messages.get().is_none() {
+            // Of two at the same time, the first stays.
+            let _ = self.messages.set(Arc::new(PostgresQueue::new(self.shared.clone())?));
+        }
+        let queue = self.messages.get().cloned().ok_or_else(failure::unexpected)?;
+        Ok(queue)
     }
 }

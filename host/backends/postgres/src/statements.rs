@@ -1,5 +1,10 @@
 //! The statements of all operations. They are prepared once per connection.
 
+use tokio_postgres::types::ToSql;
+
+/// Parameters of a statement.
+pub(crate) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+
 /// A statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Statement {

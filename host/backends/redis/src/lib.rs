@@ -6,6 +6,7 @@
 //!   * `…i:BUCKET`: the keys of a bucket, sorted, for listings; `…b`: the buckets.
 //!   * `…s`: the bytes of every entry; `…x`: when entries expire; `…u`: the usage and the last version.
 //!   * `…l:NAME`: a lock, as `HOLDER TOKEN`, which expires with its lease; `…h`: the locks that are held.
+//! * Messages of all services are in a namespace of their own, which no service can name.
 //! * Versions and tokens are at least the time of the server in microseconds, so they grow even if Redis has lost its data.
 //! * What is confirmed is as durable as Redis is configured to be: with `appendfsync always` it survives a crash, and with
 //!   `everysec` the last two seconds may not. A server that evicts keys is refused. Failover to a replica
@@ -14,21 +15,23 @@
 mod connection;
 mod connector;
 mod locks;
+mod messages;
 mod reply;
 mod scripts;
 mod settings;
 mod store;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lodge_remote::{Links, RemoteSpaces};
-use lodge_state::{Backend, Locks, Namespace, Pending, Quota, Store};
+use lodge_state::{Backend, Error, Locks, MessageQueue, Namespace, Pending, Quota, Store};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::connector::RedisConnector;
 use crate::locks::RedisLocks;
+use crate::messages::RedisQueue;
 use crate::store::RedisStore;
 
 pub use settings::{RedisSettings, RedisSettingsError};
@@ -36,6 +39,8 @@ pub use settings::{RedisSettings, RedisSettingsError};
 /// State in Redis. Its connections are opened at once, and again whenever they are lost.
 pub struct Redis {
     shared: Arc<Shared>,
+    /// The messages of all services, once they are used.
+    messages: OnceLock<Arc<RedisQueue>>,
 }
 
 /// What all namespaces share.
@@ -49,7 +54,8 @@ impl Redis {
     pub fn new(settings: RedisSettings, runtime: &Handle) -> Redis {
         let number = settings.connections();
         let links = Links::open(RedisConnector::new(settings), number, runtime);
-        Redis { shared: Arc::new(Shared { links, spaces: RemoteSpaces::new(SERVER) }) }
+        let shared = Arc::new(Shared { links, spaces: RemoteSpaces::new(SERVER) });
+        Redis { shared, messages: OnceLock::new() }
     }
 }
 
@@ -73,6 +79,15 @@ impl Backend for Redis {
             let space = self.shared.spaces.open(namespace, None)?;
             Ok(Arc::new(RedisLocks::new(self.shared.clone(), space)) as Arc<dyn Locks>)
         })
+    }
+
+    fn messages(&self) -> Result<Arc<dyn MessageQueue>, Error> {
+        if self.messages.get().is_none() {
+            // Of two at the same time, the first stays.
+            let _ = self.messages.set(Arc::new(RedisQueue::new(self.shared.clone())?));
+        }
+        let queue = self.messages.get().cloned().ok_or_else(reply::unexpected)?;
+        Ok(queue)
     }
 }
 

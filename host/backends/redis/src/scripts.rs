@@ -17,14 +17,38 @@ pub(crate) enum Script {
     Used,
     Attempt,
     Renew,
+    Subscribe,
+    Unsubscribe,
+    Publish,
+    Receive,
+    Settle,
+    Status,
+    Dead,
+    EndDead,
 }
 
 /// All scripts, in the order of their declaration.
-pub(crate) const ALL: [Script; 7] =
-    [Script::Write, Script::Read, Script::List, Script::Buckets, Script::Used, Script::Attempt, Script::Renew];
+pub(crate) const ALL: [Script; 15] = [
+    Script::Write,
+    Script::Read,
+    Script::List,
+    Script::Buckets,
+    Script::Used,
+    Script::Attempt,
+    Script::Renew,
+    Script::Subscribe,
+    Script::Unsubscribe,
+    Script::Publish,
+    Script::Receive,
+    Script::Settle,
+    Script::Status,
+    Script::Dead,
+    Script::EndDead,
+];
 
 const COMMON: &str = include_str!("scripts/common.lua");
 const USAGE: &str = include_str!("scripts/usage.lua");
+const MESSAGES: &str = include_str!("scripts/messages/common.lua");
 
 impl Script {
     /// Its text.
@@ -37,6 +61,14 @@ impl Script {
             Script::Used => &[COMMON, USAGE, include_str!("scripts/used.lua")],
             Script::Attempt => &[COMMON, include_str!("scripts/attempt.lua")],
             Script::Renew => &[COMMON, include_str!("scripts/renew.lua")],
+            Script::Subscribe => &[COMMON, MESSAGES, include_str!("scripts/messages/subscribe.lua")],
+            Script::Unsubscribe => &[COMMON, MESSAGES, include_str!("scripts/messages/unsubscribe.lua")],
+            Script::Publish => &[COMMON, MESSAGES, include_str!("scripts/messages/publish.lua")],
+            Script::Receive => &[COMMON, MESSAGES, include_str!("scripts/messages/receive.lua")],
+            Script::Settle => &[COMMON, MESSAGES, include_str!("scripts/messages/settle.lua")],
+            Script::Status => &[COMMON, MESSAGES, include_str!("scripts/messages/status.lua")],
+            Script::Dead => &[COMMON, MESSAGES, include_str!("scripts/messages/dead.lua")],
+            Script::EndDead => &[COMMON, MESSAGES, include_str!("scripts/messages/end_dead.lua")],
         };
         parts.concat()
     }

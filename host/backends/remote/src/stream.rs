@@ -130,6 +130,12 @@ impl ServerStream {
         ServerStream { most_unanswered: bytes, counts_round_trips: true, ..self }
     }
 
+    /// The same connection, for a protocol whose reader bounds each response.
+    #[must_use]
+    pub fn endless(self) -> ServerStream {
+        ServerStream { most_unanswered: u64::MAX, counts_round_trips: false, ..self }
+    }
+
     /// What counts the bytes that it receives.
     pub fn unanswered(&self) -> Unanswered {
         self.unanswered.clone()

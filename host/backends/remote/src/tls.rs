@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -69,7 +70,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| identity(&error))?
             .with_root_certificates(roots);
-        let config = match &self.identity {
+        let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
@@ -79,6 +80,8 @@ impl Tls {
                     .map_err(|error| identity(&error))?
             }
         };
+        // rustls does not verify the certificate of a server again when it resumes a session.
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 }
@@ -95,6 +98,15 @@ impl std::fmt::Debug for Tls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn no_session_is_resumed() {
+        let authority = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        let config = Tls { authorities: Some(authority.cert.pem().into_bytes()), identity: None }.config().unwrap();
+        let sessions = format!("{:?}", config.resumption);
+        assert!(sessions.contains("NoClientSessionStorage"), "{sessions}");
+    }
 
     #[test]
     fn files_that_are_no_certificates_are_refused() {

@@ -36,6 +36,8 @@ pub struct Acme {
     pub challenge: AcmeChallenge,
     /// The directory of account and certificates; beside the state of services if there is none.
     pub path: Option<PathBuf>,
+    /// The file with keys by which hosts share certificates, account and proofs in the server of their state; they do not without one.
+    pub share_keys: Option<PathBuf>,
 }
 
 /// How the host proves to an authority that a name is its own.
@@ -136,16 +138,31 @@ pub(super) const KEYS: &[Key<Acme>] = &[
             Ok(())
         },
     },
+    Key {
+        name: "share_keys",
+        default: "",
+        help: "a file with keys that encrypt what hosts with one `state.url` share: certificates, account and proofs; empty if each host orders for itself",
+        set: |c, text| {
+            c.share_keys = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
 ];
 
 impl Acme {
-    /// Returns what is contradictory among the settings.
-    pub(super) fn disagreements(&self) -> Vec<String> {
-        match (self.eab_kid.is_empty(), &self.eab_key) {
+    /// Returns what is contradictory among the settings. `server` is whether `state.url` is set.
+    pub(super) fn disagreements(&self, server: bool) -> Vec<String> {
+        let mut problems = match (self.eab_kid.is_empty(), &self.eab_key) {
             (false, None) => vec!["tls.acme.eab_key: `tls.acme.eab_kid` needs the file with its key".into()],
             (true, Some(_)) => vec!["tls.acme.eab_kid: `tls.acme.eab_key` needs the identifier of the key".into()],
             _ => Vec::new(),
+        };
+        if self.share_keys.is_some() && !server {
+            problems.push(
+                "tls.acme.share_keys: hosts share certificates by the server of their state; set `state.url` on all of them".into(),
+            );
         }
+        problems
     }
 }
 

@@ -4,7 +4,7 @@ use super::keys::words;
 use super::origin::{Origin, place};
 
 /// Settings that have no effect without another one. Those of security would seem to be in force.
-const DEPENDENT: [(&str, &str); 20] = [
+const DEPENDENT: [(&str, &str); 23] = [
     ("tls.client", "tls.client_ca"),
     ("tls.acme.contact", "tls.acme.domains"),
     ("tls.acme.directory", "tls.acme.domains"),
@@ -13,6 +13,7 @@ const DEPENDENT: [(&str, &str); 20] = [
     ("tls.acme.eab_key", "tls.acme.domains"),
     ("tls.acme.challenge", "tls.acme.domains"),
     ("tls.acme.path", "tls.acme.domains"),
+    ("tls.acme.share_keys", "tls.acme.domains"),
     ("cluster.host", "cluster.name"),
     ("cluster.advertise", "cluster.name"),
     ("cluster.zone", "cluster.name"),
@@ -25,6 +26,8 @@ const DEPENDENT: [(&str, &str); 20] = [
     ("state.key", "state.url"),
     ("state.credentials", "state.url"),
     ("state.replicas", "state.url"),
+    ("state.blobs_credentials", "state.blobs"),
+    ("state.blobs_ca", "state.blobs"),
 ];
 
 /// Returns the problems of settings whose other one is not set.

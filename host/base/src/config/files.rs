@@ -23,14 +23,18 @@ impl Config {
             &self.tls.acme.ca,
             &self.tls.acme.eab_key,
             &self.tls.acme.path,
+            &self.tls.acme.share_keys,
             &state.ca,
             &state.certificate,
             &state.key,
             &state.credentials,
+            &state.blobs_credentials,
+            &state.blobs_ca,
             &pull.ca,
             &self.audit.file,
         ];
         let several = self.trust.keys.iter().map(|file| &file.path).chain(&self.tls.certificates);
+        let several = several.chain(self.errors.pages.values());
         let single = single.into_iter().flatten().chain([&self.kubernetes.account]);
         single.chain(credentials).chain(several).map(PathBuf::as_path)
     }
@@ -45,7 +49,7 @@ mod tests {
     #[test]
     fn every_setting_that_names_a_file_is_in_the_list() {
         // These take any text and name no file, or name a directory that the host writes.
-        const OTHERS: [&str; 15] = [
+        const OTHERS: [&str; 16] = [
             "guests",
             "admin_token",
             "log_level",
@@ -57,6 +61,7 @@ mod tests {
             "cache.sealed",
             "calls.suffix",
             "state.url",
+            "state.blobs",
             "traces.endpoint",
             "traces.headers",
             "traces.service",
@@ -64,7 +69,8 @@ mod tests {
         ];
         let mut found = Vec::new();
         for (name, ..) in described().filter(|(name, ..)| !OTHERS.contains(&name.as_str())) {
-            let mut source = std::collections::BTreeMap::from([("state.url", "redis://127.0.0.1")]);
+            let mut source =
+                std::collections::BTreeMap::from([("state.url", "redis://127.0.0.1"), ("state.blobs", "s3://bucket")]);
             if name.starts_with("tls.") {
                 source.extend([("tls.listen", "127.0.0.1:8443"), ("tls.certificates", "/another")]);
                 source.extend([("tls.acme.domains", "a.test"), ("tls.acme.eab_kid", "kid")]);

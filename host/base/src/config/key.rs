@@ -31,6 +31,16 @@ pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<
         .map(|(_, name)| name)
 }
 
+/// Returns the name of which `wrong` is a slip: with at most two letters missing, added, changed or swapped, and at most a third of
+/// it. Says less than [`nearest`], for names that may also be of others.
+pub fn misspelt<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|name| (strsim::osa_distance(wrong, name), name))
+        .filter(|(slips, name)| *slips <= 2.min(name.len() / 3))
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, name)| name)
+}
+
 /// Parses a time span such as `30s` or `1m 30s`, within `range`.
 pub fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let value = humantime::parse_duration(text)

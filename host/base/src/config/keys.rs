@@ -6,6 +6,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::key::{Key, count, network, size, word};
 use super::{Config, LogFormat, ServiceHosts};
+use crate::headers::IDENTITY;
 
 /// `log_requests = true` is a natural mistake in TOML.
 pub(super) const SWITCH: [(&str, bool); 4] = [("off", false), ("on", true), ("false", false), ("true", true)];
@@ -97,7 +98,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
                 words(text).map(|name| name.parse().map_err(|_| format!("`{name}` is not the name of a header")));
             c.log_headers = names.collect::<Result<_, String>>()?;
             // The line has the headers as the client sent them, and the host removes these from a client.
-            if let Some(name) = c.log_headers.iter().find(|name| name.as_str().starts_with("x-lodge-auth-")) {
+            if let Some(name) = c.log_headers.iter().find(|name| name.as_str().starts_with(IDENTITY)) {
                 return Err(format!("`{name}` is for services: a client may have sent any value"));
             }
             Ok(())
@@ -139,7 +140,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         name: "memory",
         default: "auto",
-        help: "memory that the process may use; `auto` is the limit of its cgroup, or the memory of the machine. By default `listener.memory` is at most a quarter of it, `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` an eighth, and `listener.compression` and `listener.validation` a sixteenth",
+        help: "memory that the process may use; `auto` is the limit of its cgroup, or the memory of the machine. By default `listener.memory` is at most a quarter of it, `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` an eighth, and `listener.compression` and `listener.validation` a sixteenth; `engine.instances` is at most one for each 256 KiB, and `engine.warm` one for each MiB",
         set: |c, text| {
             c.memory = if text == "auto" { None } else { Some(size(text, 32 << 20..=1 << 50)?) };
             Ok(())

@@ -10,6 +10,12 @@ use super::{Config, effect};
 /// The most bytes that an HTTP/1.1 connection to a replica buffers for reading and writing.
 const CONNECTION: usize = 128 << 10;
 
+/// The memory of the process for each of the default `engine.instances`. A request of a small guest in Rust takes less than 100 KiB.
+const SANDBOX: usize = 256 << 10;
+
+/// The memory of the process for each of the default `engine.warm`, which keep their memory while they do nothing.
+const WARM: usize = 1 << 20;
+
 /// The values of one source: dotted key to text.
 pub type Source = BTreeMap<String, String>;
 
@@ -41,6 +47,11 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
         let said = sources.iter().filter_map(|(origin, source)| Some((*origin, source.get(&name)?)));
         let said = said.max_by_key(|(origin, _)| *origin);
         let (origin, text) = said.map_or((Origin::Default, default), |(origin, text)| (origin, text.as_str()));
+        let (origin, text) = match (&*name, text) {
+            // What the machine has is a source of its own.
+            ("memory", "auto") => (Origin::Default, machine(sources).unwrap_or(text)),
+            _ => (origin, text),
+        };
         if let Err(expected) = set(&mut config, text) {
             problems.push(format!("{}: {expected}", place(origin, &name)));
         }
@@ -61,9 +72,15 @@ pub fn resolve(sources: &[(Origin, Source)]) -> Result<Resolved, Vec<String>> {
     if problems.is_empty() { Ok(Resolved { config, values }) } else { Err(problems) }
 }
 
+/// Returns the memory of the machine, if a source says it.
+fn machine(sources: &[(Origin, Source)]) -> Option<&str> {
+    let found = sources.iter().find(|(origin, _)| *origin == Origin::Default);
+    found.and_then(|(_, source)| source.get("memory")).map(String::as_str)
+}
+
 /// Whether the value of a setting is secret and must not be shown.
 pub fn is_secret(name: &str) -> bool {
-    ["admin_token", "state.url", "traces.headers"].contains(&name)
+    ["admin_token", "state.url", "state.blobs", "traces.headers"].contains(&name)
 }
 
 fn unknown_keys(sources: &[(Origin, Source)]) -> Vec<String> {
@@ -92,7 +109,8 @@ fn elsewhere(name: &str, names: &[String]) -> Option<String> {
 impl Config {
     /// Lowers defaults that do not fit into [`Config::memory`]: `listener.memory` to a quarter of it;
     /// `listener.unsent`, `responses.memory`, `engine.resident` and the buffers of `upstreams.connections` to an
-    /// eighth; `listener.compression` and `listener.validation` to a sixteenth. Each keeps at least 4 MiB.
+    /// eighth; `listener.compression` and `listener.validation` to a sixteenth. Each keeps at least 4 MiB. `engine.instances` and
+    /// `engine.warm` are lowered to what fits at [`SANDBOX`] and [`WARM`] each.
     fn shrink(&mut self, values: &mut [(String, String, Origin)]) {
         let Some(memory) = self.memory else { return };
         let sizes = [
@@ -115,6 +133,13 @@ impl Config {
             lower(name, size, (memory / part).max(4 << 20), show);
         }
         let connections = (memory / 8).max(4 << 20) / CONNECTION;
-        lower("upstreams.connections", &mut self.upstreams.connections, connections, |most| most.to_string());
+        let counts = [
+            ("upstreams.connections", &mut self.upstreams.connections, connections),
+            ("engine.instances", &mut self.engine.instances, memory / SANDBOX),
+            ("engine.warm", &mut self.engine.warm, memory / WARM),
+        ];
+        for (name, count, most) in counts {
+            lower(name, count, most, |most| most.to_string());
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::key::Key;
 use super::{
-    Config, acme, audit, cache, calls, cluster, engine, keys, kubernetes, limits, listener, pull, responses, state,
-    stop, tls, traces, trust, upstreams, watch,
+    Config, acme, audit, cache, calls, cluster, engine, errors, keys, kubernetes, limits, listener, pull, responses,
+    state, stop, tls, traces, trust, upstreams, watch,
 };
 
 /// Every section of `lodge.toml`, in the order of the docs.
@@ -25,6 +25,7 @@ const SECTIONS: &[fn() -> Vec<Setting>] = &[
     || section("state.", state::KEYS, |config| &mut config.state),
     || section("cache.", cache::KEYS, |config| &mut config.cache),
     || section("responses.", responses::KEYS, |config| &mut config.responses),
+    || section("errors.", errors::KEYS, |config| &mut config.errors),
     || section("limits.", limits::LIMITS, |config| &mut config.limits),
     || section("traces.", traces::TRACES, |config| &mut config.traces),
 ];

@@ -14,6 +14,11 @@ pub fn read_file(text: &str) -> Result<Source, String> {
             toml::Value::Table(table) if table.is_empty() && prefix == "trust" => {
                 into.insert("trust.keys".to_owned(), String::new());
             }
+            // A table of what other sources have as a list: `NAME=VALUE`, comma-separated.
+            toml::Value::Table(table) if prefix == "errors.pages" => {
+                let items: Vec<_> = table.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+                into.insert(prefix.to_owned(), items.join(","));
+            }
             toml::Value::Table(table) => {
                 for (name, value) in table {
                     let dot = if prefix.is_empty() { "" } else { "." };

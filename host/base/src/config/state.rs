@@ -25,6 +25,12 @@ pub struct State {
     pub replicas: usize,
     /// The place without a server.
     pub path: StatePath,
+    /// The URL of a bucket with the objects of services, which replaces their directory.
+    pub blobs: Option<String>,
+    /// The file with the key of that bucket's server.
+    pub blobs_credentials: Option<PathBuf>,
+    /// The file with the certificates of authorities that it is verified by; those of the system without one.
+    pub blobs_ca: Option<PathBuf>,
     /// What a confirmed write survives.
     pub durability: Durability,
     /// The longest time that one operation may take.
@@ -117,6 +123,27 @@ pub(super) const KEYS: &[Key<State>] = &[
             };
             Ok(())
         },
+    },
+    Key {
+        name: "blobs",
+        default: "",
+        help: "a bucket of S3 that keeps the objects of services instead of a directory, so that several hosts share them: `s3://BUCKET/PREFIX?region=…&endpoint=…`",
+        set: |c, text| {
+            c.blobs = (!text.is_empty()).then(|| text.into());
+            Ok(())
+        },
+    },
+    Key {
+        name: "blobs_credentials",
+        default: "",
+        help: "a file with the access key for `state.blobs`, in the form of `~/.aws/credentials`; without it, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` have it",
+        set: |c, text| file(text).map(|file| c.blobs_credentials = file),
+    },
+    Key {
+        name: "blobs_ca",
+        default: "",
+        help: "a PEM file with the authorities that the certificate of the server of `state.blobs` is verified by; empty for those of the system",
+        set: |c, text| file(text).map(|file| c.blobs_ca = file),
     },
     Key {
         name: "durability",

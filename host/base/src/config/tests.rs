@@ -43,6 +43,18 @@ fn defaults_fit_into_the_memory() {
     assert_eq!(others("256MiB"), (32, "32.0 MiB".into(), "256".into()));
     assert_eq!(others("32MiB"), (4, "4.0 MiB".into(), "32".into()));
     assert_eq!(others("64GiB"), (2048, "2GiB".into(), "4096".into()));
+    let engine = |memory: &str, pairs: &[(&str, &str)]| {
+        let machine = (Origin::Default, source(&[("memory", memory)]));
+        let engine = resolve(&[machine, (Origin::File, source(pairs))]).unwrap().config.engine;
+        (engine.instances, engine.warm)
+    };
+    assert_eq!(engine("64MiB", &[]), (256, 64));
+    assert_eq!(engine("64MiB", &[("engine.instances", "900"), ("engine.warm", "200")]), (900, 200));
+    assert_eq!(engine("128MiB", &[]), (512, 128));
+    assert_eq!(engine("1GiB", &[]), (1000, 250));
+    // `auto` is what the machine has, wherever it is written.
+    assert_eq!(engine("64MiB", &[("memory", "auto")]), (256, 64));
+    assert_eq!(engine("64MiB", &[("memory", "96MiB")]), (384, 96));
 }
 
 /// `tls.client = "required"` alone would seem to require certificates.

@@ -155,8 +155,8 @@ pub(super) const KEYS: &[Key<TlsListener>] = &[
 ];
 
 impl TlsListener {
-    /// Returns what is contradictory among the settings.
-    pub(super) fn disagreements(&self) -> Vec<String> {
+    /// Returns what is contradictory among the settings. `server` is whether `state.url` is set.
+    pub(super) fn disagreements(&self, server: bool) -> Vec<String> {
         let mut problems = Vec::new();
         let acme = !self.acme.certificates.is_empty();
         if self.listen.is_some() && self.certificates.is_empty() && !acme {
@@ -175,7 +175,7 @@ impl TlsListener {
         if self.listen.is_none() && self.client_ca.is_some() {
             problems.push("tls.listen: `tls.client_ca` has no effect without an address such as `:8443`".into());
         }
-        problems.extend(self.acme.disagreements());
+        problems.extend(self.acme.disagreements(server));
         problems
     }
 }

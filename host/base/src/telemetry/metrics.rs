@@ -11,7 +11,7 @@ pub mod messages;
 pub use cached::{CacheMetrics, CacheOutcome};
 pub use compressed::CompressionMetrics;
 pub use judged::VersionStats;
-pub use messages::MessageMetrics;
+pub use messages::{MessageBacklog, MessageMetrics};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -115,6 +115,8 @@ pub struct Metrics {
     connections: AtomicI64,
     /// Accepted connections.
     pub accepted: AtomicU64,
+    /// Connections that were ended for new ones, since all places were in use.
+    pub given_up: AtomicU64,
     /// Responses that were aborted because their clients read too slowly.
     pub stalled: AtomicU64,
     /// TLS handshakes, by result.

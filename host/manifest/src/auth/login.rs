@@ -20,6 +20,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of an issuer, of a client's name and of a path.
 const MOST: usize = 512;
 
+/// The path of the configuration below the issuer (OpenID Connect Discovery 4).
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
 /// The scope that makes a request for authorization one of OpenID.
 const OPENID: &str = "openid";
 
@@ -152,23 +155,43 @@ impl Login {
         scopes.iter().map(String::as_str).find(|scope| !self.scopes.iter().any(|own| own == scope))
     }
 
-    /// Finds paths of the login that none of the `routes` has.
+    /// The host at which browsers reach the service, with the port if there is one.
+    pub fn authority(&self) -> &str {
+        self.origin.split_once("://").map_or("", |(_, authority)| authority)
+    }
+
+    /// The paths of the login, each with its key and the method of its requests.
+    pub fn paths(&self) -> [(&'static str, &str, Method); 2] {
+        [("callback", &self.callback, Method::GET), ("logout", &self.logout, Method::POST)]
+    }
+
+    /// Finds paths of the login whose requests the `routes` do not take.
     pub(super) fn find_unreachable(&self, routes: &[Route], problems: &mut Problems) {
-        let authority = self.origin.split_once("://").map_or("", |(_, authority)| authority);
-        let host = canonical::host(authority);
-        for (key, path, method) in [("callback", &self.callback, Method::GET), ("logout", &self.logout, Method::POST)] {
-            if !routes.iter().any(|route| has(route, host, path, &method)) {
+        let host = canonical::host(self.authority());
+        for (key, path, method) in self.paths() {
+            let Some(best) = routes.iter().filter_map(|route| precedence(route, host, path)).max() else {
                 problems.push(format!(
                     "auth.login.{key}: no route of the service has {method} {path} at {host}; write a path below one of \
                      its routes"
+                ));
+                continue;
+            };
+            let mut best =
+                routes.iter().filter(|route| precedence(route, host, path).as_ref() == Some(&best)).peekable();
+            let Some(route) = best.peek().copied() else { continue };
+            if !best.any(|route| route.methods.is_empty() || route.methods.contains(&method)) {
+                problems.push(format!(
+                    "auth.login.{key}: the route {route} is the most specific one for {path} at {host}, and does not have {method}; \
+                     add it there, or write another path"
                 ));
             }
         }
     }
 }
 
-/// Whether a route matches a plain path.
-fn has(route: &Route, host: &str, path: &str, method: &Method) -> bool {
+/// The precedence of a route among those that match a plain path, as the router has it: its host, the number of its segments,
+/// where these are names, and whether it is `/` alone. `None` if it does not match.
+fn precedence(route: &Route, host: &str, path: &str) -> Option<(bool, usize, Vec<bool>, bool)> {
     let segments: Vec<_> = path.strip_prefix('/').unwrap_or(path).split('/').filter(|part| !part.is_empty()).collect();
     let pattern = &route.path;
     let is_long = segments.len() == pattern.segments.len() || pattern.below && segments.len() > pattern.segments.len();
@@ -177,8 +200,9 @@ fn has(route: &Route, host: &str, path: &str, method: &Method) -> bool {
         Segment::Parameter(_) => true,
     };
     let at_host = route.host.as_ref().is_none_or(|own| own == host);
-    let takes = route.methods.is_empty() || route.methods.contains(method);
-    at_host && takes && is_long && pattern.segments.iter().zip(&segments).all(fits)
+    let matches = at_host && is_long && pattern.segments.iter().zip(&segments).all(fits);
+    let names = pattern.segments.iter().map(|segment| matches!(segment, Segment::Name(_))).collect();
+    matches.then_some((route.host.is_some(), pattern.segments.len(), names, !pattern.below))
 }
 
 pub(super) fn schema() -> Value {
@@ -276,6 +300,9 @@ pub fn server_url(text: &str, plain: bool) -> Option<Uri> {
 fn issuer(text: &str) -> Result<String, String> {
     const FORM: &str = "write the `issuer` of the provider's configuration, such as https://login.example.com; http is for \
                         providers on this machine";
+    if text.trim_end_matches('/').ends_with(DISCOVERY) {
+        return Err(format!("write the `issuer` that the configuration has, without {DISCOVERY}"));
+    }
     let fits = text.len() <= MOST && !text.contains('?') && server_url(text, true).is_some();
     if fits { Ok(text.to_owned()) } else { Err(FORM.into()) }
 }

@@ -79,7 +79,9 @@ fn problems_name_the_way_out() {
     check("auth = { api_keys = '' }", "auth.api_keys: write the path of a file");
     check("auth = { api_key = 'k' }", "unknown key `auth.api_key`; did you mean `auth.api_keys`?");
     check("routes = [{ path = '/a', auth = { api_key = 'k' } }]", "unknown key `auth.api_key`; did you mean");
-    for header in ["x-forwarded-user", "x-lodge-auth-subject", "x_api_key", "cookie", "host", "bad name", ""] {
+    for header in
+        ["x-forwarded-user", "x-lodge-auth-subject", "x_api_key", "x.api.key", "cookie", "host", "bad name", ""]
+    {
         check(&format!("auth = {{ api_keys = 'k', header = '{header}' }}"), "is not a header that can have an API key");
     }
     check("auth = { api_keys = 'k', scopes = 'a b' }", "auth.scopes: write a list, like [\"users:read\"]");
@@ -258,6 +260,12 @@ fn problems_of_logins() {
     );
     check("logout = '/users/logout'", "", "auth.login.logout: no route of the service has POST /logout");
     check("/users/callback", "/users/logout", "`callback` and `logout` must be two paths");
+    let discovery = "https://i.example/.well-known/openid-configuration";
+    check(
+        "https://i.example",
+        discovery,
+        "auth.login.issuer: write the `issuer` that the configuration has, without /.well",
+    );
     check("issuer", "idle = '9h'\nissuer", "auth.login: `idle` must not be longer than `session`");
     check("issuer", "session = '30s'\nissuer", "auth.login.session: must be between 1m and");
     check(
@@ -292,7 +300,11 @@ fn problems_of_logins() {
         problem(&own)
     );
     let methods = format!("routes = [{{ path = '/users', methods = 'GET' }}]\n{LOGIN}");
-    assert!(problem(&methods).contains("auth.login.logout: no route of the service has POST /users/logout"));
+    let most = "auth.login.logout: the route GET /users is the most specific one for /users/logout at shop.example, and does not have POST";
+    assert!(problem(&methods).contains(most), "{}", problem(&methods));
+    let beside = methods.replace("'GET' }", "'GET' }, '/*'");
+    assert!(problem(&beside).contains(most), "{}", problem(&beside));
+    assert!(manifest(&beside.replace("'/*'", "{ path = '/users', methods = 'POST' }")).is_ok());
     let host = format!("routes = [{{ path = '/users', host = 'other.example' }}]\n{LOGIN}");
     assert!(
         problem(&host).contains("auth.login.callback: no route of the service has GET /users/callback at shop.example")

@@ -57,6 +57,8 @@ fn mistakes_have_a_place() {
         ("request.size > 1MiB", "from here on; sizes are bytes: `1048576` for `1MiB`"),
         ("request.size > 64KiB && 1MiB > 2", "sizes are bytes: `65536` for `64KiB`"),
         ("client.address in '10.0.0.0/8'", "write cidr(\"10.0.0.0/8\").containsIP(client.address)"),
+        ("identity.scopes.contains('admin')", "list(string) has no contains(); write `a in list`"),
+        ("request.size.startsWith('1')", "the type is int, and must be string"),
         ("request.method in 'GET'", "a text has no items; write a.contains(b)"),
         ("true and not false", "`&&` is written for `and`; `!` is written for `not`"),
         ("true or 'and = or' == 'a'", "from here on; `||` is written for `or`"),

@@ -78,6 +78,10 @@ fn names_of_services() {
     assert!(grants("calls = '*'").calls("anything") && grants("calls = ['*']").calls("anything"));
     assert!(grants("calls = []").is_empty() && !grants("calls = '*'").is_empty());
     let problem = |text: &str| read(text).unwrap_err().join("\n");
+    // No service has such a name.
+    for name in ["a".repeat(64), "-a".to_owned(), "_a".to_owned()] {
+        assert!(problem(&format!("calls = ['{name}']")).contains("cannot be the name of a service"), "{name}");
+    }
     assert!(problem("calls = ['a.b']").contains("line 1: calls: `a.b` cannot be the name of a service"));
     assert!(problem("calls = [1]").contains("line 1: calls: write it like [\"users\"], or \"*\""));
     assert_eq!(grants("http = 'https://a.test'"), grants("http = ['https://a.test']"), "one stands for a list");

@@ -45,6 +45,8 @@ fn every_key() {
     assert_eq!(login.breaker.unwrap().to_string(), "50% failures of 20 calls or more in 10s, open for 5s, 3 probes");
     assert!(terms.is_high() && terms.has_routes());
     assert_eq!(read("rate = '5/h'").unwrap().service.rate.unwrap().to_string(), "5/h, burst 5, by client");
+    let shared = read("rate = { limit = '5/h', scope = 'cluster' }").unwrap().service.rate.unwrap();
+    assert_eq!(shared.to_string(), "5/h, burst 5, by client, of all hosts together");
     assert_eq!(read("rate.limit = '10/30s'").unwrap().service.rate.unwrap().to_string(), "10/30s, burst 10, by client");
 }
 

@@ -1,13 +1,7 @@
 //! Everything that is derived from a section has every section.
 
 use super::*;
-use lodge_base::config;
-
-fn read(text: &str) -> Result<Manifest, String> {
-    let limits = config::resolve(&[]).unwrap().config.limits;
-    let service = Manifest::read("users", text, &limits, 1 << 30);
-    service.map_err(|problems| problems.join("\n"))
-}
+use crate::tests::read;
 
 fn version(text: &str) -> Result<Manifest, String> {
     read("").unwrap().version(text, 1 << 30).map_err(|problems| problems.join("\n"))
@@ -148,5 +142,28 @@ fn a_key_has_its_place() {
     ] {
         let problem = read(text).unwrap_err();
         assert_eq!(problem, said);
+    }
+}
+
+/// What is recommended in place of keys of other systems exists, and what it takes the place of does not.
+#[test]
+fn what_other_systems_call_otherwise_exists() {
+    for (names, meant) in OF_OTHER_SYSTEMS {
+        for name in names {
+            let problem = read(&format!("{name} = 1")).unwrap_err();
+            assert!(problem.ends_with(&format!("did you mean {meant}?")), "{problem}");
+        }
+        for key in meant.split('`').skip(1).step_by(2) {
+            let text = match key.split_once(" = ") {
+                Some(_) => format!("config.a = {{ default = 'b', {key} }}"),
+                None => format!("{key} = 'no'"),
+            };
+            let problem = |read: Result<Manifest, String>| read.err().unwrap_or_default();
+            let found = [problem(read(&text)), problem(version(&text))];
+            assert!(found.iter().any(|found| !found.contains("unknown key")), "{key}: {found:?}");
+        }
+        for name in meant.split('[').skip(1).filter_map(|rest| rest.split_once(']')) {
+            assert!(find(name.0).is_some(), "{meant}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::spec::is_name;
+use crate::name::is_name;
 use crate::upstream::kubernetes::ServiceEndpoints;
 use crate::upstream::protocol::Scheme;
 

@@ -1,4 +1,4 @@
-//! Interfaces that a component imports and Lodge does not have, linked to functions that fail.
+//! Interfaces that a component imports and Lodge does not have, or has with other types, linked to functions that fail.
 //!
 //! A function returns the error of its interface or, where it has none, traps. The first call of each interface is logged once per
 //! version of a service. Which components get this is decided by [`compile`](crate::compile).
@@ -27,7 +27,7 @@ const CASES: [&str; 9] = [
     "connection-failed",
 ];
 
-/// An interface that a component imports and Lodge does not have.
+/// An interface that a component imports and Lodge does not have, or has with other types.
 pub(crate) struct AbsentInterface {
     /// Its name, as the component imports it.
     pub(crate) name: String,
@@ -43,10 +43,25 @@ struct AbsentFunction {
     name: String,
 }
 
-/// Adds functions that fail to the linker, with the types that the component imports.
+/// Whether the linker has something of an interface that a component imports, of whatever type.
+pub(crate) fn is_linked(linker: &Linker<Ctx>, component: &Component, interface: &str) -> bool {
+    let (ty, engine) = (component.component_type(), component.engine());
+    let import = ty.get_import(engine, interface).map(|import| import.ty);
+    let Some(ComponentItem::ComponentInstance(imported)) = import else { return false };
+    let mut linker = linker.clone();
+    let Ok(mut linked) = linker.instance(interface) else { return true };
+    // A linker tells what it has only by refusing to have it twice.
+    imported.exports(engine).any(|(name, item)| match item.ty {
+        ComponentItem::ComponentFunc(_) => linked.func_new(name, |_, _, _, _| Ok(())).is_err(),
+        ComponentItem::Resource(_) => linked.resource(name, ResourceType::host::<Never>(), |_, _| Ok(())).is_err(),
+        _ => false,
+    })
+}
+
+/// Adds functions that fail to the linker, with the types that the component imports, in the place of those that it has.
 ///
 /// # Errors
-/// If the import is no instance of functions, types and resources, or the linker has parts of it.
+/// If the import is no instance of functions, types and resources.
 pub(crate) fn link(
     linker: &mut Linker<Ctx>,
     component: &Component,
@@ -57,7 +72,7 @@ pub(crate) fn link(
     let Some(ComponentItem::ComponentInstance(imported)) = import else {
         wasmtime::bail!("`{}` is not an interface", interface.name);
     };
-    let mut linked = linker.instance(&interface.name)?;
+    let mut linked = linker.allow_shadowing(true).instance(&interface.name)?;
     let interface = Arc::new(interface);
     for (name, item) in imported.exports(engine) {
         match item.ty {
@@ -96,8 +111,9 @@ impl AbsentFunction {
     fn fail(&self, sandbox: &Sandbox, ty: &ComponentFunc, results: &mut [Val]) -> wasmtime::Result<()> {
         let AbsentInterface { name: interface, instead, number } = &*self.interface;
         let function = &self.name;
-        if sandbox.denials.first_absent(*number) {
-            let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
+        if sandbox.version.denials.first_absent(*number) {
+            let (service, version, request_id) =
+                (&*sandbox.service.name, &*sandbox.version.name, &*sandbox.request_id());
             tracing::warn!(
                 service,
                 version,

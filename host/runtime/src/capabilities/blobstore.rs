@@ -15,14 +15,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lodge_base::telemetry::traces::{OperationObject, OutboundTrace};
-use lodge_state::blobs::{BlobError, BlobInfo, BlobNames, BlobObject, BlobSpace, BlobUpload, MAX_CONTAINER_NAME};
+use lodge_state::blobs::{BlobError, BlobInfo, BlobPages, BlobReader, BlobStore, BlobWriter, MAX_CONTAINER_NAME};
 use lodge_traffic::service::Service;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceTableError};
 
+use super::Ctx;
 use super::denied::deny;
+use super::handles::TOO_MANY_HANDLES;
 use super::logged_denials::Denial;
 use super::outcome::{UNAVAILABLE, log_outage};
-use super::{Ctx, TOO_MANY_HANDLES};
 
 /// The longest time that an operation may take which reads or writes a whole object, if the request has as much left.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -30,7 +31,7 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// The objects that the manifest of a service grants.
 pub struct GrantedBlobs {
     /// The containers and objects of the service.
-    pub space: Arc<BlobSpace>,
+    pub space: Arc<dyn BlobStore>,
     /// The service, whose metrics count the operations.
     pub service: Arc<Service>,
     /// The longest time that an operation may take, unless that depends on the size of an object.
@@ -164,7 +165,7 @@ impl BlobCall {
         let span = self.trace.as_ref().map(|trace| trace.begin_operation(name, &service.name, container()));
         let result = operation.await;
         if let Err(BlobError::Unavailable(reason)) = &result {
-            log_outage(service, reason);
+            log_outage(service, "its state", reason);
         }
         let failure = result.as_ref().err().map(BlobError::outcome);
         if let Some(span) = span {
@@ -203,30 +204,32 @@ impl BlobCall {
     }
 
     async fn rename(&self, object: &str, to: (&str, &str)) -> Result<(), BlobFailure> {
-        self.counted("blob.move", self.blobs.space.rename((&self.container, object), to, self.deadline)).await
+        self.counted("blob.move", self.blobs.space.rename((&self.container, object), to, self.end)).await
     }
 
-    async fn read(&self, object: &str, range: (u64, u64)) -> Result<BlobObject, BlobFailure> {
-        let open = BlobObject::open(&self.blobs.space, (&self.container, object), range, self.deadline);
+    async fn read(&self, object: &str, range: (u64, u64)) -> Result<Box<dyn BlobReader>, BlobFailure> {
+        let open = self.blobs.space.read((&self.container, object), range, self.deadline);
         self.counted("blob.read", open).await
     }
 
     /// Checks the name of an object that is yet to be stored: until then a name as long as the guest's memory would be kept.
     fn check_name(&self, object: &str) -> Result<(), BlobFailure> {
-        Ok(self.blobs.space.check_name(&self.container, object)?)
+        Ok(self.blobs.space.check_name((&self.container, object))?)
     }
 
-    async fn begin_upload(&self) -> Result<Arc<BlobUpload>, BlobFailure> {
-        Ok(Arc::new(BlobUpload::begin(&self.blobs.space, self.deadline).await?))
+    /// Begins an object, which must be published as `object` if that is known already.
+    async fn begin_upload(&self, object: Option<&str>) -> Result<Arc<dyn BlobWriter>, BlobFailure> {
+        let name = object.map(|object| (&*self.container, object));
+        Ok(self.blobs.space.write(name, self.deadline).await?)
     }
 
     /// Stores what was uploaded as `object`.
-    async fn publish(&self, upload: &BlobUpload, object: &str) -> Result<(), BlobFailure> {
+    async fn publish(&self, upload: &dyn BlobWriter, object: &str) -> Result<(), BlobFailure> {
         self.counted("blob.write", upload.publish((&self.container, object), self.end)).await.map(drop)
     }
 
-    async fn list(&self) -> Result<BlobNames, BlobFailure> {
-        self.counted("blob.list", BlobNames::open(&self.blobs.space, &self.container, self.deadline)).await
+    async fn list(&self) -> Result<Box<dyn BlobPages>, BlobFailure> {
+        self.counted("blob.list", self.blobs.space.list(&self.container, self.deadline)).await
     }
 
     async fn delete(&self, objects: &[String]) -> Result<(), BlobFailure> {

@@ -7,13 +7,15 @@ mod mask;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use wasmtime::component::{Accessor, ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
 use self::mask::SecretMask;
-use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
+use super::handles::TOO_MANY_HANDLES;
+use super::{Ctx, GuestCall};
+use lodge_base::lock::lock;
 
 /// The names of `wasi:config` in use. A pre-release is only found by its exact name.
 const WASI: [&str; 3] =
@@ -24,6 +26,8 @@ pub struct Configuration {
     reading: ArcSwap<ConfigReading>,
     /// The secrets that are masked.
     mask: ArcSwap<SecretMask>,
+    /// Why the values could not be read the last time.
+    problem: Mutex<Option<String>>,
 }
 
 /// All values at one time.
@@ -58,9 +62,22 @@ pub(super) struct ConfigSnapshot {
 impl Configuration {
     /// Creates a configuration with these values.
     pub fn new(reading: ConfigReading) -> Self {
-        let new = Self { reading: ArcSwap::default(), mask: ArcSwap::default() };
+        let new = Self { reading: ArcSwap::default(), mask: ArcSwap::default(), problem: Mutex::default() };
         new.replace(reading);
         new
+    }
+
+    /// Returns why the values could not be read the last time, and what is in force.
+    pub fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
+    /// Records why the values cannot be read, or that they can. Returns whether that is new.
+    pub fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut known = lock(&self.problem);
+        let is_new = *known != problem;
+        *known = problem;
+        is_new
     }
 
     /// Returns the current values.

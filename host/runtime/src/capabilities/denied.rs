@@ -13,10 +13,10 @@ use super::sandbox::Sandbox;
 
 /// Logs a denial, unless the kind was logged before.
 pub(super) fn deny(sandbox: &Sandbox, kind: Denial) {
-    if !sandbox.denials.first(kind) {
+    if !sandbox.version.denials.first(kind) {
         return;
     }
-    let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version, &*sandbox.request_id());
+    let (service, version, request_id) = (&*sandbox.service.name, &*sandbox.version.name, &*sandbox.request_id());
     let (what, instead) = explain(kind, service);
     match kind {
         // Their guests work without, and many try at every start.

@@ -26,8 +26,9 @@ use operation::Operation;
 use wasmtime::component::{Accessor, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTableError};
 
 use super::denied::deny;
+use super::handles::TOO_MANY_HANDLES;
 use super::logged_denials::Denial;
-use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
+use super::{Ctx, GuestCall};
 use shared::{ForeignBucket, ForeignBuckets, SharedStore};
 
 /// The bucket that a guest gets when it names none.

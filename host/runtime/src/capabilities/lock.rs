@@ -14,10 +14,11 @@ use wasmtime::component::{
 };
 
 use super::denied::deny;
+use super::handles::TOO_MANY_HANDLES;
 use super::held_locks::HeldSlot;
 use super::logged_denials::Denial;
 use super::outcome::{guest_text, log_if_unavailable, outcome};
-use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
+use super::{Ctx, GuestCall};
 
 /// What the manifest of a service grants of its locks.
 pub struct GrantedLocks {

@@ -27,10 +27,10 @@ enum Level {
     Critical,
 }
 
-/// Adds `wasi:logging` to the linker.
-pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+/// Adds `wasi:logging` to the linker, for the part of a composition at this position.
+pub(super) fn link(linker: &mut Linker<Ctx>, position: usize) -> wasmtime::Result<()> {
     for name in NAMES {
-        linker.instance(name)?.func_wrap("log", |store, (level, context, message): (Level, String, String)| {
+        linker.instance(name)?.func_wrap("log", move |store, (level, context, message): (Level, String, String)| {
             let level = match level {
                 Level::Trace | Level::Debug => tracing::Level::DEBUG,
                 Level::Info => tracing::Level::INFO,
@@ -38,7 +38,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
                 Level::Error | Level::Critical => tracing::Level::ERROR,
             };
             let text = if context.is_empty() { message } else { format!("{context}: {message}") };
-            stdio::log_message(&store.data().sandbox, Stream::Log(level), text.as_bytes());
+            stdio::log_message(&store.data().sandbox, (Stream::Log(level), position), text.as_bytes());
             Ok(())
         })?;
     }

@@ -1,38 +1,46 @@
-//! Messages that guests publish: `wasmcloud:messaging/consumer@0.2.0`.
+//! Messages that guests publish: `wasmcloud:messaging/consumer@0.2.0` and `0.3.0`.
 //!
 //! `publish` stores a message for the services that consume its subject. `request` sends one to a service at once and waits for
 //! its reply, which that service publishes to the inbox that `reply-to` names, or returns as its response.
 
-use std::collections::HashMap;
+mod failure;
+mod inboxes;
+mod streamed;
+mod unread;
+
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use lodge_base::lock::lock;
 use lodge_base::telemetry::traces::{OperationObject, OperationSpan};
+use lodge_state::Error;
 use lodge_state::messages::{Headers, Message, MessageBody, MessageQueue, Pattern, Subject};
-use lodge_state::{Error, Holder};
 use lodge_traffic::service::Service;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
 use super::denied::deny;
 use super::logged_denials::Denial;
-use super::outcome::{guest_text, log_if_unavailable};
+use super::outcome::log_if_unavailable;
 use super::sandbox::{RequestContext, Sandbox};
 use super::{Ctx, GuestCall};
+
+use failure::{MessageFailure, MessageFailureKind};
+pub use inboxes::Inboxes;
+use inboxes::{INBOX, Inbox, Reply};
+pub(crate) use streamed::{HandleError, StreamedMessage};
+use unread::UnreadMessages;
+pub(crate) use unread::delivered;
 
 /// The error of a request whose time is up.
 pub const NO_REPLY: &str = "no reply in time";
 
-/// The first token of inboxes. Their second one is random, so to know an inbox is the right to reply.
-const INBOX: &str = "_INBOX.";
-
-/// Requests that wait for a reply, of all services.
-const MOST_INBOXES: usize = 10_000;
+/// Bytes of a service's messages that are on their way to where they are kept, and what each of them counts for besides its own.
+/// With all services together, a backend has a few times as many.
+const SHARE: (usize, usize) = (4 << 20, 16 << 10);
 
 /// The headers of a request that its messages have as well, so that their consumers join the trace.
 const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
@@ -60,10 +68,6 @@ impl MessageRequests for NoRequests {
     }
 }
 
-/// The requests that wait for a reply, by their inbox.
-#[derive(Default)]
-pub struct Inboxes(Mutex<HashMap<Subject, oneshot::Sender<BrokerMessage>>>);
-
 /// What the manifest of a service grants of the messages.
 pub struct GrantedMessages {
     /// The messages of all services.
@@ -78,6 +82,49 @@ pub struct GrantedMessages {
     pub requests: Weak<dyn MessageRequests>,
     /// The longest time that publishing may take.
     pub timeout: Duration,
+    /// What it may publish at a time.
+    pub share: PublishingShare,
+}
+
+/// The bytes of all bodies that a sandbox writes as streams at a time. They are in no memory of the sandbox.
+const SENDING: usize = 4 << 20;
+
+/// The messages of a sandbox.
+pub(super) struct SandboxMessages {
+    granted: Arc<GrantedMessages>,
+    /// The bytes of [`SENDING`] that are left.
+    sending: Arc<Semaphore>,
+    /// The room for what it has not read.
+    unread: UnreadMessages,
+}
+
+impl SandboxMessages {
+    pub(super) fn new(granted: Arc<GrantedMessages>) -> Self {
+        Self { granted, sending: Arc::new(Semaphore::new(SENDING)), unread: UnreadMessages::default() }
+    }
+}
+
+/// What a service may publish at a time, so that it leaves room for the others while a server is slow.
+pub struct PublishingShare(Semaphore);
+
+impl Default for PublishingShare {
+    fn default() -> Self {
+        Self(Semaphore::new(SHARE.0))
+    }
+}
+
+impl PublishingShare {
+    /// Waits until a message of `size` bytes may be on its way, too.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] at `deadline`.
+    async fn enter(&self, size: u64, deadline: Instant) -> Result<SemaphorePermit<'_>, Error> {
+        let bytes = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(SHARE.1).min(SHARE.0);
+        let permit = self.0.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let permit = tokio::time::timeout_at(deadline, permit).await;
+        let slow = || Error::unavailable("messages of the service are not stored fast enough: publish fewer at a time");
+        permit.map_err(|_| slow())?.map_err(|_| slow())
+    }
 }
 
 /// A message, as guests send and receive it.
@@ -106,63 +153,38 @@ impl BrokerMessage {
     }
 }
 
-/// Removes an inbox when its request ends, however it ends.
-struct Inbox {
-    inboxes: Arc<Inboxes>,
-    subject: Subject,
-    reply: oneshot::Receiver<BrokerMessage>,
-}
-
-impl Drop for Inbox {
-    fn drop(&mut self) {
-        lock(&self.inboxes.0).remove(&self.subject);
-    }
-}
-
-impl Inboxes {
-    fn open(self: &Arc<Self>) -> Result<Inbox, String> {
-        let random = Holder::random().map_err(|error| error.to_string())?.bits();
-        let subject = Subject::new(&format!("{INBOX}{random:032x}")).map_err(|error| error.to_string())?;
-        let (sender, reply) = oneshot::channel();
-        let mut waiting = lock(&self.0);
-        if waiting.len() >= MOST_INBOXES {
-            return Err(format!("{MOST_INBOXES} requests wait for a reply already: try again later"));
-        }
-        waiting.insert(subject.clone(), sender);
-        Ok(Inbox { inboxes: Arc::clone(self), subject, reply })
-    }
-
-    fn reply(&self, subject: &Subject, message: BrokerMessage) -> Result<(), String> {
-        let waiting = lock(&self.0).remove(subject);
-        let sent = waiting.is_some_and(|waiting| waiting.send(message).is_ok());
-        if sent { Ok(()) } else { Err("the request for this reply has ended".to_owned()) }
-    }
-}
-
 /// An operation of a guest, with what it may do.
 struct MessageOperation {
     granted: Option<Arc<GrantedMessages>>,
+    sending: Option<Arc<Semaphore>>,
+    unread: UnreadMessages,
     sandbox: Arc<Sandbox>,
     deadline: Instant,
 }
 
 impl MessageOperation {
     fn begin(ctx: &Ctx) -> Self {
-        let granted = ctx.messages.clone();
+        let messages = ctx.messages.as_ref();
+        let granted = messages.map(|messages| Arc::clone(&messages.granted));
+        let sending = messages.map(|messages| Arc::clone(&messages.sending));
+        let unread = messages.map(|messages| messages.unread.clone()).unwrap_or_default();
         let timeout = granted.as_ref().map_or(Duration::ZERO, |granted| granted.timeout);
-        Self { granted, deadline: ctx.sandbox.operation_deadline(timeout).into(), sandbox: Arc::clone(&ctx.sandbox) }
+        let deadline = ctx.sandbox.operation_deadline(timeout).into();
+        Self { granted, sending, unread, deadline, sandbox: Arc::clone(&ctx.sandbox) }
     }
 
     /// What the service may publish to this subject with.
     ///
     /// # Errors
     /// The line that grants it.
-    fn granted(&self, subject: &Subject) -> Result<&Arc<GrantedMessages>, String> {
+    fn granted(&self, subject: &Subject) -> Result<&Arc<GrantedMessages>, MessageFailure> {
         let granted = |granted: &&Arc<GrantedMessages>| granted.subjects.iter().any(|one| one.matches(subject));
         self.granted.as_ref().filter(granted).ok_or_else(|| {
             deny(&self.sandbox, Denial::Publish);
             let (name, subject) = (&self.sandbox.service.name, subject.as_str());
-            format!("access denied: add `publish = [\"{subject}\"]` to {name}.toml, above its first [section]")
+            let text =
+                format!("access denied: add `publish = [\"{subject}\"]` to {name}.toml, above its first [section]");
+            MessageFailure::new(MessageFailureKind::Denied, text)
         })
     }
 
@@ -195,18 +217,18 @@ impl MessageOperation {
         })
     }
 
-    async fn publish(&self, message: BrokerMessage) -> Result<(), String> {
-        let subject = Subject::new(&message.subject).map_err(|error| error.to_string())?;
+    async fn publish(&self, message: BrokerMessage) -> Result<(), MessageFailure> {
+        let subject = Subject::new(&message.subject).map_err(|error| MessageFailure::subject(&error))?;
         if subject.as_str().starts_with(INBOX) {
             let inboxes = self.granted.as_ref().map(|granted| &granted.inboxes);
-            return inboxes
-                .ok_or("the service receives no messages, so it has none to reply to")?
-                .reply(&subject, message);
+            let inboxes = inboxes.ok_or("the service receives no messages, so it has none to reply to")?;
+            return inboxes.reply(&subject, message);
         }
         let granted = self.granted(&subject)?;
         let span = self.span("message.publish", OperationObject::Published, &subject);
         let sent = async {
             let message = self.message(subject, message.body, message.reply_to.as_deref(), &span)?;
+            let _share = granted.share.enter(message.size(), self.deadline).await?;
             granted.queue.publish(message, self.deadline).await
         };
         let published = sent.await;
@@ -226,28 +248,27 @@ impl MessageOperation {
         match published {
             Ok(published) if published.consumers == 0 => {
                 let subject = &message.subject;
-                Err(format!("no service consumes {subject}: deploy one with `subject = \"{subject}\"` in [consume]"))
+                let why = "deploy one with";
+                Err(format!("no service consumes {subject}: {why} `subject = \"{subject}\"` in [consume]").into())
             }
             Ok(_) => Ok(()),
-            Err(Error::QuotaExceeded { limit, resource, .. }) => {
-                Err(format!("a consumer of the subject has {limit} {resource} of messages waiting: try again later"))
-            }
-            Err(Error::Timeout) => Err("the message was not stored in time: it may be delivered nevertheless".into()),
-            Err(error) => Err(guest_text(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
-    async fn request(&self, subject: String, body: Vec<u8>, timeout: Duration) -> Result<BrokerMessage, String> {
-        let subject = Subject::new(&subject).map_err(|error| error.to_string())?;
+    async fn request(&self, subject: String, body: Vec<u8>, timeout: Duration) -> Result<Reply, MessageFailure> {
+        let subject = Subject::new(&subject).map_err(|error| MessageFailure::subject(&error))?;
         let granted = self.granted(&subject)?;
-        let inbox = granted.inboxes.open()?;
+        let inbox = granted.inboxes.open(self.unread.clone())?;
         let span = self.span("message.request", OperationObject::Requested, &subject);
         let message = self.message(subject, body, Some(inbox.subject.as_str()), &span);
         let replied = match message {
             Ok(message) => self.exchange(granted, message, inbox, timeout).await,
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         };
-        span.finish(replied.as_ref().err().map(|error| if error == NO_REPLY { "timeout" } else { "failed" }));
+        let late =
+            |failure: &MessageFailure| if failure.kind == MessageFailureKind::Timeout { "timeout" } else { "failed" };
+        span.finish(replied.as_ref().err().map(late));
         replied
     }
 
@@ -258,44 +279,72 @@ impl MessageOperation {
         message: Message,
         mut inbox: Inbox,
         timeout: Duration,
-    ) -> Result<BrokerMessage, String> {
+    ) -> Result<Reply, MessageFailure> {
         let handler = granted.requests.upgrade().ok_or("the host sends no requests here")?;
         let mut context = self.sandbox.context().ok_or("messages can only be sent while a request is handled")?;
         let until = std::time::Instant::now() + timeout;
         context.deadline = context.deadline.min(until).min(self.sandbox.operation_deadline(timeout));
         let deadline = context.deadline.into();
+        let (subject, unread) = (inbox.subject.clone(), inbox.unread.clone());
         // In a task of its own: what the consumer computes is not charged to the sender.
-        let handled = wasmtime_wasi::runtime::spawn(handler.request(message, context));
+        let handled = wasmtime_wasi::runtime::spawn(async move {
+            let Some(body) = handler.request(message, context).await? else { return Ok(None) };
+            let message = BrokerMessage { subject: subject.as_str().to_owned(), body: body.into(), reply_to: None };
+            Reply::new(message, &unread).map(Some)
+        });
         let replied = async {
             tokio::select! {
                 biased;
-                Ok(reply) = &mut inbox.reply => Ok(reply),
-                response = handled => match (response?, inbox.reply.try_recv()) {
-                    (_, Ok(reply)) => Ok(reply),
-                    (Some(body), Err(_)) => Ok(BrokerMessage {
-                        subject: inbox.subject.as_str().to_owned(),
-                        body: body.into(),
-                        reply_to: None,
-                    }),
-                    (None, Err(_)) => Err("the consumer has handled the message without a reply".to_owned()),
+                Ok(reply) = &mut inbox.reply => reply,
+                response = handled => match (response, inbox.reply.try_recv()) {
+                    (Err(failure), _) => Err(failure),
+                    (_, Ok(reply)) => reply,
+                    (Ok(Some(reply)), Err(_)) => Ok(reply),
+                    (Ok(None), Err(_)) => Err("the consumer has handled the message without a reply".into()),
                 },
             }
         };
-        let late = |_| Err(NO_REPLY.to_owned());
+        let late = |_| Err(NO_REPLY.into());
         tokio::time::timeout_at(deadline, replied).await.unwrap_or_else(late)
     }
 }
 
-/// Adds the interface to the linker.
-pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+/// Adds the interfaces to the linker.
+pub(super) fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     let mut consumer = linker.instance("wasmcloud:messaging/consumer@0.2.0")?;
     consumer.func_wrap_async("publish", |caller: GuestCall<'_>, (message,): (BrokerMessage,)| {
         let operation = MessageOperation::begin(caller.data());
-        Box::new(async move { Ok((operation.publish(message).await,)) })
+        Box::new(async move { Ok((operation.publish(message).await.map_err(|failure| failure.text),)) })
     })?;
-    consumer.func_wrap_async("request", |caller: GuestCall<'_>, (subject, body, timeout): (String, Vec<u8>, u32)| {
-        let operation = MessageOperation::begin(caller.data());
-        let timeout = Duration::from_millis(timeout.into());
-        Box::new(async move { Ok((operation.request(subject, body, timeout).await,)) })
-    })
+    consumer.func_wrap_async(
+        "request",
+        |caller: GuestCall<'_>, (subject, body, timeout): (String, Vec<u8>, u32)| {
+            let operation = MessageOperation::begin(caller.data());
+            let timeout = Duration::from_millis(timeout.into());
+            Box::new(async move {
+                let replied = operation.request(subject, body, timeout).await;
+                Ok((replied.map(|reply| reply.message).map_err(|failure| failure.text),))
+            })
+        },
+    )?;
+    if concurrent { streamed::link(linker) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_publishes_no_more_than_its_share_at_a_time() {
+        let (share, soon) = (PublishingShare::default(), || Instant::now() + Duration::from_secs(1));
+        let large = [share.enter(1 << 20, soon()).await, share.enter(1 << 20, soon()).await];
+        let third = share.enter(1 << 20, soon()).await;
+        let late = share.enter(1 << 20, soon()).await;
+        assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+        let (waiting, ()) = tokio::join!(share.enter(1 << 20, soon()), async { drop(third) });
+        assert!(waiting.is_ok() && large.iter().all(Result::is_ok));
+        drop((waiting, large));
+        let whole = share.enter(u64::MAX, soon()).await;
+        assert!(whole.is_ok(), "one message may always be on its way");
+    }
 }

@@ -68,20 +68,7 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         caller.data().sandbox.service.metrics.guest_spans.count(exported.err().unwrap_or("ok"));
         Ok(())
     })?;
-    linker.instance("wasi:otel/logs@0.2.0-rc.2")?.func_wrap(
-        "on-emit",
-        |caller: GuestCall<'_>, (record,): (LogRecord,)| {
-            let level = match record.severity_number.unwrap_or(9) {
-                ..=8 => tracing::Level::DEBUG,
-                9..=12 => tracing::Level::INFO,
-                13..=16 => tracing::Level::WARN,
-                _ => tracing::Level::ERROR,
-            };
-            let line = line(&mut Texts::new(&caller, LINE), &record)?;
-            stdio::log_message(&caller.data().sandbox, Stream::Log(level), line.as_bytes());
-            Ok(())
-        },
-    )?;
+    link_logs(linker, 0)?;
     linker.instance("wasi:otel/metrics@0.2.0-rc.2")?.func_new("export", |caller, _, _, results| {
         let sandbox = &caller.data().sandbox;
         deny(sandbox, Denial::Metrics);
@@ -91,6 +78,24 @@ pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Adds log records to the linker, of the part of a composition at this position.
+pub(super) fn link_logs(linker: &mut Linker<Ctx>, position: usize) -> wasmtime::Result<()> {
+    linker.instance("wasi:otel/logs@0.2.0-rc.2")?.func_wrap(
+        "on-emit",
+        move |caller: GuestCall<'_>, (record,): (LogRecord,)| {
+            let level = match record.severity_number.unwrap_or(9) {
+                ..=8 => tracing::Level::DEBUG,
+                9..=12 => tracing::Level::INFO,
+                13..=16 => tracing::Level::WARN,
+                _ => tracing::Level::ERROR,
+            };
+            let line = line(&mut Texts::new(&caller, LINE), &record)?;
+            stdio::log_message(&caller.data().sandbox, (Stream::Log(level), position), line.as_bytes());
+            Ok(())
+        },
+    )
 }
 
 /// The context of the host's span around the guest; without a trace, one that is invalid by OpenTelemetry's rules.

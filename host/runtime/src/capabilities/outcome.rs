@@ -32,18 +32,19 @@ pub(super) fn guest_text(error: &Error) -> String {
     if let Error::Unavailable { .. } = error { UNAVAILABLE.into() } else { error.to_string() }
 }
 
-/// Logs that the state of a service is unavailable, once a minute.
+/// Logs that the state of a service is unavailable, once a minute for each reason.
 pub(super) fn log_if_unavailable(service: &Service, error: &Error) {
     if let Error::Unavailable { reason } = error {
-        log_outage(service, reason);
+        log_outage(service, "its state", reason);
     }
 }
 
-/// Logs for which reason the state of a service is unavailable, once a minute.
-pub(super) fn log_outage(service: &Service, reason: &str) {
-    let Some(unsaid) = service.record_outage(Instant::now()) else { return };
+/// Logs for which reason `what` of a service is unavailable, once a minute for each reason.
+pub(super) fn log_outage(service: &Service, what: &str, reason: &str) {
+    let line = format!("{what} is unavailable: {}", cut(reason, REASON));
+    let Some(unsaid) = service.record_outage(Instant::now(), &line) else { return };
     let unsaid = (unsaid > 0).then_some(unsaid);
-    tracing::warn!(service = &*service.name, unsaid, "its state is unavailable: {}", cut(reason, REASON));
+    tracing::warn!(service = &*service.name, unsaid, "{line}");
 }
 
 /// Returns the beginning of a text, at most `most` bytes of it.

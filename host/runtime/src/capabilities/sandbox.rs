@@ -14,11 +14,13 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::capabilities::config::Configuration;
 use crate::capabilities::held_locks::HeldLocks;
 use crate::capabilities::last_lines::LastLines;
-use crate::capabilities::logged_denials::LoggedDenials;
 use crate::capabilities::outbox::Outbox;
 use crate::capabilities::outbox::{SendFuture, SendResult};
+use crate::capabilities::output_source::PartialLine;
+use crate::capabilities::sandbox_version::SandboxVersion;
 use crate::capabilities::waker::GuestWaker;
 use crate::error::RunError;
+use crate::error::panic_text::panic_text;
 use lodge_base::clock::Clock;
 use lodge_base::config::limits::Limits;
 use lodge_base::cpu::meter::CpuMeter;
@@ -58,9 +60,7 @@ pub struct Sandbox {
     /// The number of bodies of responses to outgoing requests that still exist.
     response_bodies: AtomicUsize,
     /// The service's version.
-    pub version: Arc<str>,
-    /// The denials that were logged for this version.
-    pub denials: Arc<LoggedDenials>,
+    pub version: Arc<SandboxVersion>,
     /// The configuration, whose secrets are masked in logs.
     pub(super) config: Option<Arc<Configuration>>,
     output_limit: usize,
@@ -75,7 +75,7 @@ pub struct Sandbox {
     /// The locks of the current request.
     pub(super) locks: HeldLocks,
     /// Incomplete lines of stdout and stderr.
-    pub(super) partial: [Mutex<Vec<u8>>; 2],
+    pub(super) partial: Mutex<Vec<PartialLine>>,
     /// The last lines that the current request wrote to stderr.
     stderr: Mutex<LastLines>,
 }
@@ -107,7 +107,7 @@ impl Sandbox {
     /// Returns the state of a sandbox before its first request.
     pub fn new(
         service: Arc<Service>,
-        (version, denials): (Arc<str>, Arc<LoggedDenials>),
+        version: Arc<SandboxVersion>,
         limits: &Limits,
         clock: Clock,
         config: Option<Arc<Configuration>>,
@@ -126,7 +126,6 @@ impl Sandbox {
             denied: AtomicBool::new(false),
             response_bodies: AtomicUsize::new(0),
             version,
-            denials,
             config,
             output_limit: limits.output,
             output_rate: limits.output_rate,
@@ -136,7 +135,7 @@ impl Sandbox {
             recorded: AtomicUsize::new(0),
             outbox: Outbox::default(),
             locks: HeldLocks::default(),
-            partial: [const { Mutex::new(Vec::new()) }; 2],
+            partial: Mutex::default(),
             stderr: Mutex::default(),
         }
     }
@@ -195,9 +194,12 @@ impl Sandbox {
     /// Returns the error to report. If the request body was over the limit, aborted or late, that is reported instead
     /// of the guest's own error. If the guest reports `HTTP-request-denied` after one of its own requests was denied,
     /// the missing grant is reported, not a client error.
-    pub fn attribute(&self, error: RunError) -> RunError {
+    pub fn attribute(&self, mut error: RunError) -> RunError {
         if self.has_output() {
             let lines = std::mem::take(&mut *lock(&self.stderr)).into_lines();
+            if let RunError::Trapped(trap) = &mut error {
+                trap.panic = panic_text(&lines);
+            }
             self.service.record_stderr(self.request_id(), lines);
         }
         match error {

@@ -5,25 +5,24 @@
 //! not committed by then is rolled back, also in an instance that goes on to handle other requests.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lodge_base::telemetry::traces::{OperationObject, OperationSpan};
 use lodge_state::sql::{Allowance, SqlConnection, SqlDatabase, SqlError, SqlResult, SqlValue};
 use lodge_traffic::service::Service;
 use wasmtime::component::{
-    Accessor, ComponentType, FutureReader, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTableError,
-    ResourceType, StreamReader,
+    Accessor, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTableError, ResourceType,
 };
 
+use super::connections::RequestConnections;
 use super::denied::deny;
+use super::handles::TOO_MANY_HANDLES;
 use super::logged_denials::Denial;
 use super::outcome::{UNAVAILABLE, cut, log_outage};
 use super::sandbox::Sandbox;
-use super::{Ctx, GuestCall, TOO_MANY_HANDLES};
-
-/// The most connections of a request.
-const CONNECTIONS: usize = 16;
+use super::streamed::streamed;
+use super::{Ctx, GuestCall};
 
 /// The databases that the manifest of a service grants.
 pub struct GrantedDatabases {
@@ -36,26 +35,7 @@ pub struct GrantedDatabases {
 }
 
 /// The databases of a sandbox, with the connections of its current request.
-pub(super) struct RequestDatabases {
-    granted: Arc<GrantedDatabases>,
-    connections: Vec<Weak<SqlConnection>>,
-}
-
-impl RequestDatabases {
-    pub(super) fn new(granted: Arc<GrantedDatabases>) -> Self {
-        Self { granted, connections: Vec::new() }
-    }
-
-    /// Closes all connections at the end of a request. A handle that a guest keeps opens another one for the next request.
-    pub(super) fn reset(&mut self) {
-        self.connections.retain(|connection| {
-            connection.upgrade().is_some_and(|connection| {
-                connection.reset();
-                true
-            })
-        });
-    }
-}
+pub(super) type RequestDatabases = RequestConnections<GrantedDatabases, SqlConnection>;
 
 /// A connection that a guest has opened.
 struct OpenDatabase {
@@ -154,9 +134,6 @@ impl From<SqlResult> for QueryResult {
     }
 }
 
-/// A result of which the guest reads the rows from a stream: its columns, the rows, and how they end.
-type StreamedResult = (Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>);
-
 /// Links both interfaces, and into a `concurrent` engine also the async functions.
 pub(super) fn link(linker: &mut Linker<Ctx>, concurrent: bool) -> wasmtime::Result<()> {
     link_basics(&mut linker.instance("fermyon:spin/sqlite@2.0.0")?)?;
@@ -209,12 +186,8 @@ fn link_async(sqlite: &mut LinkerInstance<'_, Ctx>) -> wasmtime::Result<()> {
                     Ok(result) => QueryResult::from(result),
                     Err(error) => return Ok((Err(error),)),
                 };
-                let streamed = accessor.with(|mut access| {
-                    let rows = StreamReader::new(&mut access, result.rows)?;
-                    let end = FutureReader::new(&mut access, async { Ok::<_, wasmtime::Error>(Ok::<(), Error>(())) })?;
-                    wasmtime::Result::<StreamedResult>::Ok((result.columns, rows, end))
-                });
-                Ok((Ok::<_, Error>(streamed?),))
+                let rows = streamed::<_, _, Error>(accessor, result.columns, result.rows)?;
+                Ok((rows.ok_or_else(|| Error::Io(TOO_MANY_HANDLES.into())),))
             })
         },
     )?;
@@ -248,16 +221,15 @@ fn open(ctx: &mut Ctx, name: &str) -> wasmtime::Result<Result<Resource<OpenDatab
         deny(&ctx.sandbox, Denial::Database);
         return Ok(Err(Error::AccessDenied));
     };
-    of_request.connections.retain(|connection| connection.strong_count() > 0);
-    if of_request.connections.len() >= CONNECTIONS {
-        return Ok(Err(Error::Io(format!("a request has at most {CONNECTIONS} connections; drop some"))));
+    let database = Arc::clone(database);
+    if let Err(why) = of_request.check() {
+        return Ok(Err(Error::Io(why)));
     }
-    let connection = Arc::new(SqlConnection::new(Arc::clone(database)));
-    let weak = Arc::downgrade(&connection);
+    let connection = Arc::new(SqlConnection::new(database));
     let granted = Arc::clone(&of_request.granted);
-    match ctx.table.push(OpenDatabase { name: name.into(), connection, granted }) {
+    match ctx.table.push(OpenDatabase { name: name.into(), connection: Arc::clone(&connection), granted }) {
         Ok(handle) => {
-            of_request.connections.push(weak);
+            of_request.add(&connection);
             Ok(Ok(handle))
         }
         Err(ResourceTableError::Full) => Ok(Err(Error::Io(TOO_MANY_HANDLES.into()))),
@@ -307,7 +279,7 @@ impl SqlCall {
         metrics.sql_duration.record(start.elapsed());
         metrics.sql.count(result.as_ref().map_or_else(SqlError::outcome, |_| "ok"));
         if let Err(SqlError::Unavailable(why)) = &result {
-            log_outage(&self.granted.service, why);
+            log_outage(&self.granted.service, &format!("its database `{}`", self.database), why);
         }
         Ok(result?)
     }

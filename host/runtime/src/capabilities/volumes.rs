@@ -8,6 +8,7 @@
 mod entries;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use wasmtime::component::{FutureReader, Linker, Resource, StreamReader};
@@ -27,20 +28,26 @@ use entries::{DirectoryEntries, ListingProblem, count};
 pub(super) const REQUEST: usize = 100_000;
 
 /// The directories that the manifest of a version grants.
-pub struct GrantedVolumes(Vec<(Dir, String)>);
+pub struct GrantedVolumes {
+    /// Each with the path at which guests see it.
+    directories: Vec<(Dir, String)>,
+    /// The paths of those that guests may write to, which whoever opened them knows for as long as they may.
+    _written: Vec<Arc<Path>>,
+}
 
 impl GrantedVolumes {
-    /// Grants open directories, each with the path at which guests see it and whether they may write to it.
-    pub fn new(directories: Vec<(File, String, bool)>) -> Self {
-        let volume = |(directory, at, write): (File, String, bool)| {
-            let (permissions, mode) = match write {
-                true => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
-                false => (FsPerms::ReadOnly, OpenMode::READ),
+    /// Grants open directories, each with the path at which guests see it and, if they may write to it, its own path.
+    pub fn new(directories: Vec<(File, String, Option<Arc<Path>>)>) -> Self {
+        let written = directories.iter().filter_map(|(.., written)| written.clone()).collect();
+        let volume = |(directory, at, written): (File, String, Option<Arc<Path>>)| {
+            let (permissions, mode) = match written {
+                Some(_) => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+                None => (FsPerms::ReadOnly, OpenMode::READ),
             };
             // Nothing blocks the thread that polls the guest.
             (Dir::new(directory, permissions, mode, false), at)
         };
-        Self(directories.into_iter().map(volume).collect())
+        Self { directories: directories.into_iter().map(volume).collect(), _written: written }
     }
 }
 
@@ -109,7 +116,7 @@ fn directories(mut caller: GuestCall<'_>, (): ()) -> wasmtime::Result<(Directori
     };
     let handle =
         |(directory, at): &(Dir, String)| Ok((ctx.table.push(Descriptor::Dir(directory.clone()))?, at.clone()));
-    Ok((volumes.0.iter().map(handle).collect::<wasmtime::Result<_>>()?,))
+    Ok((volumes.directories.iter().map(handle).collect::<wasmtime::Result<_>>()?,))
 }
 
 /// What both versions of WASI call a problem of a directory.

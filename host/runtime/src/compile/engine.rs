@@ -49,12 +49,12 @@ impl Linked {
         Ok(Self { engine, linker, budget: PoolBudget::new(&room, sizes.instances) })
     }
 
-    /// Returns the extra units of this component, if it needs any.
+    /// Returns the extra units of a sandbox with these components, if it needs any.
     ///
     /// # Errors
-    /// When the component can never fit: why, and the remedy.
-    pub(super) fn extra(&self, component: &Component) -> Result<Option<ExtraUnits>, (String, String)> {
-        self.budget.extra(component)
+    /// When they can never fit: why, and the remedy.
+    pub(super) fn extra(&self, parts: &[&Component]) -> Result<Option<ExtraUnits>, (String, String)> {
+        self.budget.extra(parts)
     }
 }
 
@@ -73,8 +73,8 @@ fn pooling(sizes: &config::Engine, room: &Sizes, reset: Reset, kind: CodeKind) -
     // memory.
     let more_stacks = if kind.concurrent { room.sandboxes.min(MORE_STACKS) } else { 0 };
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(room.sandboxes)
-        .total_core_instances(room.sandboxes.saturating_mul(CORE_INSTANCES))
+    pool.total_component_instances(room.components)
+        .total_core_instances(room.components.saturating_mul(CORE_INSTANCES))
         .total_memories(room.memories)
         .total_tables(room.tables)
         .total_stacks(room.sandboxes.saturating_add(more_stacks))

@@ -2,7 +2,7 @@
 
 use super::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use super::one_line::one_line;
-use crate::exports::{HttpWorld, MESSAGE_HANDLER};
+use crate::exports::{HttpWorld, is_message_handler};
 use lodge_base::config::limits::MAX_TABLE_ELEMENTS;
 use lodge_manifest::refusal::Refusal;
 
@@ -18,7 +18,7 @@ pub(super) fn handler_of(exports: &[String], file: &str) -> Result<Option<HttpWo
     match (new.as_deref(), old.as_deref()) {
         (Some(new), _) if is_final(new, "0.3.") => Ok(Some(HttpWorld::P3)),
         (_, Some(old)) if is_final(old, "0.2.") => Ok(Some(HttpWorld::P2)),
-        (None, None) if exports.iter().any(|export| export == MESSAGE_HANDLER) => Ok(None),
+        (None, None) if exports.iter().any(|export| is_message_handler(export)) => Ok(None),
         (None, None) => Err(no_handler(exports, file)),
         (new, old) => {
             let version = new.or(old).unwrap_or_default();
@@ -120,8 +120,8 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["fermyon:spin/postgres", "fermyon:spin/rdbms", "spin:postgres/", "wasmcloud:postgres/"],
         "such version of this interface",
-        "rebuild it with an SDK that imports fermyon:spin/postgres@2.0.0 or spin:postgres@3.0.0, and grant a database by \
-         [postgres] in its manifest",
+        "rebuild it with an SDK that imports fermyon:spin/postgres@2.0.0, spin:postgres@3.0.0 or spin:postgres@4 (4.0.0, 4.1.0 or \
+         4.2.0), or with wasmcloud:postgres@0.2.0, and grant a database by [postgres] in its manifest",
     ),
     (
         &["wasi:sql/", "fermyon:spin/mysql", "spin:mysql/"],
@@ -131,8 +131,8 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["wasmcloud:messaging/"],
         "such version of the interface",
-        "publish through wasmcloud:messaging/consumer@0.2.0 by `publish = [\"SUBJECT\"]` in its manifest, and receive by \
-         [consume], as requests or by wasmcloud:messaging/handler@0.2.0",
+        "publish through wasmcloud:messaging/consumer@0.2.0 or 0.3.0 by `publish = [\"SUBJECT\"]` in its manifest, and receive by \
+         [consume], as requests or by wasmcloud:messaging/handler@0.2.0 or 0.3.0",
     ),
     (
         &["lodge:lock/"],
@@ -163,6 +163,17 @@ pub(super) fn missing(error: &str) -> Option<&str> {
     name.filter(|_| error.contains("was not found"))
 }
 
+/// What Lodge has instead of an interface of which it has this version with other types, for the developer of the guest.
+pub(super) const OTHER_TYPES: &str =
+    "Lodge has this version with other types, those of released SDKs; rebuild it with one of these";
+
+/// How an import differs from what Lodge has, by wasmtime's error; `None` if Lodge does not have it. `is_linked` tells whether the
+/// linker has something of it. It does not find another version that would do, of which the error tells as well.
+pub(super) fn difference(error: &str, is_linked: bool) -> Option<&str> {
+    let (_, causes) = error.split_once("was not found in the linker: ")?;
+    (is_linked || !causes.ends_with("implementation is missing")).then_some(causes)
+}
+
 /// What Lodge has instead of an interface that it knows; `None` for interfaces of others.
 pub(super) fn instead_of(import: &str) -> Option<String> {
     if let Some((lack, remedy)) = foreign(import) {
@@ -183,8 +194,9 @@ fn package_of(interface: &str) -> &str {
     interface.split('/').next().unwrap_or_default()
 }
 
-/// The refusal of a component with an import that the linker does not have.
-pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
+/// The refusal of a component with an import that the linker does not have. `is_linked` tells whether it has something of an
+/// interface.
+pub(super) fn unlinkable(file: &str, error: &wasmtime::Error, is_linked: impl Fn(&str) -> bool) -> Refusal {
     let text = one_line(error);
     let Some(missing) = missing(&text) else {
         return Refusal::new(
@@ -193,6 +205,15 @@ pub(super) fn unlinkable(file: &str, error: &wasmtime::Error) -> Refusal {
             "rebuild it against the WIT of WASI 0.2 or 0.3",
         );
     };
+    if let Some(causes) = difference(&text, is_linked(missing)) {
+        let reason =
+            format!("it imports {missing} with other types than Lodge has, which are those of releases: {causes}");
+        return Refusal::new(
+            file,
+            reason,
+            "rebuild it with a released SDK, or against the released WIT of this version",
+        );
+    }
     let (name, version) = missing.rsplit_once('@').unwrap_or((missing, ""));
     if let Some((lack, remedy)) = foreign(missing) {
         return Refusal::new(file, format!("it imports {missing}, and Lodge has no {lack}"), remedy);

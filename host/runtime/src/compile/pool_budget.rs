@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
 
 use crate::error::RunError;
 
 /// What a sandbox has without units. A component from rustc, componentize-js or TinyGo has one memory and two tables:
 /// its own, and the one through which wit-component links its imports.
-const USUAL: Needs = Needs { memories: 1, tables: 2 };
+const USUAL: Needs = Needs { components: 1, memories: 1, tables: 2 };
 /// What each unit adds.
-const UNIT: Needs = Needs { memories: 1, tables: 2 };
+const UNIT: Needs = Needs { components: 1, memories: 1, tables: 2 };
 
 /// The number of sandboxes for trials of new versions, besides the serving ones.
 pub(crate) const TRIALS: usize = 16;
@@ -26,9 +27,10 @@ pub(super) struct PoolBudget {
     instances: u32,
 }
 
-/// The memories and tables of one sandbox.
+/// The components, memories and tables of one sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
+    components: u32,
     memories: u32,
     tables: u32,
 }
@@ -44,6 +46,7 @@ pub(crate) struct ExtraUnits {
 /// The sizes of a pool for this many sandboxes, with one unit for each.
 pub(super) struct Sizes {
     pub(super) sandboxes: u32,
+    pub(super) components: u32,
     pub(super) memories: u32,
     pub(super) tables: u32,
 }
@@ -51,9 +54,10 @@ pub(super) struct Sizes {
 impl Sizes {
     /// `sandboxes` of the usual size and as many units, so that every sandbox could take one.
     pub(super) fn of(sandboxes: u32) -> Self {
+        let components = sandboxes.saturating_mul(USUAL.components + UNIT.components);
         let memories = sandboxes.saturating_mul(USUAL.memories + UNIT.memories);
         let tables = sandboxes.saturating_mul(USUAL.tables + UNIT.tables);
-        Self { sandboxes, memories, tables }
+        Self { sandboxes, components, memories, tables }
     }
 }
 
@@ -64,14 +68,20 @@ impl PoolBudget {
         Self { units: Arc::new(Semaphore::new(units)), instances: u32::try_from(instances).unwrap_or(u32::MAX) }
     }
 
-    /// The extra units of this component; `None` for most.
+    /// The extra units of a sandbox with these components; `None` for most.
     ///
     /// # Errors
     /// When it does not fit even alone: why, and the remedy.
-    pub(super) fn extra(&self, component: &Component) -> Result<Option<ExtraUnits>, (String, String)> {
+    pub(super) fn extra(&self, parts: &[&Component]) -> Result<Option<ExtraUnits>, (String, String)> {
         // A component that imports core modules does not tell what it needs, and does not link here.
-        let Some(required) = component.resources_required() else { return Ok(None) };
-        let needs = Needs { memories: required.num_memories, tables: required.num_tables };
+        let all: Option<Vec<_>> = parts.iter().map(|component| component.resources_required()).collect();
+        let Some(all) = all else { return Ok(None) };
+        let sum = |of: fn(&ResourcesRequired) -> u32| all.iter().map(of).fold(0, u32::saturating_add);
+        let needs = Needs {
+            components: u32::try_from(parts.len()).unwrap_or(u32::MAX),
+            memories: sum(|required| required.num_memories),
+            tables: sum(|required| required.num_tables),
+        };
         let count = needs.units();
         if count == 0 {
             return Ok(None);
@@ -89,9 +99,10 @@ impl PoolBudget {
 impl Needs {
     /// The number of units beyond the usual.
     fn units(self) -> u32 {
+        let components = self.components.saturating_sub(USUAL.components).div_ceil(UNIT.components);
         let memories = self.memories.saturating_sub(USUAL.memories).div_ceil(UNIT.memories);
         let tables = self.tables.saturating_sub(USUAL.tables).div_ceil(UNIT.tables);
-        memories.max(tables)
+        components.max(memories).max(tables)
     }
 }
 
@@ -128,20 +139,26 @@ mod tests {
 
     #[test]
     fn a_unit_covers_a_memory_and_two_tables() {
-        let units = |memories, tables| Needs { memories, tables }.units();
+        let units = |memories, tables| Needs { components: 1, memories, tables }.units();
         assert_eq!([units(0, 0), units(1, 2), units(1, 1)], [0; 3], "usual components take none");
         assert_eq!([units(2, 2), units(1, 3), units(2, 4), units(1, 4)], [1; 4]);
         assert_eq!([units(8, 1), units(8, 16), units(1, 16)], [7; 3]);
+        // A part without a memory is an instance as well.
+        assert_eq!(Needs { components: 3, memories: 1, tables: 2 }.units(), 2);
     }
 
     /// The pool has space for everything that the budget admits, in any combination.
     #[test]
     fn the_pool_never_runs_out() {
         let sizes = Sizes::of(40);
-        for needs in (0..=8).flat_map(|memories| (0..=16).map(move |tables| Needs { memories, tables })) {
+        let needs = |memories| {
+            (0..=16).map(move |tables| (1..=9).map(move |components| Needs { components, memories, tables }))
+        };
+        for needs in (0..=8).flat_map(needs).flatten() {
             let heavy = sizes.sandboxes.checked_div(needs.units()).map_or(sizes.sandboxes, |most| most.min(40));
             let rest = sizes.sandboxes - heavy;
             assert!(heavy * needs.memories + rest * USUAL.memories <= sizes.memories, "{needs}");
+            assert!(heavy * needs.components + rest * USUAL.components <= sizes.components, "{needs}");
             assert!(heavy * needs.tables + rest * USUAL.tables <= sizes.tables, "{needs}");
         }
     }
@@ -149,7 +166,11 @@ mod tests {
     #[tokio::test]
     async fn a_sandbox_waits_for_its_units() {
         let room = PoolBudget::new(&Sizes::of(4), 4);
-        let extra = ExtraUnits { units: Arc::clone(&room.units), count: 3, needs: Needs { memories: 4, tables: 0 } };
+        let extra = ExtraUnits {
+            units: Arc::clone(&room.units),
+            count: 3,
+            needs: Needs { components: 1, memories: 4, tables: 0 },
+        };
         let held = extra.take(Duration::ZERO).await.unwrap();
         let refused = extra.take(Duration::ZERO).await.unwrap_err();
         assert!(matches!(refused, RunError::PoolFull(_)), "{refused:?}");

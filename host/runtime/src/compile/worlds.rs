@@ -1,12 +1,12 @@
 //! Components that import the whole world of an SDK, also what they never call, and how these are linked.
 //!
 //! Some toolchains, such as that of Python, keep every import of the world that a component is built for. Such a component is
-//! linked if Lodge knows all that it lacks: functions of these interfaces fail when they are called. Any other component that
+//! linked if Lodge knows all that it lacks, or has with other types: functions of these interfaces fail when they are called. Any other component that
 //! imports an interface which Lodge does not have is refused, since it would call it.
 
 use wasmtime::component::{Component, InstancePre, Linker};
 
-use super::explain::{instead_of, missing};
+use super::explain::{OTHER_TYPES, difference, instead_of, missing};
 use super::one_line::one_line;
 use crate::capabilities::Ctx;
 use crate::capabilities::absent::{self, AbsentInterface};
@@ -38,7 +38,7 @@ pub(super) fn link(
         Err(error) if imports_whole_world(imports) => error,
         linked => return Ok((linked?, Vec::new())),
     };
-    let (mut linker, mut lacking) = (linker.clone(), Vec::<String>::new());
+    let (known, mut linker, mut lacking) = (linker, linker.clone(), Vec::<String>::new());
     // Each error names one import.
     for number in 0..imports.len() {
         let text = one_line(&error);
@@ -46,6 +46,8 @@ pub(super) fn link(
         if lacking.iter().any(|known| known == name) {
             break;
         }
+        let differs = difference(&text, absent::is_linked(known, component, name)).is_some();
+        let instead = if differs { OTHER_TYPES.to_owned() } else { instead };
         let interface = AbsentInterface { name: name.to_owned(), instead, number };
         absent::link(&mut linker, component, interface)?;
         lacking.push(name.to_owned());

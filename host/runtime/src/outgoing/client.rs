@@ -9,30 +9,33 @@ use std::time::{Duration, Instant};
 use http::uri::Uri;
 use http::{Request, Response, Version, header};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
-use super::address::is_public;
-use super::dial::{DialedStream, Dialer, NameResolver};
+use super::counted::CountedStream;
+use super::dial::{Dialer, NameResolver};
 use super::failure::OutgoingFailure;
 use super::rate::TokenBucket;
 use super::response_deadline;
 use super::retry::{ConnectionUses, LostRequest, SecondAttempt};
 use crate::capabilities::sandbox::RequestContext;
+use lodge_base::address::is_public;
 use lodge_base::config::limits::Limits;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::traces::ClientSpan;
 use lodge_manifest::grants::Grants;
+use lodge_traffic::proxy::cluster_hop::CLUSTER_HOP;
 use lodge_traffic::proxy::frames::WindowedBody;
 use lodge_traffic::proxy::headers;
 use lodge_traffic::proxy::via::Via;
 use lodge_traffic::service::Service;
 use lodge_traffic::upstreams::replay::ReplayMemory;
+use lodge_traffic::upstreams::transport::interim::InterimCount;
 
 /// The timeout for DNS, connecting and TLS, unless the guest sets a shorter one.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -215,6 +218,8 @@ impl WorldClient {
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().remove(header::HOST);
         headers::strip_hop_by_hop(request.headers_mut());
+        // Only the host says which service calls another host of the cluster.
+        request.headers_mut().remove(CLUSTER_HOP);
         if let Some(via) = &self.via {
             via.mark_from_guest(request.headers_mut(), context.depth);
         }
@@ -283,7 +288,14 @@ async fn send_once(
 ) -> Result<Response<Incoming>, LostRequest> {
     let begun = Instant::now();
     let mut connection = capture_connection(&mut request);
-    let mut asked = std::pin::pin!(pool.request(request.map(WindowedBody::new)));
+    let interim = Arc::<InterimCount>::default();
+    interim.watch(&mut request);
+    let mut asked = std::pin::pin!(async {
+        tokio::select! {
+            result = pool.request(request.map(WindowedBody::new)) => Ok(result),
+            error = interim.over() => Err(LostRequest::late(OutgoingFailure::Protocol(error.to_string()))),
+        }
+    });
     let limit = timeouts.to_connect(begun);
     let connected = async { tokio::time::timeout(limit, connection.wait_for_connection_metadata()).await.is_ok() };
     let result = tokio::select! {
@@ -306,7 +318,7 @@ async fn send_once(
         }
     };
     let reused = ConnectionUses::count(&connection);
-    result.map_err(|error| LostRequest::new(&error, reused))
+    result?.map_err(|error| LostRequest::new(&error, reused))
 }
 
 impl OutcomeGuard<'_> {
@@ -338,9 +350,9 @@ impl Drop for OutcomeGuard<'_> {
 }
 
 impl tower_service::Service<Uri> for TimedConnector {
-    type Response = MaybeHttpsStream<DialedStream>;
+    type Response = TokioIo<CountedStream>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<DialedStream>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<CountedStream>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.0.poll_ready(cx)
@@ -350,7 +362,8 @@ impl tower_service::Service<Uri> for TimedConnector {
         let connecting = self.0.call(target);
         Box::pin(async move {
             let late = |_| Err(OutgoingFailure::ConnectTimeout.into());
-            tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(late)
+            let stream = tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(late)?;
+            Ok(TokioIo::new(CountedStream::new(stream)))
         })
     }
 }

@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::address::is_public;
 use super::failure::OutgoingFailure;
 use super::retry::ConnectionUses;
+use lodge_base::address::is_public;
 use lodge_manifest::grants::{Grants, bare};
 
 /// The most addresses of a name that are tried.

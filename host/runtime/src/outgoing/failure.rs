@@ -65,7 +65,15 @@ impl OutgoingFailure {
         if let Some(failure) = error.source().and_then(found) {
             return failure;
         }
-        if error.is_connect() { Self::Unreachable } else { Self::Protocol(error.to_string()) }
+        if error.is_connect() {
+            return Self::Unreachable;
+        }
+        // The last cause says what happened.
+        let mut cause: &(dyn std::error::Error + 'static) = error;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        Self::Protocol(cause.to_string())
     }
 
     /// Returns the address, for [`Self::Prohibited`].

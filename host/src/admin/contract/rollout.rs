@@ -65,6 +65,9 @@ pub struct ActionResult {
     /// The SHA-256 of the component that was placed, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The version that is served with it, if that is another one than the beginning of `digest`: with components in front of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Whether the same files were there before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unchanged: bool,

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use super::histogram;
 use crate::guests::target::Target;
 use lodge_base::lock::lock;
-use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, MessageMetrics, ServiceMetrics};
+use lodge_base::telemetry::metrics::{CacheMetrics, Histogram, MessageBacklog, ServiceMetrics};
 use lodge_manifest::blobstore::BlobGrant;
 use lodge_manifest::keyvalue::KeyValueGrant;
 use lodge_state::blobs::BlobUsage;
@@ -43,7 +43,9 @@ const COUNTERS: &[(&str, &str, Read<u64>)] = &[
     ("lodge_upstream_ejections", "Ejections of replicas", |it| {
         Some(it.target?.backend.upstream()?.counts().ejections.load(Relaxed))
     }),
-    ("lodge_calls", "Calls of guests to other services of the host", |it| Some(it.metrics.calls.load(Relaxed))),
+    ("lodge_calls", "Calls of guests to other services, of this host or of others of its cluster", |it| {
+        Some(it.metrics.calls.load(Relaxed))
+    }),
     ("lodge_guest_metrics_dropped", "Exports of metrics by guests, which are not collected", |it| {
         Some(it.metrics.guest_metrics_dropped.load(Relaxed))
     }),
@@ -105,13 +107,13 @@ const GAUGES: &[(&str, &str, Read<u64>)] = &[
         Some(replicas.iter().map(|replica| replica.connections as u64).sum())
     }),
     ("lodge_messages_waiting", "Messages that wait for the service or are being processed", |it| {
-        Some(it.consumed()?.waiting.load(Relaxed))
+        Some(it.consumed()?.messages)
     }),
-    ("lodge_messages_waiting_bytes", "Bytes of these messages", |it| Some(it.consumed()?.bytes.load(Relaxed))),
+    ("lodge_messages_waiting_bytes", "Bytes of these messages", |it| Some(it.consumed()?.bytes)),
     ("lodge_messages_oldest_milliseconds", "Age of the oldest message that waits or is being processed", |it| {
-        Some(it.consumed()?.oldest.load(Relaxed))
+        Some(it.consumed()?.oldest)
     }),
-    ("lodge_messages_dead", "Dead messages that are kept", |it| Some(it.consumed()?.dead.load(Relaxed))),
+    ("lodge_messages_dead", "Dead messages that are kept", |it| Some(it.consumed()?.dead)),
     ("lodge_version_withdrawn", "Whether the version was withdrawn for doing worse than its service", |it| {
         Some(it.target?.deployment().withdrawn().is_some().into())
     }),
@@ -221,9 +223,9 @@ impl<'a> Scraped<'a> {
     }
 
     /// Returns the state of its messages, if the service consumes some.
-    fn consumed(&self) -> Option<&'a MessageMetrics> {
+    fn consumed(&self) -> Option<MessageBacklog> {
         let manifest = &self.target.filter(|target| target.of.is_none())?.deployment().spec.manifest;
-        manifest.consume.as_ref().map(|_| &self.metrics.messages)
+        manifest.consume.as_ref().map(|_| (*lock(&self.metrics.messages.backlog)).unwrap_or_default())
     }
 
     /// Returns the grant of a store. Versions have the store of their service.
@@ -302,8 +304,9 @@ fn cpu(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -> fmt::Result 
 fn versions(encoder: &mut DescriptorEncoder<'_>, all: &[Scraped<'_>]) -> fmt::Result {
     let mut family = encoder.encode_descriptor("lodge_service", "The version that serves", None, MetricType::Info)?;
     for target in all.iter().filter_map(|it| it.target) {
-        let digest = target.deployment().digest().to_string();
-        family.encode_info(&[("service", &*target.deployment().name), ("digest", &digest)])?;
+        let (deployment, digest) = (target.deployment(), target.deployment().digest().to_string());
+        let labels = [("service", &*deployment.name), ("digest", &digest), ("version", &deployment.version)];
+        family.encode_info(&labels)?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ struct StoredAccount {
 }
 
 /// Returns the file of the account.
-fn file(directory: &Path) -> PathBuf {
+pub(super) fn file(directory: &Path) -> PathBuf {
     directory.join("account.json")
 }
 

@@ -73,6 +73,26 @@ pub(super) fn write(
     replacement.finish(text.as_bytes()).map_err(failed)
 }
 
+/// Writes a certificate that another host has got, and returns when it expires; `None` if it is for other names, or no better than the
+/// one in use.
+pub(super) fn take(
+    file: &Path,
+    names: &[String],
+    text: &[u8],
+    in_use: Option<(i64, i64)>,
+    now: u64,
+) -> Result<Option<i64>, OrderFailure> {
+    let found = Certificate::new(text, text).ok().filter(|found| is_for(found, names));
+    let better = |found: &Certificate| in_use.is_none_or(|(_, until)| found.not_after > until);
+    let Some(found) = found.filter(better) else { return Ok(None) };
+    if worthwhile((found.not_before, found.not_after), in_use, now).is_err() || text.len() as u64 > MOST_BYTES {
+        return Ok(None);
+    }
+    let failed = |error| OrderFailure::unusable(format!("{} cannot be written: {error}", file.display()));
+    files::replace_secret(file, text).map_err(failed)?;
+    Ok(Some(found.not_after))
+}
+
 /// Checks that a certificate is valid now and for some time, and not worse than the one in use. The validity of both is that of the
 /// certificate, and ends with the first certificate of its chain.
 fn worthwhile((from, to): (i64, i64), in_use: Option<(i64, i64)>, now: u64) -> Result<(), String> {

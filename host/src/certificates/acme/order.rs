@@ -8,7 +8,7 @@ use instant_acme::{
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
 use super::failure::{OrderFailure, said};
-use super::proofs::{Proof, Proofs};
+use super::proofs::{self, Proof, ProofPlaces, ProofText};
 use lodge_base::config::acme::AcmeChallenge;
 
 /// How long the authority may take to look for the proofs, and as long again to issue.
@@ -42,12 +42,12 @@ pub(super) async fn order(
     names: &[String],
     request: &CertificateRequest,
     challenge: AcmeChallenge,
-    proofs: &Proofs,
+    places: ProofPlaces<'_>,
 ) -> Result<String, OrderFailure> {
     let identifiers: Vec<_> = names.iter().map(|name| Identifier::Dns(name.clone())).collect();
     let issued = async {
         let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
-        prove(&mut order, challenge, proofs).await?;
+        prove(&mut order, challenge, places).await?;
         order.finalize_csr(&request.request).await?;
         Ok(order.poll_certificate(&POLL).await?)
     };
@@ -56,7 +56,7 @@ pub(super) async fn order(
 }
 
 /// Proves every name that the account has not proven before.
-async fn prove(order: &mut Order, challenge: AcmeChallenge, proofs: &Proofs) -> Result<(), OrderFailure> {
+async fn prove(order: &mut Order, challenge: AcmeChallenge, places: ProofPlaces<'_>) -> Result<(), OrderFailure> {
     let kind = match challenge {
         AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
         AcmeChallenge::Http01 => ChallengeType::Http01,
@@ -77,10 +77,15 @@ async fn prove(order: &mut Order, challenge: AcmeChallenge, proofs: &Proofs) -> 
                 "the authority offers no {challenge} for {name}; set tls.acme.challenge"
             )));
         };
-        let proof = Proof::new(challenge, &name, &offered.token, &offered.key_authorization());
-        wanted.push(proof.map_err(OrderFailure::refused)?);
+        let authorization = offered.key_authorization().as_str().to_owned();
+        wanted.push(ProofText { name, token: offered.token.clone(), authorization });
     }
-    let _published = proofs.publish(wanted);
+    let proofs = wanted.iter().map(|text| Proof::new(challenge, text));
+    let proofs = proofs.collect::<Result<_, _>>().map_err(OrderFailure::refused)?;
+    let _published = places.own.publish(proofs);
+    if let Some(shared) = places.shared {
+        proofs::show(shared, &wanted).await?;
+    }
     let decided = match announce(order, &kind).await {
         Ok(()) => order.poll_ready(&POLL).await,
         Err(error) => Err(error),

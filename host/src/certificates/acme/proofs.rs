@@ -4,13 +4,19 @@
 
 use std::sync::{Arc, Mutex};
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use instant_acme::KeyAuthorization;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
+use super::ORDER;
+use super::failure::OrderFailure;
+use super::shared::SharedFiles;
 use lodge_base::config::acme::AcmeChallenge;
 use lodge_base::lock::lock;
 
@@ -22,6 +28,21 @@ pub const PROTOCOL: &[u8] = b"acme-tls/1";
 
 /// The most bytes of a token: they have 43, and 22 at least.
 const MOST_TOKEN: usize = 256;
+
+/// The most bytes of what proves a name: the token, a dot, and a digest.
+const MOST_AUTHORIZATION: usize = MOST_TOKEN + 64;
+
+/// The name under which hosts share the proofs of the order in progress.
+const SHARED: &str = "proofs";
+
+/// The most proofs of an order: a certificate has no more names.
+const MOST_SHARED: usize = 100;
+
+/// How often a host looks for the proofs of others.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The time after which all hosts have found a proof.
+const SEEN: Duration = Duration::from_secs(5);
 
 /// The proofs of the orders in progress.
 #[derive(Debug, Default)]
@@ -36,6 +57,25 @@ pub(super) enum Proof {
     Tls { name: String, certificate: Arc<CertifiedKey> },
 }
 
+/// What a proof is made of.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(super) struct ProofText {
+    /// The name that is proven.
+    pub(super) name: String,
+    pub(super) token: String,
+    /// The token and the digest of the account's key.
+    pub(super) authorization: String,
+}
+
+/// Where an authority may look for proofs.
+#[derive(Clone, Copy)]
+pub(super) struct ProofPlaces<'a> {
+    /// This host.
+    pub(super) own: &'a Proofs,
+    /// The other hosts.
+    pub(super) shared: Option<&'a SharedFiles>,
+}
+
 /// Proofs that are found until this is dropped.
 pub(super) struct PublishedProofs<'a> {
     proofs: &'a Proofs,
@@ -47,20 +87,20 @@ impl Proof {
     ///
     /// # Errors
     /// One line.
-    pub(super) fn new(
-        challenge: AcmeChallenge,
-        name: &str,
-        token: &str,
-        key: &KeyAuthorization,
-    ) -> Result<Self, String> {
+    pub(super) fn new(challenge: AcmeChallenge, text: &ProofText) -> Result<Self, String> {
+        let ProofText { name, token, authorization } = text;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if token.is_empty() || token.len() > MOST_TOKEN || !token.bytes().all(plain) {
             return Err(format!("the token of the authority for {name} is not base64url, or too long"));
         }
+        if authorization.len() > MOST_AUTHORIZATION {
+            return Err(format!("the proof of {name} is too long"));
+        }
         Ok(match challenge {
-            AcmeChallenge::Http01 => Self::Http { token: token.into(), response: Bytes::from(key.as_str().to_owned()) },
+            AcmeChallenge::Http01 => Self::Http { token: token.clone(), response: Bytes::from(authorization.clone()) },
             AcmeChallenge::TlsAlpn01 => {
-                let certificate = certificate(name, key.digest().as_ref())?;
+                let digest = ring::digest::digest(&ring::digest::SHA256, authorization.as_bytes());
+                let certificate = certificate(name, digest.as_ref())?;
                 Self::Tls { name: name.to_ascii_lowercase(), certificate: Arc::new(certificate) }
             }
         })
@@ -91,6 +131,30 @@ impl Proofs {
         PublishedProofs { proofs: self, published }
     }
 
+    /// Lets clients find the proofs of other hosts as well, which one of them shows for an order of its own. Never returns.
+    pub(super) async fn follow(&self, challenge: AcmeChallenge, shared: &SharedFiles) {
+        let (mut known, mut published, mut told) = (Vec::new(), None, false);
+        loop {
+            match shared.read(SHARED).await {
+                Ok(found) => {
+                    let found = found.unwrap_or_default();
+                    if found != known {
+                        drop(published.take());
+                        published = Some(self.publish(read(challenge, &found)));
+                        known = found;
+                    }
+                    told = false;
+                }
+                Err(OrderFailure { why, .. }) if !told => {
+                    tracing::warn!("an authority that asks this host finds no proofs of others: {why}");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// Returns the response to a request for this path; `None` if it is not that of a proof.
     pub fn response(&self, path: &str) -> Option<Bytes> {
         let wanted = path.strip_prefix(PATH)?;
@@ -114,6 +178,31 @@ impl ResolvesServerCert for Proofs {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.named(hello.server_name()?)
     }
+}
+
+/// Shows proofs to the other hosts, and waits until they have found them.
+///
+/// # Errors
+/// If the server cannot be used: the authority may ask any of them.
+pub(super) async fn show(shared: &SharedFiles, proofs: &[ProofText]) -> Result<(), OrderFailure> {
+    let text = serde_json::to_vec(proofs).map_err(OrderFailure::unusable)?;
+    shared.write(SHARED, &text, Some(ORDER)).await?;
+    sleep(SEEN).await;
+    Ok(())
+}
+
+/// Takes the proofs back from the other hosts.
+///
+/// # Errors
+/// If the server cannot be used. They expire by themselves.
+pub(super) async fn take_back(shared: &SharedFiles) -> Result<(), OrderFailure> {
+    shared.write(SHARED, b"[]", Some(ORDER)).await
+}
+
+/// Returns the proofs in a text of another host; none if it is damaged.
+fn read(challenge: AcmeChallenge, text: &[u8]) -> Vec<Proof> {
+    let texts = serde_json::from_slice::<Vec<ProofText>>(text).unwrap_or_default();
+    texts.iter().take(MOST_SHARED).filter_map(|text| Proof::new(challenge, text).ok()).collect()
 }
 
 /// Whether a client offers [`PROTOCOL`] and nothing else, as an authority does (RFC 8737 3).

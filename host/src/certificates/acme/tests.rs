@@ -2,7 +2,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::directory::attempts_of;
+use super::directory::{attempts_of, lock_directory};
+use super::proofs::ProofText;
 use super::*;
 
 /// Writes what an authority has issued for these names.
@@ -11,18 +12,55 @@ fn put(file: &Path, names: &[String], text: &str) -> Result<(), OrderFailure> {
 }
 
 fn config(directory: &Path) -> Config {
+    configured(directory, &[])
+}
+
+fn configured(directory: &Path, more: &[(&str, &str)]) -> Config {
     let set = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-    let source = [
+    let mut source = vec![
         set("guests", &directory.display().to_string()),
         set("tls.listen", "127.0.0.1:0"),
         set("tls.acme.domains", "a.test, b.test; c.test"),
         set("tls.acme.directory", "https://127.0.0.1:14000/dir"),
     ];
-    lodge_base::config::resolve(&[(lodge_base::config::Origin::Flag, source.into())]).unwrap().config
+    source.extend(more.iter().map(|(name, text)| set(name, text)));
+    let source = source.into_iter().collect();
+    lodge_base::config::resolve(&[(lodge_base::config::Origin::Flag, source)]).unwrap().config
+}
+
+/// A host that shares what it gets by these stores, with the keys in a file.
+fn sharing(directory: &Path, stores: &Arc<Stores>, keys: &Path) -> Arc<AcmeClient> {
+    let more = [("tls.acme.share_keys", &*keys.display().to_string()), ("state.url", "redis://127.0.0.1:1")];
+    Arc::new(AcmeClient::new(&configured(directory, &more), &Arc::default(), stores).unwrap().unwrap())
+}
+
+/// Stores in memory, as those of a server for several hosts.
+fn stores() -> Arc<Stores> {
+    Arc::new(Stores::new(&configured(Path::new("nowhere"), &[("state.path", "memory")])))
+}
+
+/// A file with a random key.
+fn key_file(directory: &Path, name: &str) -> PathBuf {
+    use base64::Engine as _;
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).unwrap();
+    let path = directory.join(name);
+    fs::write(&path, base64::engine::general_purpose::STANDARD.encode(key)).unwrap();
+    path
+}
+
+/// Waits for the turn of a host: the one before ends soon after it is dropped.
+async fn turn(host: &Arc<AcmeClient>, number: usize) -> turn::OrderTurn {
+    loop {
+        if let Some(turn) = host.begin_turn(number).await.unwrap() {
+            return turn;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn acme(directory: &Path) -> Arc<AcmeClient> {
-    Arc::new(AcmeClient::new(&config(directory), &Arc::default()).unwrap().unwrap())
+    Arc::new(AcmeClient::new(&config(directory), &Arc::default(), &stores()).unwrap().unwrap())
 }
 
 /// Returns key and chain for these names, valid for some days from now.
@@ -100,7 +138,7 @@ async fn a_start_after_a_crash() {
 fn a_place_that_cannot_be_used() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(".lodge"), "").unwrap();
-    let error = AcmeClient::new(&config(directory.path()), &Arc::default()).unwrap_err();
+    let error = AcmeClient::new(&config(directory.path()), &Arc::default(), &stores()).unwrap_err();
     assert!(error.starts_with("tls.acme.path: ") && error.contains("cannot be used"), "{error}");
 }
 
@@ -156,4 +194,116 @@ async fn a_panic_is_a_failure() {
     assert_eq!(isolated(async { 7 }).await, Ok(7));
     let crashed = isolated::<()>(async { panic!("overflow") }).await;
     assert!(crashed.unwrap_err().contains("overflow"));
+}
+
+/// One host orders at a time. What it gets, the others take, unless theirs is better or they have other keys.
+#[tokio::test]
+async fn hosts_take_what_others_have_got() {
+    let [a, b, c, keys] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let (stores, same) = (stores(), key_file(keys.path(), "same"));
+    let [one, two] = [&a, &b].map(|directory| sharing(directory.path(), &stores, &same));
+    let three = sharing(c.path(), &stores, &key_file(keys.path(), "other"));
+    let names: Vec<String> = vec!["a.test".into(), "b.test".into()];
+    let text = |host: &AcmeClient| fs::read_to_string(&host.files()[0]).ok();
+    let first = turn(&one, 0).await;
+    assert!(two.begin_turn(0).await.unwrap().is_none(), "the first one orders");
+    put(&one.files()[0], &names, &issue(&["a.test", "b.test"], 60)).unwrap();
+    fs::write(account::file(&one.directory), "an account").unwrap();
+    one.give(0).await;
+    drop(first);
+    drop(turn(&two, 0).await);
+    assert!(text(&one).is_some() && text(&one) == text(&two));
+    two.look(0).await;
+    assert!(two.certificates()[0].renewal > seconds() + 86_400, "nothing is ordered");
+    assert_eq!(fs::metadata(&two.files()[0]).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read(account::file(&two.directory)).unwrap(), b"an account");
+    drop(turn(&three, 0).await);
+    assert!(text(&three).is_none() && !account::file(&three.directory).exists(), "it has another key");
+    // A worse one, and one for other names, replace nothing.
+    let better = issue(&["a.test", "b.test"], 90);
+    put(&two.files()[0], &names, &better).unwrap();
+    two.look(0).await;
+    drop(turn(&two, 0).await);
+    assert_eq!(text(&two).as_ref(), Some(&better));
+    fs::write(&one.files()[0], issue(&["a.test"], 300)).unwrap();
+    one.give(0).await;
+    drop(turn(&two, 0).await);
+    assert_eq!(text(&two).as_ref(), Some(&better));
+}
+
+/// What an authority allows in an hour holds for all hosts together, and an order is known to all before it begins.
+#[tokio::test]
+async fn hosts_share_attempts() {
+    let [a, b, keys] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let (stores, keys) = (stores(), key_file(keys.path(), "keys"));
+    let mut orders = 0;
+    for directory in [&a, &b].into_iter().cycle().take(9) {
+        // A host that has started anew, after the order of the one before was cut short.
+        let host = &sharing(directory.path(), &stores, &keys);
+        let turn = turn(host, 0).await;
+        if lock(&host.wanted[0].state).due() <= seconds() {
+            host.begin(0).unwrap();
+            host.announce_order(0).await.unwrap();
+            orders += 1;
+        }
+        drop(turn);
+    }
+    assert_eq!(orders, 4);
+}
+
+/// An authority may ask any of the hosts while an order is in progress, and no longer.
+#[tokio::test(start_paused = true)]
+async fn hosts_show_proofs_of_others() {
+    let [a, b, keys] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let (stores, keys) = (stores(), key_file(keys.path(), "keys"));
+    let [one, two] = [&a, &b].map(|directory| sharing(directory.path(), &stores, &keys));
+    let other = Arc::clone(&two);
+    let following = tokio::spawn(async move {
+        let challenge = config::acme::AcmeChallenge::Http01;
+        other.proofs.follow(challenge, other.shared.as_ref().unwrap()).await;
+    });
+    let shared = one.shared.as_ref().unwrap();
+    let proof =
+        |token: &str| ProofText { name: "a.test".into(), token: token.into(), authorization: format!("{token}.x") };
+    proofs::show(shared, &[proof("abc"), proof("not/a/token")]).await.unwrap();
+    let found = || two.proofs.response("/.well-known/acme-challenge/abc");
+    assert_eq!(found().as_deref(), Some(&b"abc.x"[..]));
+    assert_eq!(two.proofs.response("/.well-known/acme-challenge/not/a/token"), None);
+    proofs::take_back(shared).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(found(), None);
+    following.abort();
+}
+
+/// What is encrypted with a key of others is in the log once, however often it is read.
+#[tokio::test]
+async fn foreign_files_are_told_once() {
+    let [a, keys] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let host = sharing(a.path(), &stores(), &key_file(keys.path(), "keys"));
+    let shared = host.shared.as_ref().unwrap();
+    for _ in 0..2 {
+        shared.write("proofs", b"[]", None).await.unwrap();
+        assert_eq!(shared.read("proofs").await.unwrap().as_deref(), Some(&b"[]"[..]));
+        assert!(shared.is_newly_foreign("other", true) && !shared.is_newly_foreign("other", false));
+        key_file(keys.path(), "keys");
+        assert_eq!(shared.read("proofs").await.unwrap(), None);
+        assert!(!shared.is_newly_foreign("proofs", true), "it is in the log already");
+    }
+    shared.write("proofs", b"[]", None).await.unwrap();
+    assert!(shared.read("proofs").await.unwrap().is_some() && shared.is_newly_foreign("proofs", true));
+}
+
+/// Without the server no host orders, since all would. It says why, and tries again soon.
+#[tokio::test]
+async fn hosts_wait_for_the_server() {
+    let [a, keys] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let wrong = configured(Path::new("nowhere"), &[("state.url", "nats+tls://")]);
+    let host = sharing(a.path(), &Arc::new(Stores::new(&wrong)), &key_file(keys.path(), "keys"));
+    let due = Arc::clone(&host).attend(0).await;
+    let shown = &host.certificates()[0];
+    assert!(shown.problem.as_ref().unwrap().starts_with("hosts share certificates by `state.url`: "), "{shown:?}");
+    assert!(due <= seconds() + 10 && host.metrics.acme_orders.read().contains(&("unreachable", 1)), "{due}");
+    let unusable = configured(a.path(), &[("tls.acme.share_keys", "/dev/null"), ("state.url", "redis://127.0.0.1:1")]);
+    let error = AcmeClient::new(&unusable, &Arc::default(), &stores()).unwrap_err();
+    assert!(error.starts_with("tls.acme.share_keys: /dev/null: "), "{error}");
 }

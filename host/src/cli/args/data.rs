@@ -22,7 +22,7 @@ pub(super) fn command() -> Command {
         .subcommands(commands())
 }
 
-fn commands() -> [Command; 8] {
+fn commands() -> [Command; 9] {
     let name = || Arg::new("name").value_name("NAME").help("Name of a service");
     let named = || name().required(true);
     let bucket = || Arg::new("bucket").value_name("BUCKET").help("Name of a bucket");
@@ -63,6 +63,16 @@ fn commands() -> [Command; 8] {
         of_data("import", "Store all entries of an export, replacing those that exist")
             .arg(named())
             .arg(file("The file, which is checked before anything is stored")),
+        with_host_args(
+            Command::new("dead").about("List the dead messages of a service, print one, retry or drop them"),
+        )
+        .arg(named())
+        .arg(Arg::new("id").value_name("ID").help("A message, as the list has it"))
+        .arg(flag("retry", "Let the message wait again").conflicts_with("drop"))
+        .arg(flag("drop", "Remove the message"))
+        .arg(flag("all", "Retry or drop all").conflicts_with("id"))
+        .arg(flag("raw", "Print the bytes of the message as they are").conflicts_with("json"))
+        .arg(json()),
         with_host_args(Command::new("backup").about("Copy the database of a running host to a file"))
             .arg(file("The file, which must not exist"))
             .arg(json()),

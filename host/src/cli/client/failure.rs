@@ -45,6 +45,12 @@ impl AdminClient {
             400 if place.starts_with("http:") && response.text.contains("HTTPS") => {
                 format!("{place} speaks HTTPS: write https:// in place of http://")
             }
+            // It knows the path, and not what the path names.
+            404 if response.text.contains("urn:lodge:admin:")
+                && !response.text.contains("urn:lodge:admin:not-found") =>
+            {
+                format!("{place}: {why}")
+            }
             404 => format!("{place} has no {path}: {why}; is it the admin listener of a Lodge host of this version?"),
             status => format!("{place}{path}: {status} {why}"),
         })
@@ -148,6 +154,7 @@ mod tests {
             ("http", response(400, "Client sent an HTTP request to an HTTPS server."), "speaks HTTPS: write https://"),
             ("https", response(400, "what"), "it does not speak TLS: write http://"),
             ("http", response(404, services), "that is a listener for services"),
+            ("http", response(404, &other.replace("unauthorized", "no-message")), ": the key ci has expired"),
             ("http", response(404, "none"), "is it the admin listener of a Lodge host"),
             ("http", response(401, other), "which is that of --token-file key: the key ci has expired"),
         ] {

@@ -111,6 +111,7 @@ impl RemoteHost<'_> {
         }
         watch::notice_unjudged(&service, done.judged.as_ref());
         let before = if done.unchanged { ", which was there already" } else { "" };
-        out::line(&format!("{service} serves {short}{before}")).map(|()| done.digest.clone())
+        let version = super::version_too(done.version.as_deref());
+        out::line(&format!("{service} serves {short}{version}{before}")).map(|()| done.digest.clone())
     }
 }

@@ -57,17 +57,17 @@ impl BuildFailure {
     }
 }
 
-/// Builds the crate in `source` and copies its components to `guests`. Returns their source files outside of `source`.
+/// Builds the crate in `source` and copies its components to the directory `into`. Returns their source files outside of `source`.
 ///
 /// # Errors
 /// Why the build failed. The output of cargo was already shown.
-pub(super) async fn with_cargo(source: &Path, guests: &Path) -> Result<Vec<PathBuf>, BuildFailure> {
+pub(super) async fn with_cargo(source: &Path, into: &Path) -> Result<Vec<PathBuf>, BuildFailure> {
     ensure_target().await?;
     let manifest = source.join("Cargo.toml");
     let (package, workspace) = describe(&manifest).await?;
     let mut outside = Vec::new();
     for component in compile(&manifest, &package, &workspace).await? {
-        install(&component, guests)?;
+        install(&component, into)?;
         outside.extend(source_files(&component).into_iter().filter(|file| !file.starts_with(source)));
     }
     Ok(outside)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use lodge_manifest::section::{Capability, SECTIONS};
-use lodge_runtime::compile::imports_whole_world;
+use lodge_runtime::compile::{Interfaces, imports_whole_world};
 
 /// A capability that a component imports.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -104,15 +104,38 @@ pub(super) fn of(imports: &[String], sections: &BTreeMap<String, Value>) -> Vec<
     asks
 }
 
-/// Returns a manifest for the service `name` with the keys that apply to these imports.
-pub(super) fn manifest(name: &str, imports: &[String]) -> String {
-    let routes = format!("routes = [{}]", toml::Value::String(format!("/{name}")));
-    let mut text = format!(
-        "{routes}\nisolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n"
-    );
+/// Whether any of these interfaces has this name, in whatever version.
+fn has(interfaces: &[String], name: &str) -> bool {
+    interfaces.iter().any(|of| of.strip_prefix(name).is_some_and(|rest| rest.starts_with('@')))
+}
+
+/// Whether a component passes requests on, as only those do that are in front of a service.
+pub(super) fn is_middleware(interfaces: &Interfaces) -> bool {
+    [&interfaces.imports, &interfaces.exports].iter().all(|of| has(of, "wasi:http/handler"))
+}
+
+/// Returns a manifest for the service `name` with the keys that apply to these interfaces; for a middleware, the key of the services
+/// that it is to be in front of.
+pub(super) fn manifest(name: &str, interfaces: &Interfaces) -> String {
+    let Interfaces { imports, exports, .. } = interfaces;
+    if is_middleware(interfaces) {
+        return format!("middleware = [{}]\n", toml::Value::String(format!("middleware/{name}.wasm")));
+    }
+    let mut text = String::new();
+    let receives = has(exports, "wasmcloud:messaging/handler");
+    if !receives || has(exports, "wasi:http/handler") || has(exports, "wasi:http/incoming-handler") {
+        text.push_str(&format!("routes = [{}]\n", toml::Value::String(format!("/{name}"))));
+    }
+    text.push_str("isolation = \"request\"  # \"service\" reuses instances: several, each with its own memory\n");
     let asked = |capability: &&Capability| imports.iter().any(|import| matches(capability, import));
     for grant in capabilities().filter(asked).filter_map(|capability| capability.grant) {
         text.push_str(&format!("\n{grant}"));
+    }
+    if receives {
+        let subject = "subject = \"orders.*\"  # the messages that it receives: one subject, or a list";
+        text.push_str(&format!(
+            "\n[consume]  # without it, it gets none\n{subject}\n# max_deliver = 10\n# dead_letter = \"dead.orders\"\n"
+        ));
     }
     text
 }
@@ -172,11 +195,31 @@ mod tests {
     fn proposed_manifests_are_valid() {
         let limits = config::resolve(&[]).unwrap().config.limits;
         let read = |text: &str| Manifest::read("x", text, &limits, 1 << 30);
-        let text = manifest("users", &imports(&["wasi:cli/environment@0.2.3"]));
-        assert!(text.contains("[env]") && read(&text).is_ok(), "{text}");
+        let with = |of: &[&str], exports: &[&str]| Interfaces {
+            imports: imports(of),
+            exports: imports(exports),
+            ..Interfaces::default()
+        };
+        let text = manifest("users", &with(&["wasi:cli/environment@0.2.3"], &["wasi:http/incoming-handler@0.2.3"]));
+        assert!(text.contains("[env]") && text.contains("routes") && read(&text).is_ok(), "{text}");
         let uncommented = text.replace("# GREETING", "GREETING");
         assert_eq!(read(&uncommented).unwrap().env["GREETING"].text(), Some("hi"));
-        assert!(!manifest("users", &[]).contains("[env]"));
-        assert!(toml::from_str::<toml::Table>(&manifest("a\"b\n", &[])).is_ok());
+        assert!(!manifest("users", &with(&[], &[])).contains("[env]"));
+        assert!(toml::from_str::<toml::Table>(&manifest("a\"b\n", &with(&[], &[]))).is_ok());
+        // One that receives messages, also with grants of its own, and one that is in front of others.
+        let publishes = ["wasmcloud:messaging/consumer@0.2.0"];
+        let text = manifest("mail", &with(&publishes, &["wasmcloud:messaging/handler@0.2.0"]));
+        let mail = read(&text).unwrap();
+        assert_eq!(mail.consume.unwrap().subjects, ["orders.*"], "{text}");
+        assert!(!text.contains("routes"), "{text}");
+        assert!(
+            read(&text.replace("# dead", "dead").replace("# max", "max").replace("# publish", "publish")).is_ok(),
+            "{text}"
+        );
+        let both = manifest("mail", &with(&[], &["wasmcloud:messaging/handler@0.3.0", "wasi:http/handler@0.3.2"]));
+        assert!(both.contains("routes = [\"/mail\"]") && read(&both).is_ok(), "{both}");
+        let gate = manifest("gate", &with(&["wasi:http/handler@0.3.2"], &["wasi:http/handler@0.3.2"]));
+        assert_eq!(gate, "middleware = [\"middleware/gate.wasm\"]\n");
+        assert!(read(&gate).is_ok());
     }
 }

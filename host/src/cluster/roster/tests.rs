@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::members::KnownHosts;
-use crate::cluster::record::MOST_BYTES;
+use crate::cluster::served::MOST_BYTES;
 
 async fn store() -> Arc<dyn Store> {
     let memory = Memory::new(256 << 20, Arc::new(SystemClock::new()));
@@ -33,7 +33,14 @@ fn record(services: usize) -> Vec<u8> {
 const OWN: OwnName<'static> = OwnName { host: "own", id: "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb" };
 
 fn reader(store: &dyn Store) -> RosterReader<'_> {
-    RosterReader { store, bucket: "members/c", own: OWN, bounds: ReadingBounds::default(), patience: patience(5) }
+    RosterReader {
+        store,
+        bucket: "members/c",
+        lists: "lists/c",
+        own: OWN,
+        bounds: ReadingBounds::default(),
+        patience: patience(5),
+    }
 }
 
 /// One reading of a host that knows none.
@@ -157,7 +164,7 @@ async fn names_and_bytes_of_a_reading_are_bounded() {
     }
     let reading = read(&*large).await.unwrap();
     let (bytes, bounds) = (record(1_000).len() as u64, ReadingBounds::default());
-    assert!(reading.truncated && reading.bytes < bounds.bytes + BATCH as u64 * bytes, "{}", reading.bytes);
+    assert!(reading.truncated && reading.bytes < bounds.bytes + FEW as u64 * bytes, "{}", reading.bytes);
 }
 
 /// A host that reads, and others that renew their records before each of its readings.
@@ -187,7 +194,7 @@ impl Fixture {
             }
             let reader = RosterReader { bounds: self.bounds, ..reader(&*self.store) };
             let reading = reader.read(&self.known.names(), &mut self.place).await.unwrap();
-            let most = self.bounds.bytes + 2 * (BATCH * MOST_BYTES + MAX_VALUE) as u64;
+            let most = self.bounds.bytes + (3 * MAX_BATCH_BYTES + 2 * MAX_VALUE) as u64;
             assert!(reading.bytes < most, "{}", reading.bytes);
             assert_eq!(self.known.update(reading, false, self.now).left, Vec::<String>::new(), "no host has left");
         }
@@ -226,7 +233,8 @@ proptest! {
         let parts = (good.len() + bad.len()) / (pages * page) + 1;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let bounds = ReadingBounds { bytes: 16 << 10, known: 12 << 10, pages, page };
+            let bounds =
+                ReadingBounds { bytes: 16 << 10, known: 12 << 10, pages, page, batch: FEW, ..ReadingBounds::default() };
             let others = bounds.bytes - bounds.known;
             let until_known = readings(&good, others) + readings(&bad, others) + parts;
             let mut all = Fixture::new(bounds, good, bad).await;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Condvar;
 use std::sync::Mutex;
 
@@ -9,6 +11,10 @@ fn reading(name: &str) -> ConfigReading {
     ConfigReading { config: [("name".to_owned(), value)].into(), env: Arc::default() }
 }
 
+fn seen(name: &str) -> SeenConfig {
+    SeenConfig { reading: reading(name), files: BTreeMap::new() }
+}
+
 fn name(configuration: &Configuration) -> String {
     configuration.reading().config["name"].text.clone()
 }
@@ -16,12 +22,15 @@ fn name(configuration: &Configuration) -> String {
 #[test]
 fn the_last_good_values_stay() {
     let configuration = Arc::new(Configuration::new(reading("one")));
-    let mut followed =
-        Followed { configuration: Arc::downgrade(&configuration), service: "users".into(), problem: None };
+    let files = FilesInUse::default();
+    let mut followed = Followed { configuration: Arc::downgrade(&configuration), service: "users".into(), files };
     followed.take(Err("it is gone".into()));
-    assert_eq!((name(&configuration), followed.problem.as_deref()), ("one".into(), Some("it is gone")));
-    followed.take(Ok(reading("two")));
-    assert_eq!((name(&configuration), followed.problem), ("two".into(), None));
+    assert_eq!(
+        (name(&configuration), configuration.problem().is_some_and(|why| why.starts_with("it is gone; "))),
+        ("one".into(), true)
+    );
+    followed.take(Ok(seen("two")));
+    assert_eq!((name(&configuration), configuration.problem()), ("two".into(), None));
 }
 
 /// A gate that readers wait at, as at a file system that hangs.
@@ -57,6 +66,7 @@ fn quick() -> Configurations {
         readers: Arc::new(Readers::new(Duration::from_millis(50))),
         poll: Duration::from_millis(5),
         host: None,
+        is_offline: false,
     }
 }
 
@@ -68,17 +78,18 @@ async fn a_file_system_that_hangs_stops_only_its_own() {
     let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     for configuration in &hanging {
         let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
-        configurations.follow("hangs", Arc::downgrade(configuration), move || {
+        configurations.follow("hangs", Arc::downgrade(configuration), FilesInUse::default(), move || {
             begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             gate.pass();
-            Ok(reading("two"))
+            Ok(seen("two"))
         });
     }
     let all_hang = || begun.load(std::sync::atomic::Ordering::Relaxed) >= hanging.len();
     until(all_hang).await;
     let (other, value) = (Arc::new(Configuration::new(reading("one"))), Arc::new(Mutex::new("one")));
     let read = Arc::clone(&value);
-    configurations.follow("other", Arc::downgrade(&other), move || Ok(reading(&read.lock().unwrap())));
+    let read = move || Ok(seen(&read.lock().unwrap()));
+    configurations.follow("other", Arc::downgrade(&other), FilesInUse::default(), read);
     *value.lock().unwrap() = "two";
     until(|| name(&other) == "two").await;
     assert!(hanging.iter().all(|configuration| name(configuration) == "one"));
@@ -125,4 +136,79 @@ async fn a_value_is_used_when_two_readings_agree() {
     assert_eq!(readers.confirm("torn", results(&[])).await, Err("no more".into()));
     let changing = readers.confirm("0", results(&["1", "2", "3", "4", "5", "5"])).await;
     assert!(changing.is_err_and(|problem| problem.contains("change again and again")));
+}
+
+/// Neither half of a secret nor the default of one that is replaced is used, whether its file is written while the service starts or
+/// later. What comes as Kubernetes mounts it is used at once.
+#[tokio::test(start_paused = true)]
+async fn half_a_secret_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
+    let config = lodge_base::config::resolve(&[]).unwrap().config;
+    let text = "config_directories = ['mounted']\n[config]\npassword = { file = 'password', default = 'none' }\n\
+                [env]\nPASSWORD = { config = 'password' }";
+    let manifest = lodge_manifest::Manifest::read("users", text, &config.limits, 1 << 30).unwrap();
+    let spec = GuestSpec {
+        name: "users".into(),
+        path: at("users.wasm"),
+        content: None,
+        digest: Digest::of(b""),
+        size: 1,
+        middleware: Vec::new(),
+        manifest,
+    };
+    // As Kubernetes mounts a Secret: a link to a directory, which is replaced.
+    let mount = |version: &str| {
+        std::fs::create_dir(at(version)).unwrap();
+        write(&format!("{version}/token"), version);
+        // The clock of the file system has to move before the link is made.
+        let stamp =
+            |path: &Path| lodge_base::files::stamp(path).map(|(_, _, seconds, nanoseconds, _)| (seconds, nanoseconds));
+        let written = stamp(&at(&format!("{version}/token")));
+        while stamp(&at("clock")).is_none_or(|now| Some(now) <= written) {
+            write("clock", "");
+        }
+        std::os::unix::fs::symlink(at(version), at("new")).unwrap();
+        std::fs::rename(at("new"), at("mounted/..data")).unwrap();
+    };
+    std::fs::create_dir(at("mounted")).unwrap();
+    mount("first");
+    std::os::unix::fs::symlink("..data/token", at("mounted/token")).unwrap();
+    write("password", "hunt");
+    let configurations = Configurations::new(&config);
+    let (opened, written) = tokio::join!(configurations.open(&spec), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        write("password", "hunter2");
+        Instant::now()
+    });
+    let configuration = opened.unwrap().unwrap();
+    assert!(written.elapsed() >= lodge_base::files::complete::CUT_TIME, "{:?}", written.elapsed());
+    let value = |name: &str| configuration.reading().config[name].text.clone();
+    assert_eq!((value("password"), value("token")), ("hunter2".into(), "first".into()));
+    let wait = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
+    for (text, before) in [(Some("corr"), "hunter2"), (None, "corr"), (Some(""), "none")] {
+        match text {
+            Some(text) => write("password", text),
+            None => std::fs::remove_file(at("password")).unwrap(),
+        }
+        wait(5).await;
+        let problem = configuration.problem();
+        assert_eq!(value("password"), before, "{text:?}");
+        assert!(problem.is_some_and(|why| why.contains("password: it may be incomplete")), "{text:?}");
+        wait(4).await;
+        assert_eq!((&*value("password"), configuration.problem()), (text.unwrap_or("none"), None));
+    }
+    lodge_base::files::replace(&at("password"), b"whole").unwrap();
+    mount("second");
+    wait(3).await;
+    assert_eq!((value("password"), value("token")), ("whole".into(), "second".into()));
+    assert_eq!(configuration.reading().env["PASSWORD"].text, "whole");
+    // A check that serves nothing takes what is there.
+    write("password", "half");
+    let mut configurations = Configurations::new(&config);
+    configurations.set_offline();
+    let (begun, checked) = (Instant::now(), configurations.open(&spec).await.unwrap().unwrap());
+    assert_eq!(checked.reading().config["password"].text, "half");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }

@@ -1,6 +1,7 @@
 //! The changes that a scan or a compilation brings, as the log shows them.
 
 use std::fmt;
+use std::time::Duration;
 
 use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::GuestSpec;
@@ -10,7 +11,7 @@ use lodge_manifest::spec::GuestSpec;
 pub enum Change {
     /// A new service.
     Added(GuestSpec),
-    /// Another component under the same name; the digest is the old one's.
+    /// Another component under the same name, or others in front of it; the digest is that of the old code.
     Replaced(GuestSpec, Digest),
     /// Another manifest for the same component.
     Reconfigured(GuestSpec),
@@ -22,6 +23,8 @@ pub enum Change {
     Recovered(GuestSpec),
     /// The file was written or touched without a change.
     Touched(String),
+    /// The manifest of this service takes requests that the one before denies, or may deny, and waits for so long.
+    Waiting(String, Duration),
 }
 
 impl Change {
@@ -33,7 +36,7 @@ impl Change {
             | Self::Reconfigured(spec)
             | Self::Renamed(spec, _)
             | Self::Recovered(spec) => Some(spec),
-            Self::Removed(_) | Self::Touched(_) => None,
+            Self::Removed(_) | Self::Touched(_) | Self::Waiting(..) => None,
         }
     }
 
@@ -45,7 +48,7 @@ impl Change {
             | Self::Reconfigured(spec)
             | Self::Renamed(spec, _)
             | Self::Recovered(spec) => &spec.name,
-            Self::Removed(name) | Self::Touched(name) => name,
+            Self::Removed(name) | Self::Touched(name) | Self::Waiting(name, _) => name,
         }
     }
 }
@@ -64,13 +67,19 @@ impl fmt::Display for Change {
         match self {
             Self::Added(spec) => write!(f, "{} at {}", spec.name, at(spec)),
             Self::Replaced(spec, old) => {
-                write!(f, "{} replaced, {} by {}", spec.name, old.short(), spec.digest.short())
+                write!(f, "{} replaced, {} by {}", spec.name, old.short(), spec.code_digest().short())
             }
             Self::Reconfigured(spec) => write!(f, "{} has a new manifest, at {}", spec.name, at(spec)),
             Self::Renamed(spec, old) => write!(f, "{old} renamed to {}, at {}", spec.name, at(spec)),
             Self::Removed(name) => write!(f, "{name} removed"),
             Self::Recovered(spec) => write!(f, "{} restored: its files are again those that are served", spec.name),
             Self::Touched(name) => write!(f, "{name} was touched but is unchanged"),
+            Self::Waiting(name, wait) => write!(
+                f,
+                "{name}.toml may take requests that the manifest before it denies: it is in force in {} s, with a component that has \
+                 changed as well; a rename into place takes effect at once",
+                wait.as_millis().div_ceil(1_000)
+            ),
         }
     }
 }

@@ -1,8 +1,9 @@
-use proptest::prelude::*;
+mod restart;
 
 use super::*;
 use lodge_base::config;
 use lodge_manifest::Manifest;
+use lodge_manifest::digest::Digest;
 
 type Numbers = Ledger<u32>;
 
@@ -15,6 +16,7 @@ fn spec(name: &str, version: u8, manifest: u8) -> GuestSpec {
         content: None,
         digest: Digest::of(&[version]),
         size: 1,
+        middleware: Vec::new(),
         manifest: Manifest::read(name, &text, &limits, 1 << 30).unwrap(),
     }
 }
@@ -132,16 +134,16 @@ fn absent_services_are_known() {
     let (mut ledger, now) = (Numbers::default(), Instant::now());
     let absent = |ledger: &Numbers| -> Vec<String> {
         let describe = |it: Absent| {
-            let routes = it.spec.map_or(0, |spec| spec.manifest.routes.len());
+            let routes = it.manifest.map_or(0, |manifest| manifest.routes.len());
             format!("{} {routes} {}", it.name, it.refusal.map_or("starting", |refusal| refusal.reason.as_str()))
         };
         ledger.absent().map(describe).collect()
     };
     see(&mut ledger, [ready("a", 1), bad("b", true), orphan("c"), bad("d", false), ready("e", 1)], now);
-    assert_eq!(absent(&ledger), ["a 1 starting", "b 0 it is bad", "e 1 starting"]);
+    assert_eq!(absent(&ledger), ["a 1 starting", "b 0 it is bad", "c 0 it has no component", "e 1 starting"]);
     ledger.compiled(spec("a", 1, 0), Ok(1));
     ledger.compiled(spec("e", 1, 0), Err(Refusal::new("e", "it does not start", "mend it")));
-    assert_eq!(absent(&ledger), ["b 0 it is bad", "e 1 it does not start"]);
+    assert_eq!(absent(&ledger), ["b 0 it is bad", "c 0 it has no component", "e 1 it does not start"]);
     // A refused version beside a service that serves is not absent.
     see(&mut ledger, [bad("a", true), ("b".into(), found(FileState::Disabled, true))], now);
     assert_eq!(absent(&ledger), [""; 0]);
@@ -217,6 +219,7 @@ fn a_disabled_service_stops_at_once() {
     assert_eq!(see(&mut ledger, [off()], now), (0, vec!["a removed".into()]));
     assert_eq!((ledger.live().count(), ledger.refusals().len(), ledger.next_look()), (0, 0, None));
     assert_eq!(see(&mut ledger, [off()], now), (0, vec![]));
+    assert!(ledger.is_settled() && ledger.absent().count() == 0 && ledger.names().eq(["a"]));
     // The compilation in progress is no longer wanted.
     assert_eq!(see(&mut ledger, [ready("a", 2)], now).0, 1);
     see(&mut ledger, [off()], now);
@@ -285,101 +288,6 @@ fn files_being_written_are_not_settled() {
     see(&mut ledger, [("a".into(), found(FileState::Ready(spec("a", 1, 0)), false))], now);
     ledger.compiled(spec("a", 1, 0), Err(Refusal::new("a", "it is cut off", "mend it")));
     assert!(!ledger.is_settled());
-}
-
-/// What a directory holds for one name: nothing, garbage, a manifest alone, one that disables the service, one that is
-/// changing, or a version with a manifest. Odd versions do not compile.
-#[derive(Clone, Copy, Debug)]
-enum OnDisk {
-    Nothing,
-    Rubbish,
-    Orphan,
-    Disabled,
-    Changing,
-    Version(u8, u8),
-}
-
-fn state(name: &str, on_disk: OnDisk) -> Option<(String, ScannedService)> {
-    match on_disk {
-        OnDisk::Nothing => None,
-        OnDisk::Rubbish => Some(bad(name, true)),
-        OnDisk::Orphan => Some(orphan(name)),
-        OnDisk::Disabled => Some((name.into(), found(FileState::Disabled, true))),
-        OnDisk::Changing => Some((name.into(), found(FileState::Changing, false))),
-        OnDisk::Version(version, manifest) => {
-            Some((name.into(), found(FileState::Ready(spec(name, version, manifest)), true)))
-        }
-    }
-}
-
-fn compile(spec: &GuestSpec) -> Result<(Digest, String), Refusal> {
-    let odd = [1, 3].map(|version| Digest::of(&[version]));
-    match odd.contains(&spec.digest) {
-        true => Err(Refusal::new(&spec.name, "it does not compile", "mend it")),
-        false => Ok((spec.digest, format!("{:?}", spec.manifest))),
-    }
-}
-
-fn served(ledger: &Ledger<(Digest, String)>, refused: bool) -> Vec<String> {
-    let names = ledger.services.iter().filter(|(_, service)| service.refused.is_some() == refused);
-    names.filter_map(|(name, service)| Some(format!("{name}: {:?}", service.live.as_ref()?.1))).collect()
-}
-
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-proptest! {
-    /// Any sequence of directory states, with compilations that end at any time and in any order, has the result of a
-    /// restart, plus the last good versions of refused files.
-    #[test]
-    fn the_result_is_that_of_a_restart(
-        states in prop::collection::vec(
-            prop::array::uniform3(prop_oneof![
-                Just(OnDisk::Nothing),
-                Just(OnDisk::Rubbish),
-                Just(OnDisk::Orphan),
-                Just(OnDisk::Disabled),
-                Just(OnDisk::Changing),
-                (0..4u8, 0..2u8).prop_map(|(version, manifest)| OnDisk::Version(version, manifest)),
-            ]),
-            1..12,
-        ),
-        picks in prop::collection::vec(any::<prop::sample::Index>(), 40),
-    ) {
-        let mut now = Instant::now();
-        let (mut ledger, mut pending) = (Ledger::<(Digest, String)>::default(), Vec::new());
-        let look = |on_disk: &[OnDisk; 3]| NAMES.iter().zip(on_disk).filter_map(|(name, on)| state(name, *on)).collect();
-        let mut picks = picks.into_iter();
-        for on_disk in &states {
-            pending.extend(ledger.see(look(on_disk), now).0);
-            now += GONE / 3;
-            // After about every second scan a compilation ends, not always the one that began first.
-            if let Some(pick) = picks.next() && !pending.is_empty() && pick.index(2) == 0 {
-                let spec: GuestSpec = pending.swap_remove(pick.index(pending.len()));
-                let result = compile(&spec);
-                ledger.compiled(spec, result);
-            }
-        }
-        // All changes end.
-        let last = &states.last().unwrap().map(|on| if matches!(on, OnDisk::Changing) { OnDisk::Nothing } else { on });
-        let finish = |ledger: &mut Ledger<(Digest, String)>, mut pending: Vec<GuestSpec>, mut now: Instant| {
-            for _ in 0..3 {
-                for spec in std::mem::take(&mut pending) {
-                    let result = compile(&spec);
-                    ledger.compiled(spec, result);
-                }
-                now += GONE;
-                pending = ledger.see(look(last), now).0;
-            }
-            assert!(pending.is_empty() && ledger.is_settled() && ledger.next_look().is_none());
-        };
-        finish(&mut ledger, pending, now);
-        let mut fresh = Ledger::default();
-        let begun = fresh.see(look(last), now).0;
-        finish(&mut fresh, begun, now);
-        prop_assert_eq!(served(&ledger, false), served(&fresh, false));
-        prop_assert_eq!(ledger.refusals(), fresh.refusals());
-        prop_assert!(served(&fresh, true).is_empty());
-    }
 }
 
 /// A component that is being copied differs in every scan: the wait for its manifest starts at the last difference.

@@ -17,7 +17,7 @@ impl Scanner {
         name: &str,
         manifest: &Path,
         reference: &Reference,
-        read: Manifest,
+        read: &Manifest,
         look: &mut Look<'_>,
     ) -> (FileState, Option<Refusal>) {
         let file = file_name(manifest);
@@ -28,7 +28,18 @@ impl Scanner {
             // Commands that pull nothing only need the manifest.
             let (name, path) = (name.to_owned(), manifest.to_owned());
             let (digest, size) = self.of_text(manifest);
-            return (FileState::Ready(GuestSpec { name, path, content: None, digest, size, manifest: read }), None);
+            return (
+                FileState::Ready(GuestSpec {
+                    name,
+                    path,
+                    content: None,
+                    digest,
+                    size,
+                    middleware: Vec::new(),
+                    manifest: read.clone(),
+                }),
+                None,
+            );
         };
         let (path, expected, problem) = match pulls.component(reference) {
             Pulled::Coming => return (FileState::Pulling, None),
@@ -48,19 +59,24 @@ impl Scanner {
         };
         // The store has complete files only.
         let (mut touched, mut settled) = (false, true);
+        let middleware = match self.middleware(read, (service, manifest), look, &mut touched) {
+            Ok((middleware, _)) => middleware,
+            Err(refusal) => return (FileState::Refused(refusal), trouble),
+        };
         let state = match self.component(&path, (service, &signed), look, &mut touched, &mut settled) {
             Ok(((digest, _), _)) if digest != expected => {
                 pulls.discard(reference, expected);
                 FileState::Pulling
             }
-            Ok(((digest, verdict), size)) => match admitted(verdict).and_then(|()| pinned(&read, digest, &file)) {
+            Ok(((digest, verdict), size)) => match admitted(verdict).and_then(|()| pinned(read, digest, &file)) {
                 Ok(()) => FileState::Ready(GuestSpec {
                     name: name.to_owned(),
                     path: manifest.to_owned(),
                     content: Some(path),
                     digest,
                     size,
-                    manifest: read,
+                    middleware,
+                    manifest: read.clone(),
                 }),
                 Err(refusal) => FileState::Refused(refusal),
             },

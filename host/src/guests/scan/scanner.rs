@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::file;
 use super::file::{Inspected, Seal, Stamp, inspect, is_absent, is_own};
-use super::settle::{Content, ManifestState, SETTLE, Settling};
+use super::settle::{Content, ManifestState, OPENS, SETTLE, Settling};
 use super::{FileState, NO_COMPONENT, Scan, ScannedService};
 use crate::guests::trust::signature::Signature;
 use crate::guests::trust::{LiveKeys, TrustedKeys};
@@ -25,7 +25,7 @@ use lodge_manifest::spec::{GuestSpec, is_label, is_name, split};
 
 /// Scans one directory repeatedly, and reads only what has changed.
 pub struct Scanner {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// By path and, since keys are for services, the service that has the component.
     components: HashMap<(PathBuf, String), Known>,
     manifests: HashMap<PathBuf, Settling>,
@@ -116,7 +116,8 @@ impl Scanner {
         self.forget_manifests(&mut look);
         self.pulls.iter().for_each(|pulls| pulls.end_scan());
         self.first = false;
-        Ok(Scan { found, ignored, again: look.again, keys: std::mem::take(&mut self.keys.changes) })
+        let (keys, key_problems) = (std::mem::take(&mut self.keys.changes), self.keys.problems());
+        Ok(Scan { found, ignored, again: look.again, keys, key_problems })
     }
 
     /// The paths of the components that exist or should exist, and names that are almost those of one.
@@ -152,10 +153,17 @@ impl Scanner {
         let files = Manifests { service: component.with_file_name(format!("{service}.toml")), own: manifest.clone() };
         let changing = [&files.service, &files.own].map(|path| self.see_manifest(path, look));
         if changing.contains(&true) {
+            // What is known of its components stays known, so that a touch shows when the manifest has settled.
+            let own = self.components.iter_mut().filter(|((_, of), _)| of == service);
+            own.for_each(|(_, known)| known.used = true);
             // A manifest that disables the service takes effect at once, whatever follows.
-            let disabled = self.manifest(&files, service, look, Settling::seen).is_ok_and(|read| !read.enabled);
-            let state = if disabled { FileState::Disabled } else { FileState::Changing };
-            return ScannedService { settled: false, ..ScannedService::of(state) };
+            let seen = self.manifest(&files, service, look, Settling::seen).ok().filter(|read| !read.enabled);
+            let Some(seen) = seen else {
+                return ScannedService { settled: false, ..ScannedService::of(FileState::Changing) };
+            };
+            // It may be the first part of a text.
+            let disabled = ScannedService { unsure: OPENS, settled: false, ..ScannedService::of(FileState::Disabled) };
+            return ScannedService { manifest: Some(Box::new(seen)), ..disabled };
         }
         let said = |path: &Path| self.manifests.get(path).is_some_and(|known| !known.known().is_blank());
         let blank = Some(file_name(&files.service)).filter(|_| !said(&files.service));
@@ -164,54 +172,30 @@ impl Scanner {
         let as_is = |state| ScannedService { blank, unsure, ..ScannedService::of(state) };
         let (mut settled, mut touched) = (true, false);
         let bare = !self.first && self.manifests.get(&manifest).is_none_or(|known| *known.known() == Content::Absent);
-        let spec = match self.manifest(&files, service, look, Settling::known) {
-            Ok(read) if !read.enabled => return as_is(FileState::Disabled),
-            Ok(read) if !read.has_component() => self.alone(stem, component, read),
-            Ok(read) => {
-                let of = match read.component.clone() {
-                    Some(ComponentSource::Registry(reference)) => {
-                        let (state, trouble) = self.in_registry(stem, &manifest, &reference, read, look);
-                        return ScannedService { trouble, ..as_is(state) };
-                    }
-                    Some(ComponentSource::File(name)) => Some(component.with_file_name(name)),
-                    None => None,
-                };
-                let path = of.as_deref().unwrap_or(component);
-                let found = match of.as_deref().filter(|path| is_absent(path)) {
-                    Some(missing) => Err(self.not_there(missing, &manifest)),
-                    None => self.component(path, (service, &file_name(path)), look, &mut touched, &mut settled),
-                };
-                found.and_then(|((digest, admitted), size)| {
-                    let admitted = admitted.and_then(|()| pinned(&read, digest, &file_name(path)));
-                    // It may be good for another service, whose file is not to blame.
-                    admitted.map_err(|why| why.of(digest)).map_err(|why| match &of {
-                        Some(of) => {
-                            let reason = format!("component {}: {}", file_name(of), why.reason);
-                            Refusal { file: file_name(&manifest), reason, ..why }
-                        }
-                        None => why,
-                    })?;
-                    Ok(GuestSpec {
-                        name: stem.to_owned(),
-                        path: path.to_owned(),
-                        content: None,
-                        digest,
-                        size,
-                        manifest: read,
-                    })
-                })
-            }
-            Err(refusal) => Err(refusal),
+        let read = self.manifest(&files, service, look, Settling::known);
+        let of = |found: Result<_, _>| found.map_or_else(FileState::Refused, FileState::Ready);
+        let (state, trouble) = match &read {
+            Ok(read) if !read.enabled => (FileState::Disabled, None),
+            Ok(read) if !read.has_component() => (of(self.alone(stem, component, read)), None),
+            Ok(read) => match &read.component {
+                Some(ComponentSource::Registry(reference)) => self.in_registry(stem, &manifest, reference, read, look),
+                _ => (of(self.in_directory((stem, component), read, look, &mut touched, &mut settled)), None),
+            },
+            Err(refusal) => (FileState::Refused(refusal.clone()), None),
         };
-        let state = match spec {
-            Ok(spec) => FileState::Ready(spec),
-            Err(refusal) if refusal.file == file_name(component) && is_absent(component) => {
+        let state = match state {
+            FileState::Refused(refusal) if refusal.file == file_name(component) && is_absent(component) => {
                 let remedy = format!("put {} beside it, or remove it", file_name(component));
                 FileState::Orphan(Refusal::new(&file_name(&manifest), NO_COMPONENT, remedy))
             }
-            Err(refusal) => FileState::Refused(refusal),
+            state => state,
         };
-        ScannedService { settled, touched, bare, ..as_is(state) }
+        let manifest = match read {
+            Ok(read) => Some(read).filter(|_| !matches!(state, FileState::Ready(_))),
+            Err(_) => self.readable_part(&files, service, look),
+        };
+        let manifest = manifest.map(Box::new);
+        ScannedService { manifest, settled, touched, bare, trouble, ..as_is(state) }
     }
 
     /// The digest of a component, whether its signature is enough for the service, and its size. Reads it only if it may have
@@ -319,8 +303,20 @@ impl Scanner {
         if files.own == files.service { Ok(of) } else { read(&files.own, &|text| of.version(text, most)) }
     }
 
+    /// What can be read of a service's manifest with mistakes; `None` if it has none, but that of the version has.
+    fn readable_part(&self, files: &Manifests, service: &str, look: &Look<'_>) -> Option<Manifest> {
+        let (limits, most) = (&look.config.limits, look.config.engine.max_memory);
+        let is_bad = match self.manifests.get(&files.service).map(Settling::known) {
+            Some(Content::Unreadable(_)) => true,
+            _ => {
+                files.own == files.service || Manifest::read(service, self.text(&files.service), limits, most).is_err()
+            }
+        };
+        is_bad.then(|| Manifest::read_partly(service, self.text(&files.service), limits, most))
+    }
+
     /// A service with replicas elsewhere or of files, which consists of its manifest alone.
-    fn alone(&self, name: &str, component: &Path, manifest: Manifest) -> Result<GuestSpec, Refusal> {
+    fn alone(&self, name: &str, component: &Path, manifest: &Manifest) -> Result<GuestSpec, Refusal> {
         let path = component.with_extension("toml");
         if !is_absent(component) {
             let section = if manifest.files.is_some() { "[files]" } else { "[upstream]" };
@@ -330,15 +326,8 @@ impl Scanner {
             return Err(Refusal::new(&file_name(component), reason, remedy));
         }
         let (digest, size) = self.of_text(&path);
-        Ok(GuestSpec { name: name.to_owned(), path, content: None, digest, size, manifest })
-    }
-
-    /// The refusal of a manifest whose component does not exist.
-    fn not_there(&self, component: &Path, manifest: &Path) -> Refusal {
-        let line = lodge_manifest::position(self.text(manifest), "component");
-        let (directory, name) = (self.path.display(), file_name(component));
-        let reason = format!("{line}component: there is no {name} in {directory}");
-        Refusal::new(&file_name(manifest), reason, "put it there, or name another")
+        let (name, manifest) = (name.to_owned(), manifest.clone());
+        Ok(GuestSpec { name, path, content: None, digest, size, middleware: Vec::new(), manifest })
     }
 
     /// The digest and size of a manifest that is in force.
@@ -348,7 +337,7 @@ impl Scanner {
     }
 
     /// The text of a manifest that is in force.
-    fn text(&self, path: &Path) -> &str {
+    pub(super) fn text(&self, path: &Path) -> &str {
         match self.manifests.get(path).map(Settling::known) {
             Some(Content::Text(text)) => text,
             _ => "",

@@ -5,12 +5,16 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::Instant;
 
+use http::Method;
+
+mod absences;
 mod edits;
 mod guards;
 mod signatures;
 
 use super::settle::OPENS;
 use super::*;
+use crate::guests::absent::Absentees;
 use crate::guests::ledger::{GONE, HELD, Ledger};
 use lodge_base::config::{self, Config};
 use lodge_manifest::digest::Digest;
@@ -33,23 +37,55 @@ struct World {
     placed: Vec<String>,
     /// The number of writes. Each gets a timestamp of its own, as if time had passed in between.
     writes: u64,
+    compiles: Compiles,
+}
+
+/// What becomes of components that are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compiles {
+    AtOnce,
+    Fails,
+    /// It takes longer than the test.
+    Long,
 }
 
 impl World {
     fn new(files: &[(&str, &[u8])], events: bool) -> Self {
+        Self::starting(files, events, Compiles::AtOnce)
+    }
+
+    fn starting(files: &[(&str, &[u8])], events: bool, compiles: Compiles) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, content) in files {
             fs::write(directory.path().join(name), content).unwrap();
         }
-        Self::of(directory, config::resolve(&[]).unwrap().config, events)
+        let mut world = Self::unseen(directory, config::resolve(&[]).unwrap().config, events);
+        world.compiles = compiles;
+        world.look();
+        world
     }
 
     fn of(directory: tempfile::TempDir, config: Config, events: bool) -> Self {
-        let scanner = Scanner::new(directory.path());
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        let mut world = Self { directory, config, scanner, ledger, now, events, placed: Vec::new(), writes: 0 };
+        let mut world = Self::unseen(directory, config, events);
         world.look();
         world
+    }
+
+    /// A world before the first scan.
+    fn unseen(directory: tempfile::TempDir, config: Config, events: bool) -> Self {
+        let scanner = Scanner::new(directory.path());
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        Self {
+            directory,
+            config,
+            scanner,
+            ledger,
+            now,
+            events,
+            placed: Vec::new(),
+            writes: 0,
+            compiles: Compiles::AtOnce,
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -60,11 +96,29 @@ impl World {
         let placed = |name: &std::ffi::OsStr| self.events && self.placed.iter().any(|placed| name == placed.as_str());
         let scan = self.scanner.scan_at(&self.config, self.now, &placed).unwrap();
         let (wanted, _) = self.ledger.see(scan.found.clone(), self.now);
-        for spec in wanted {
-            let _ = self.ledger.compiled(spec.clone(), Ok(spec));
-        }
+        self.compile(wanted);
         self.ledger.published(|_| true);
         scan
+    }
+
+    fn compile(&mut self, wanted: Vec<GuestSpec>) {
+        for spec in wanted {
+            let bad = Refusal::new("a.wasm", "it does not start", "mend it");
+            let _ = match self.compiles {
+                // The less specific service beside others.
+                _ if spec.name == "site" => self.ledger.compiled(spec.clone(), Ok(spec)),
+                Compiles::AtOnce => self.ledger.compiled(spec.clone(), Ok(spec)),
+                Compiles::Fails => self.ledger.compiled(spec, Err(bad)),
+                Compiles::Long => None,
+            };
+        }
+    }
+
+    /// Whether a request for this path is one for a service that cannot serve, or for none.
+    fn is_held(&self, path: &str) -> bool {
+        let mut absent = Absentees::new(self.ledger.absent(), self.ledger.names());
+        absent.beside(self.ledger.live().collect::<Vec<_>>().iter(), |_, _| true);
+        absent.at("x", path, &Method::GET, false) != Ok(None)
     }
 
     /// Scans whenever the scanner or the ledger request it, for this time.
@@ -147,6 +201,30 @@ fn a_manifest_counts_as_removed_after_a_while() {
     world.write("a.toml", "env.N = '3'");
     world.pass(SETTLE);
     assert_eq!((world.said("a"), world.live("a").unwrap().digest), (Some("3".into()), Digest::of(&component(1))));
+}
+
+/// A component that is written again while its manifest changes counts as touched once the manifest has settled; one that is not,
+/// does not.
+#[test]
+fn a_touch_beside_a_changing_manifest_counts() {
+    for (name, file) in [("a", "a.wasm"), ("a@2", "a@2.wasm")] {
+        for touched in [false, true] {
+            let mut world = World::new(&[("a.wasm", &component(0)), ("a@2.wasm", &component(1))], false);
+            world.pass(Duration::from_secs(3));
+            world.write("a.toml", "env = { A = '1' }");
+            world.look();
+            if touched {
+                world.stamp(file);
+            }
+            let mut seen = 0;
+            for _ in 0..60 {
+                world.now += Duration::from_millis(100);
+                seen += usize::from(world.look().found[name].touched);
+            }
+            assert_eq!(seen, usize::from(touched), "{file}");
+            assert_eq!(world.said(name).as_deref(), Some("1"));
+        }
+    }
 }
 
 #[test]

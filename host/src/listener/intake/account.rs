@@ -1,13 +1,14 @@
 //! The memory that one connection has taken, and the memory that it needs.
 
+mod state;
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
 use http::HeaderMap;
 
-use super::frames::Frames;
-use super::unread::Bodies;
+use self::state::State;
 use super::{BASE, Buffers, CHUNK, FRAME, GRANULE, HEAD, ONE, REQUEST, size};
 use lodge_base::lock::lock;
 
@@ -24,41 +25,6 @@ pub struct Account {
     worn: AtomicBool,
     /// The most concurrent requests.
     streams: usize,
-}
-
-#[derive(Default)]
-struct State {
-    frames: Frames,
-    /// Bytes taken for the connection itself.
-    base: usize,
-    /// Bytes taken in addition.
-    held: usize,
-    /// Requests that are not finished.
-    requests: usize,
-    /// Requests that were read since the last poll, and that hyper has not passed on yet.
-    arriving: usize,
-    /// Bytes of request heads that [`REQUEST`] does not cover.
-    heads: usize,
-    /// A head with more bytes than [`REQUEST`] covers was read since the last poll.
-    long: bool,
-    /// Request bodies that are not dropped yet.
-    uploads: usize,
-    /// Their bytes, for HTTP/2.
-    bodies: Bodies,
-    /// A body was dropped before its end; h2 discards the rest, and the account does not learn of it.
-    dirty: bool,
-    /// Bytes read since the last time when none were kept in memory.
-    wire: usize,
-    /// The bytes of the last read.
-    last: usize,
-    /// A request was in progress since the last read, for HTTP/1.1.
-    worked: bool,
-    /// The connection has switched to another protocol, or ends.
-    over: bool,
-    /// Wakes the reader, which waits for memory.
-    reader: Option<Waker>,
-    /// The reader waits because the connection has the most that one may have.
-    full: bool,
 }
 
 /// How to read next.
@@ -80,65 +46,6 @@ pub(super) enum Plan {
 pub struct Charge {
     account: Arc<Account>,
     head: usize,
-}
-
-impl State {
-    /// Returns the bytes that the connection needs in addition to its base.
-    fn need(&self) -> usize {
-        let requests = (self.requests + self.arriving).saturating_sub(1);
-        requests.saturating_mul(REQUEST).saturating_add(self.heads).saturating_add(self.kept())
-    }
-
-    /// Returns the bytes that may still be in memory of those that were read.
-    fn kept(&self) -> usize {
-        let twice = self.wire.saturating_mul(2);
-        match self.frames.is_h2() {
-            true if self.frames.in_block() => twice,
-            true => self.wire,
-            false => twice.min(ONE),
-        }
-    }
-
-    /// Returns the bytes that the connection has for that.
-    fn has(&self) -> usize {
-        self.held + self.base.saturating_sub(REQUEST)
-    }
-
-    /// Returns the bytes that may be read with the memory that the connection has.
-    fn room(&self) -> usize {
-        let left = self.has().saturating_sub(self.need());
-        match self.frames.is_h2() {
-            true if self.frames.in_block() => left / 2,
-            true => left,
-            false if self.has() >= self.heads + ONE => usize::MAX,
-            false => left / 2,
-        }
-    }
-
-    /// Records that the first `bytes` of those that were read have left memory.
-    fn free(&mut self, bytes: usize) {
-        self.wire = self.wire.saturating_sub(bytes);
-        self.bodies.free(bytes);
-    }
-
-    /// Records that hyper has processed everything that was read.
-    fn turn(&mut self) {
-        (self.arriving, self.long) = (0, false);
-        self.forget();
-    }
-
-    /// Whether nothing that was read is in memory any more, once hyper has processed it.
-    fn is_spent(&self) -> bool {
-        (self.uploads == 0 || self.bodies.is_taken()) && !self.frames.in_block()
-    }
-
-    /// Resets the counters if nothing that was read is in memory. Only between polls is it known which bytes belong to bodies.
-    fn forget(&mut self) {
-        self.dirty &= self.uploads > 0;
-        if self.is_spent() {
-            (self.bodies, self.wire) = (Bodies::of(self.uploads), 0);
-        }
-    }
 }
 
 impl Account {

@@ -1,14 +1,15 @@
 //! The state of a schedule that hosts share: its record, and the lock of the call that runs.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use lodge_state::{Attempt, Change, Condition, Error, Expiry, Holder, Key, Lease, LockName, Locks, Store, Swap, Value};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::PAUSE;
 use super::record::{CallClaim, CallRecord, Doubts, seconds};
+use lodge_base::lock::lock;
 
 /// The bucket with the record of each schedule.
 const BUCKET: &str = "schedule";
@@ -50,7 +51,8 @@ impl ScheduleState {
 
     /// Claims an occurrence for this host, as [`CallRecord::claim`].
     pub(super) async fn claim(&self, due: SystemTime, now: SystemTime) -> Result<bool, Error> {
-        self.change(|record| record.claim(self.own(due), now)).await
+        lock(&self.doubts).follow(now, Instant::now());
+        self.change(|record| record.claim(self.own(due), &lock(&self.doubts), now)).await
     }
 
     /// Claims all occurrences up to `until`, as [`CallRecord::miss`].
@@ -60,14 +62,15 @@ impl ScheduleState {
         until: SystemTime,
         now: SystemTime,
     ) -> Result<Option<SystemTime>, Error> {
-        self.change(|record| record.miss(after, self.own(until), now)).await
+        lock(&self.doubts).follow(now, Instant::now());
+        self.change(|record| record.miss(after, self.own(until), &lock(&self.doubts), now)).await
     }
 
     /// Removes claims of hosts whose clocks are ahead, as [`CallRecord::doubt`].
     pub(super) async fn doubt(&self, now: SystemTime) -> Result<Option<Duration>, Error> {
-        let mut doubts = self.doubts.lock().await;
-        let mut far = None;
-        self.change(|record| far = far.max(record.doubt(&mut doubts, now, Instant::now()))).await?;
+        let (at, mut far) = (Instant::now(), None);
+        lock(&self.doubts).follow(now, at);
+        self.change(|record| far = far.max(record.doubt(&mut lock(&self.doubts), now, at))).await?;
         Ok(far)
     }
 
@@ -97,11 +100,18 @@ impl ScheduleState {
     }
 
     /// Does `work` with the lock of the schedule; `None` while another host has it. It is held until the work ends. If instead
-    /// this host ends, it is free after [`LEASE`].
-    pub(super) async fn alone<T>(&self, work: impl Future<Output = T>) -> Result<Option<T>, Error> {
+    /// this host ends, it is free after [`LEASE`]. While the store is away, the lock is tried again until `latest`.
+    pub(super) async fn alone<T>(&self, latest: Instant, work: impl Future<Output = T>) -> Result<Option<T>, Error> {
+        // The same holder each time: the response to an attempt that has acquired the lock may be lost.
         let (name, holder, lease) = (LockName::new(&self.id)?, Holder::random()?, Lease::new(self.lease)?);
         let attempt = || self.locks.attempt(name, holder, lease, Instant::now() + OPERATION);
-        if !matches!(attempt().await?, Attempt::Acquired(_)) {
+        let acquired = loop {
+            match attempt().await {
+                Err(_) if Instant::now() < latest => tokio::time::sleep(PAUSE).await,
+                attempted => break attempted?,
+            }
+        };
+        if !matches!(acquired, Attempt::Acquired(_)) {
             return Ok(None);
         }
         let renewed = async || -> Infallible {
@@ -123,9 +133,10 @@ impl ScheduleState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::UNIX_EPOCH;
 
-    use lodge_state::{Backend, ManualClock, Memory, Namespace, Quota, Timestamp};
+    use lodge_state::{Backend, ManualClock, Memory, Namespace, Pending, Quota, Timestamp};
 
     use super::*;
 
@@ -133,6 +144,11 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// The latest time for an attempt that is made once.
+    fn soon() -> Instant {
+        Instant::now()
     }
 
     /// Returns the state of several hosts, and the clock of its locks.
@@ -189,15 +205,66 @@ mod tests {
                 clock.advance(LEASE / 2);
                 renewed().await;
             }
-            assert_eq!(hosts[1].alone(async {}).await, Ok(None));
+            assert_eq!(hosts[1].alone(soon(), async {}).await, Ok(None));
             7
         };
-        assert_eq!(hosts[0].alone(long).await, Ok(Some(7)));
-        assert_eq!(hosts[1].alone(async { 8 }).await, Ok(Some(8)), "it has ended");
-        let ends = tokio::time::timeout(Duration::from_millis(20), hosts[0].alone(std::future::pending::<()>()));
+        assert_eq!(hosts[0].alone(soon(), long).await, Ok(Some(7)));
+        assert_eq!(hosts[1].alone(soon(), async { 8 }).await, Ok(Some(8)), "it has ended");
+        let ends =
+            tokio::time::timeout(Duration::from_millis(20), hosts[0].alone(soon(), std::future::pending::<()>()));
         assert!(ends.await.is_err());
-        assert_eq!(hosts[1].alone(async {}).await, Ok(None));
+        assert_eq!(hosts[1].alone(soon(), async {}).await, Ok(None));
         clock.advance(LEASE);
-        assert_eq!(hosts[1].alone(async {}).await, Ok(Some(())), "its host has ended");
+        assert_eq!(hosts[1].alone(soon(), async {}).await, Ok(Some(())), "its host has ended");
+    }
+
+    /// Locks whose server is away for the next attempts. Half of them reach it, and their responses are lost.
+    struct Away(Arc<dyn Locks>, AtomicUsize);
+
+    impl Locks for Away {
+        fn attempt<'a>(
+            &'a self,
+            name: LockName<'a>,
+            holder: Holder,
+            lease: Lease,
+            deadline: Instant,
+        ) -> Pending<'a, Attempt> {
+            let left = self.1.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).unwrap_or(0);
+            Box::pin(async move {
+                if left.is_multiple_of(2) {
+                    let reached = self.0.attempt(name, holder, lease, deadline).await;
+                    return if left == 0 { reached } else { Err(Error::Timeout) };
+                }
+                Err(Error::unavailable("away"))
+            })
+        }
+
+        fn renew<'a>(
+            &'a self,
+            name: LockName<'a>,
+            holder: Holder,
+            lease: Lease,
+            deadline: Instant,
+        ) -> Pending<'a, bool> {
+            self.0.renew(name, holder, lease, deadline)
+        }
+
+        fn release<'a>(&'a self, name: LockName<'a>, holder: Holder, deadline: Instant) -> Pending<'a, bool> {
+            self.0.release(name, holder, deadline)
+        }
+    }
+
+    /// A claimed call is not lost because the store is away between the claim and the lock, nor because a response was lost. It waits
+    /// until it would be too late, and no longer.
+    #[tokio::test(start_paused = true)]
+    async fn the_lock_is_tried_until_it_is_too_late() {
+        let (mut hosts, _) = states(1, "a").await;
+        let host = Arc::get_mut(&mut hosts[0]).unwrap();
+        host.locks = Arc::new(Away(Arc::clone(&host.locks), AtomicUsize::new(4)));
+        assert_eq!(host.alone(Instant::now() + 10 * PAUSE, async { 7 }).await, Ok(Some(7)));
+        host.locks = Arc::new(Away(Arc::clone(&host.locks), AtomicUsize::new(1_000)));
+        let start = Instant::now();
+        assert!(host.alone(start + 10 * PAUSE, async { 8 }).await.is_err());
+        assert!((10 * PAUSE..12 * PAUSE).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
 }

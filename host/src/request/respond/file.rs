@@ -19,8 +19,7 @@ pub fn sending(
     result: Result<(response::Parts, FileBody), FilesError>,
     exchange: &Exchange<'_>,
 ) -> Result<Response<Body>, RequestError> {
-    let (mut head, body) =
-        result.map_err(RequestError::from).inspect_err(|error| permit.record_failure(error.verdict(), Instant::now))?;
+    let (mut head, body) = result.map_err(|error| RequestError::from(error).recorded(&mut permit))?;
     permit.record_response(head.status, Upload::default(), Instant::now);
     permit.write_headers(&mut head.headers);
     let body = if exchange.is_bodiless(head.status) {

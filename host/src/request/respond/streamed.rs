@@ -16,6 +16,7 @@ use crate::request::error::RequestError;
 use crate::request::forward::Relay;
 use lodge_base::budget::{Budget, Reservation};
 use lodge_base::lock::lock;
+use lodge_runtime::error::RunError;
 use lodge_runtime::response::GuestBody;
 use lodge_traffic::admission::Permit;
 use lodge_traffic::proxy::frames::copied;
@@ -57,6 +58,13 @@ struct Watched {
 #[derive(Debug, thiserror::Error)]
 #[error("transfer aborted: {0}")]
 pub struct Aborted(pub(super) RequestError);
+
+impl Aborted {
+    /// Returns the short name of the reason, as in the log line.
+    pub fn reason(&self) -> &'static str {
+        self.0.reason()
+    }
+}
 
 impl Streamed {
     /// Creates a body that is dropped at `deadline`, if it has one. `promised` is its `Content-Length`, if the head has one.
@@ -124,7 +132,11 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                permit.record_failure(error.verdict(), Instant::now);
+                let error = match error {
+                    // As at the watchdog: the client may be the one that was slow.
+                    RequestError::WallTime | RequestError::Guest(RunError::WallTime) => error.excused(permit),
+                    error => error.recorded(permit),
+                };
                 *live = None;
                 Poll::Ready(Some(Err(Aborted(error))))
             }
@@ -220,7 +232,7 @@ async fn drop_at(deadline: Instant, watched: Arc<Mutex<Watched>>) {
     tokio::time::sleep_until(deadline.into()).await;
     let mut watched = lock(&watched);
     let (live, waiting) = (watched.live.take(), watched.waiting.take());
-    watched.late = live.as_ref().map(|(live, _)| live.late());
+    watched.late = live.as_ref().map(|(live, permit)| live.late().excused(permit));
     drop(watched);
     drop(live);
     waiting.into_iter().for_each(Waker::wake);

@@ -1,8 +1,16 @@
 //! Stored responses on the path of a request.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::deadlines::{have_host, hop};
 use super::fixture::{Fixture, call, get, within};
+use lodge_traffic::proxy::host_key::HostKey;
 
 const MANIFEST: &str = "cache = true\nlimits = { in_flight = 1, queue = 0 }";
 
@@ -56,4 +64,48 @@ async fn a_stale_response_replaces_a_failure() {
     let reply = host.send(get("http://test/strict")).await;
     assert_eq!((reply.status, reply.text.as_str()), (503, "no-replica"));
     assert!(host.is_idle());
+}
+
+/// Requests wait for one another as before after one that had too little time, before or after the head of its response.
+#[tokio::test]
+async fn too_little_time_does_not_end_coalescing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let replica = format!("http://{}", listener.local_addr().unwrap());
+    let host = Fixture::with(&[(
+        "users",
+        &format!("cache = true\nlimits.queue_wait = '1m'\n[upstream]\nreplicas = ['{replica}']"),
+    )])
+    .await;
+    let key = HostKey::random();
+    have_host(&host, &key);
+    let is_whole = Arc::<AtomicBool>::default();
+    tokio::spawn(respond(listener, Arc::clone(&is_whole)));
+    let late = host.open(hop("/users", "users;calls=0;ms=50", Some(&key))).await;
+    let status = late.status().as_u16();
+    let body = within(late.into_body().collect()).await;
+    assert!(status == 504 || body.is_err(), "{status}: it never has its second half");
+    is_whole.store(true, Relaxed);
+    // The first one is sent before the second one begins to wait.
+    let replies = tokio::join!(host.send(get("http://test/users")), host.send(get("http://test/users")));
+    let [one, two] = [replies.0, replies.1].map(|reply| (reply.text, reply.headers["cache-status"].clone()));
+    assert_eq!((one.0.as_str(), two.0.as_str()), ("abcd", "abcd"), "{one:?} {two:?}");
+    assert!(two.1.to_str().unwrap().ends_with("collapsed"), "{two:?}");
+}
+
+/// A replica whose responses have only half of their bodies, until they are whole.
+async fn respond(listener: TcpListener, is_whole: Arc<AtomicBool>) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let is_whole = Arc::clone(&is_whole);
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    let body = if is_whole.load(Relaxed) { "abcd" } else { "ab" };
+                    let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 4\r\n\r\n";
+                    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+                }
+            }
+        });
+    }
 }

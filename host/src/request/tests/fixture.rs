@@ -31,6 +31,7 @@ use lodge_manifest::digest::Digest;
 use lodge_manifest::spec::GuestSpec;
 use lodge_traffic::admission::Concurrency;
 use lodge_traffic::cache::{Lookup, ResponseCache, Settled};
+use lodge_traffic::error_pages::PageSet;
 use lodge_traffic::proxy::compression::memory::encoder_memory;
 use lodge_traffic::proxy::headers::{self, Peer};
 use lodge_traffic::service::deployment::Deployment;
@@ -54,7 +55,7 @@ pub(super) struct Fixture {
     publisher: Publisher,
     services: Services,
     upstreams: SharedUpstreams,
-    peer: Peer,
+    pub(super) peer: Peer,
 }
 
 /// A response that was read to its end.
@@ -75,6 +76,7 @@ impl Fixture {
         let (services, upstreams) = (Services::new(CpuScheduler::new(1)), SharedUpstreams::new(8, &Default::default()));
         let handler = Handler {
             remote: OnceLock::new(),
+            cluster: Some(upstreams.serving_hosts()),
             current: publisher.current(),
             trusted_proxies: Vec::new(),
             proofs: None,
@@ -94,6 +96,7 @@ impl Fixture {
             unsent: Budget::new(1 << 20),
             compression: encoder_memory(4 << 20),
             validation: ValidationRoom::new(4 << 20),
+            pages: PageSet::default(),
         };
         let peer = Peer::new(SocketAddr::new(CLIENT, 9), SocketAddr::from(([192, 0, 2, 2], 80)), &[]);
         Self { handler, slots, config, publisher, services, upstreams, peer }
@@ -130,11 +133,12 @@ impl Fixture {
             content: None,
             digest: Digest::of(text.as_bytes()),
             size: 0,
+            middleware: Vec::new(),
             manifest,
         };
         let mut deployment = Deployment::new(spec, &self.services);
-        if let Some(checks) = &mut deployment.bodies {
-            SchemaSources::default().open(checks, Path::new("")).await.unwrap();
+        if let Some(checks) = &mut deployment.validation {
+            SchemaSources::default().open(checks, "users", Path::new("")).await.unwrap();
         }
         let deployment = Arc::new(deployment);
         let directory = Path::new("/nonexistent");
@@ -190,7 +194,7 @@ impl Fixture {
             mirror: None,
             judged: false,
             depth: 0,
-            until: None,
+            word: None,
             identity: None,
             browser: None,
             ruled: None,
@@ -203,7 +207,7 @@ impl Fixture {
         headers::normalize(&mut head, &self.peer).unwrap();
         let snapshot = self.handler.current.snapshot();
         let authority = head.uri.authority().unwrap().as_str();
-        let found = snapshot.router.find(authority, head.uri.path(), &head.method, false).unwrap();
+        let found = snapshot.find(authority, head.uri.path(), &head.method, false).unwrap();
         let (number, target, uri) = (found.number, Arc::clone(found.target), head.uri.clone());
         let rules = Rules { keep: true, ttl: Duration::ZERO };
         let (mut request, mut record) = (Request::from_parts(head, content), record());
@@ -271,6 +275,7 @@ pub(super) async fn read(response: Response<Body>) -> Reply {
     let text = if problem && !text.is_empty() {
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(problem["status"], head.status.as_u16());
+        assert_eq!(head.headers.get(header::CACHE_CONTROL).unwrap(), "no-store");
         problem["type"].as_str().unwrap().strip_prefix("urn:lodge:problem:").unwrap().to_owned()
     } else {
         text

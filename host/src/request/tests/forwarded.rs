@@ -55,3 +55,26 @@ async fn calls_prefer_this_host() {
     let reply = host.call(&to("far.localhost", None), get("http://far.internal/")).await;
     assert_eq!((reply.status, reply.text.as_str()), (404, "no-route"));
 }
+
+/// Only hosts of a cluster forward requests. A guest of this host writes the header in vain, and so does a client of a host in none.
+#[tokio::test]
+async fn nobody_else_forwards() {
+    let services = [("users", "limits.call_depth = 3"), ("far", FAR)];
+    let forged = |path: &str, hop: &'static str| {
+        let mut request = get(format!("http://test{path}"));
+        request.headers_mut().insert(CLUSTER_HOP, HeaderValue::from_static(hop));
+        request
+    };
+    let (member, mut alone) = (Fixture::with(&services).await, Fixture::with(&services).await);
+    alone.handler.cluster = None;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for name in ["users", "far"] {
+        for hop in ["users;calls=4;ms=0", "far;calls=4;ms=0", ""] {
+            let (path, at) = (format!("/{name}"), format!("{name}.localhost"));
+            let reply = alone.send(forged(&path, hop)).await;
+            assert_eq!((reply.status, reply.text.as_str()), (503, "no-replica"), "{name} {hop}");
+            let reply = member.call(&call(&at, 1, deadline), forged(&path, hop)).await;
+            assert_eq!((reply.status, reply.text.as_str()), (503, "no-replica"), "a call to {name} with {hop}");
+        }
+    }
+}

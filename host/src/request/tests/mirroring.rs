@@ -6,13 +6,18 @@ use std::time::{Duration, Instant};
 use super::fixture::{CLIENT, Fixture, get, until};
 use crate::request::mirror;
 use lodge_base::budget::Budget;
+use lodge_base::telemetry::metrics::judged::JudgedCounts;
 use lodge_runtime::capabilities::sandbox::RequestContext;
 
 const SERVICE: &str = "limits = { in_flight = 1, queue = 0 }";
 
 /// Sends a copy to the version `users@new`.
 async fn copy(host: &Fixture) {
-    let context = RequestContext::new("1".into(), Instant::now() + Duration::from_secs(60));
+    copy_within(host, Duration::from_secs(60)).await;
+}
+
+async fn copy_within(host: &Fixture, left: Duration) {
+    let context = RequestContext::new("1".into(), Instant::now() + left);
     let target = (host.target("users@new"), Arc::from("/users"), true);
     mirror::run(target, get("http://test/users"), CLIENT, context, Budget::new(1 << 20)).await;
 }
@@ -46,4 +51,20 @@ async fn a_mirrored_request_is_one_request() {
     until(|| host.refused("users@new") == [("no-replica", 1)]).await;
     assert_eq!(host.refused("users"), [("no-replica", 1)]);
     until(|| host.is_idle()).await;
+}
+
+/// A copy has the time of its request. Whoever cuts that short does not make the version fail.
+#[tokio::test]
+async fn a_short_time_is_no_failure_of_the_version() {
+    // It takes connections and responds to none.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let new = format!("mirror = '100%'\n[upstream]\nreplicas = ['{url}']\nretry.attempts = 0");
+    let host = Fixture::with(&[("users", ""), ("users@new", &new)]).await;
+    let errors = || host.service("users@new").metrics.judged.window(&JudgedCounts::default()).errors;
+    copy_within(&host, Duration::ZERO).await;
+    assert_eq!((errors(), host.refused("users@new")), (0, vec![("caller-deadline", 1)]));
+    drop(silent);
+    copy_within(&host, Duration::ZERO).await;
+    assert_eq!(errors(), 1, "a replica that is gone is no lateness");
 }

@@ -1,13 +1,17 @@
 //! Requests that no backend works on: their status and reason, and what is counted.
 
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 
 use super::fixture::{Fixture, Reply, call, get, with_body};
 use crate::request::mirror::AnyBody;
 use lodge_traffic::admission::Verdict;
-use lodge_traffic::proxy::headers::TooManyFields;
+use lodge_traffic::auth::certificate::ClientCertificate;
+use lodge_traffic::proxy::headers::{Peer, TooManyFields};
+
+const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
 
 const MANIFEST: &str = "
 routes = ['/users', { path = '/get', methods = ['GET'] }]
@@ -26,6 +30,21 @@ fn check(host: &Fixture, service: &str, reply: &Reply, expected: (u16, &'static 
     let counted = host.refused(service);
     let count = counted.iter().find(|(reason, _)| *reason == expected.1).map(|(_, count)| *count);
     assert_eq!(count, Some(1), "{expected:?}: {counted:?}");
+}
+
+/// A client of HTTP/2 may send requests after it was told that its connection ends.
+#[tokio::test]
+async fn nothing_is_served_with_an_expired_certificate() {
+    let mut host = Fixture::with(&[("users", "")]).await;
+    for (from_now, expected) in [(60, (503, "no-replica")), (0, (401, "auth-invalid"))] {
+        let end = SystemTime::now() + Duration::from_secs(from_now);
+        let certificate = ClientCertificate::new(HeaderValue::from_static("x"), &[], &[], end);
+        host.peer = Peer::new(CLIENT, CLIENT, &[]).over_tls(Some(certificate));
+        let reply = host.send(get("http://test/users")).await;
+        assert_eq!((reply.status, reply.text.as_str()), expected);
+        assert!(reply.status != 401 || reply.headers[header::WWW_AUTHENTICATE] == "ClientCertificate");
+    }
+    assert!(host.is_idle());
 }
 
 #[tokio::test]

@@ -22,7 +22,9 @@
     reason = "tests fail by panics, and this crate is for tests only"
 )]
 
+mod blobs;
 mod concurrency;
+mod dead_messages;
 mod expiry;
 mod lock_model;
 mod locking;
@@ -46,7 +48,12 @@ use lodge_state::locks::Locks;
 use lodge_state::{Backend, Store};
 use lodge_state::{Key, Namespace};
 
+pub use blobs::{
+    BlobFixture, blob_names, blob_quotas, containers_and_objects, copies_and_moves, hosts_share_objects, large_objects,
+    objects_in_pieces, readers_never_mix, unpublished_objects,
+};
 pub use concurrency::{compare_and_swap_is_linearizable, increments_are_linearizable};
+pub use dead_messages::{dead_messages_are_known, dead_messages_are_retried};
 pub use expiry::{expiry, quotas};
 pub use lock_model::locks_behave_like_the_model;
 pub use locking::{fencing, lock_operations, waiting};
@@ -73,8 +80,25 @@ macro_rules! conformance {
     (messages $fixture:path) => {
         $crate::conformance!(
             $fixture: messages_reach_their_consumers messages_are_delivered_again dead_messages message_quotas
-                receivers_wait receivers_share
+                receivers_wait receivers_share dead_messages_are_known dead_messages_are_retried
         );
+    };
+    // A backend for objects. Its function returns a `BlobFixture`.
+    (blobs $fixture:path) => {
+        $crate::conformance!(
+            blobs $fixture: objects_in_pieces large_objects unpublished_objects blob_names copies_and_moves
+                containers_and_objects blob_quotas readers_never_mix hosts_share_objects
+        );
+    };
+    (blobs $fixture:path: $($test:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                if let Some(fixture) = Option::<$crate::BlobFixture>::from($fixture().await) {
+                    $crate::$test(&fixture).await;
+                }
+            }
+        )*
     };
     ($fixture:path: $($test:ident)*) => {
         $(

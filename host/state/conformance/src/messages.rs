@@ -2,31 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::{Fixture, soon};
 use lodge_state::messages::{
-    Backlog, Delivery, Headers, Message, MessageBody, MessageQueue, Pattern, QueueStatus, Received, Settlement,
+    Backlog, Delivery, Fault, Headers, Message, MessageBody, MessageQueue, Pattern, QueueStatus, Received, Settlement,
     SettlementOutcome, Subject, Subscription,
 };
 use lodge_state::{Error, Lease, Namespace, Resource};
 
-const NO_PAUSE: Duration = Duration::ZERO;
-const ROOMY: Backlog = Backlog { messages: 10_000, bytes: 16 << 20 };
+pub(crate) const NO_PAUSE: Duration = Duration::ZERO;
+const FAULT: Fault = Fault::Status(500);
+pub(crate) const ROOMY: Backlog = Backlog { messages: 10_000, bytes: 16 << 20 };
 
 /// A consumer under test.
-struct Consumer {
-    queue: Arc<dyn MessageQueue>,
-    name: Namespace,
+pub(crate) struct Consumer {
+    pub(crate) queue: Arc<dyn MessageQueue>,
+    pub(crate) name: Namespace,
 }
 
-fn subject(text: &str) -> Subject {
+pub(crate) fn subject(text: &str) -> Subject {
     Subject::new(text).unwrap()
 }
 
-fn message(to: &str, body: &str) -> Message {
+pub(crate) fn message(to: &str, body: &str) -> Message {
     let body = MessageBody::new(body.to_owned()).unwrap();
     Message { subject: subject(to), reply_to: None, headers: Headers::default(), body }
 }
@@ -37,29 +39,40 @@ fn body(delivery: &Delivery) -> String {
 
 impl Consumer {
     /// A consumer of `patterns`, which are subjects of this test only.
-    async fn new(fixture: &Fixture, patterns: &[&str], max_deliver: u32, dead_letter: Option<&str>) -> Consumer {
+    pub(crate) async fn new(
+        fixture: &Fixture,
+        patterns: &[&str],
+        max_deliver: u32,
+        dead_letter: Option<&str>,
+    ) -> Consumer {
         let consumer = Consumer { queue: fixture.backend.messages().unwrap(), name: fixture.namespace() };
         consumer.subscribe(patterns, max_deliver, dead_letter, ROOMY).await;
         consumer
     }
 
-    async fn subscribe(&self, patterns: &[&str], max_deliver: u32, dead_letter: Option<&str>, quota: Backlog) {
+    pub(crate) async fn subscribe(
+        &self,
+        patterns: &[&str],
+        max_deliver: u32,
+        dead_letter: Option<&str>,
+        quota: Backlog,
+    ) {
         let patterns = patterns.iter().map(|text| Pattern::new(text).unwrap()).collect();
         let subscription = Subscription::new(patterns, max_deliver, dead_letter.map(subject), quota).unwrap();
         self.queue.subscribe(&self.name, subscription, soon()).await.unwrap();
     }
 
-    async fn publish(&self, to: &str, body: &str) -> usize {
+    pub(crate) async fn publish(&self, to: &str, body: &str) -> usize {
         self.queue.publish(message(to, body), soon()).await.unwrap().consumers
     }
 
     /// Receives what is there now.
-    async fn receive(&self, lease: Duration) -> Received {
+    pub(crate) async fn receive(&self, lease: Duration) -> Received {
         let lease = Lease::new(lease).unwrap();
         self.queue.receive(&self.name, 64, lease, Instant::now()).await.unwrap()
     }
 
-    async fn bodies(&self) -> Vec<String> {
+    pub(crate) async fn bodies(&self) -> Vec<String> {
         let received = self.receive(Duration::from_secs(600)).await;
         for delivery in &received.deliveries {
             assert_eq!(self.settle(delivery, Settlement::Acknowledge).await, SettlementOutcome::Done);
@@ -67,27 +80,27 @@ impl Consumer {
         received.deliveries.iter().map(body).collect()
     }
 
-    async fn one(&self, lease: Duration) -> Delivery {
+    pub(crate) async fn one(&self, lease: Duration) -> Delivery {
         let mut deliveries = self.receive(lease).await.deliveries;
         assert_eq!(deliveries.len(), 1, "{deliveries:?}");
         deliveries.remove(0)
     }
 
-    async fn settle(&self, delivery: &Delivery, settlement: Settlement) -> SettlementOutcome {
+    pub(crate) async fn settle(&self, delivery: &Delivery, settlement: Settlement) -> SettlementOutcome {
         self.queue.settle(&self.name, &delivery.receipt, settlement, soon()).await.unwrap()
     }
 
-    async fn status(&self) -> QueueStatus {
+    pub(crate) async fn status(&self) -> QueueStatus {
         self.queue.status(&self.name, soon()).await.unwrap()
     }
 }
 
 /// Prefixes subjects, so that no other test has them.
-fn unique(fixture: &Fixture) -> String {
+pub(crate) fn unique(fixture: &Fixture) -> String {
     fixture.namespace().as_str().to_owned()
 }
 
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// A message reaches every consumer whose subscription matches, with all of its parts, and is gone when it is acknowledged.
 pub async fn messages_reach_their_consumers(fixture: &Fixture) {
@@ -105,7 +118,8 @@ pub async fn messages_reach_their_consumers(fixture: &Fixture) {
     assert_eq!(one.publish(&deleted, "second").await, 1);
     assert_eq!(one.publish(&other, "third").await, 1);
     let status = one.status().await;
-    assert_eq!((status.backlog.messages, status.backlog.bytes), (1, sent.size()));
+    assert!(status.backlog.messages == 1 && status.backlog.bytes >= sent.size(), "{status:?}");
+    assert!(status.backlog.bytes == sent.size() || !fixture.exact_quotas, "{status:?}");
     assert_eq!((status.leased, status.dead, status.oldest.is_some()), (0, 0, true));
 
     let delivery = one.one(LONG).await;
@@ -146,9 +160,9 @@ pub async fn messages_are_delivered_again(fixture: &Fixture) {
     let second = consumer.one(LONG).await;
     assert_eq!((second.attempt, &second.id), (2, &first.id));
     assert_eq!(consumer.settle(&first, Settlement::Acknowledge).await, SettlementOutcome::Stale, "it is another's now");
-    assert_eq!(consumer.settle(&first, Settlement::Reject).await, SettlementOutcome::Stale);
+    assert_eq!(consumer.settle(&first, Settlement::Reject(FAULT)).await, SettlementOutcome::Stale);
 
-    assert_eq!(consumer.settle(&second, Settlement::Retry(fixture.short())).await, SettlementOutcome::Done);
+    assert_eq!(consumer.settle(&second, Settlement::Retry(fixture.short(), FAULT)).await, SettlementOutcome::Done);
     assert_eq!(consumer.receive(LONG).await, Received::default(), "the pause is not over");
     fixture.pass(fixture.short()).await;
     let third = consumer.one(LONG).await;
@@ -173,13 +187,13 @@ pub async fn dead_messages(fixture: &Fixture) {
         consumer.publish(&work, body).await;
     }
     let deliveries = consumer.receive(fixture.short()).await.deliveries;
-    assert_eq!(consumer.settle(&deliveries[0], Settlement::Retry(NO_PAUSE)).await, SettlementOutcome::Done);
-    assert_eq!(consumer.settle(&deliveries[2], Settlement::Reject).await, SettlementOutcome::Dead);
+    assert_eq!(consumer.settle(&deliveries[0], Settlement::Retry(NO_PAUSE, FAULT)).await, SettlementOutcome::Done);
+    assert_eq!(consumer.settle(&deliveries[2], Settlement::Reject(FAULT)).await, SettlementOutcome::Dead);
     fixture.pass(fixture.short()).await;
     let deliveries = consumer.receive(fixture.short()).await.deliveries;
     assert_eq!(deliveries.iter().map(|delivery| delivery.attempt).collect::<Vec<_>>(), [2, 2]);
     let retried = deliveries.iter().find(|delivery| body(delivery) == "retried").unwrap();
-    assert_eq!(consumer.settle(retried, Settlement::Retry(NO_PAUSE)).await, SettlementOutcome::Dead);
+    assert_eq!(consumer.settle(retried, Settlement::Retry(NO_PAUSE, FAULT)).await, SettlementOutcome::Dead);
     fixture.pass(fixture.short()).await;
     let received = consumer.receive(LONG).await;
     assert_eq!((received.deliveries.len(), received.dead), (0, 1));
@@ -192,11 +206,11 @@ pub async fn dead_messages(fixture: &Fixture) {
     consumer.subscribe(&[&work], 1, Some(&dead), ROOMY).await;
     consumer.publish(&work, "letter").await;
     let delivery = consumer.one(LONG).await;
-    assert_eq!(consumer.settle(&delivery, Settlement::Retry(NO_PAUSE)).await, SettlementOutcome::Dead);
+    assert_eq!(consumer.settle(&delivery, Settlement::Retry(NO_PAUSE, FAULT)).await, SettlementOutcome::Dead);
     let letter = letters.one(LONG).await;
     assert_eq!((letter.origin.as_ref(), letter.attempt), (Some(&subject(&work)), 1));
     assert_eq!((body(&letter), &letter.id, &letter.message.subject), ("letter".into(), &delivery.id, &subject(&dead)));
-    assert_eq!(letters.settle(&letter, Settlement::Reject).await, SettlementOutcome::Dead);
+    assert_eq!(letters.settle(&letter, Settlement::Reject(FAULT)).await, SettlementOutcome::Dead);
     assert_eq!((consumer.status().await.dead, letters.status().await.dead), (3, 1), "kept where it died last");
     assert_eq!(worst.receive(LONG).await, Received::default(), "a message moves once");
 
@@ -232,9 +246,10 @@ pub async fn message_quotas(fixture: &Fixture) {
     for _ in 0..5 {
         publish("x".repeat(size)).await.unwrap();
         let delivery = consumer.one(LONG).await;
-        assert_eq!(consumer.settle(&delivery, Settlement::Reject).await, SettlementOutcome::Dead);
+        assert_eq!(consumer.settle(&delivery, Settlement::Reject(FAULT)).await, SettlementOutcome::Dead);
     }
-    assert_eq!(consumer.status().await.dead, 3, "1000 bytes");
+    let dead = consumer.status().await.dead;
+    assert!(dead == 3 || !fixture.exact_quotas && (1..3).contains(&dead), "{dead} in 1000 bytes");
     let large = MessageBody::new(vec![0; (1 << 20) + 1]);
     assert!(matches!(large, Err(Error::TooLarge { .. })));
 }
@@ -264,7 +279,10 @@ pub async fn receivers_wait(fixture: &Fixture) {
         async move { queue.receive(&name, 1, lease, soon()).await.unwrap() }
     });
     let pause = Duration::from_millis(200);
-    assert_eq!(consumer.settle(&received.deliveries[0], Settlement::Retry(pause)).await, SettlementOutcome::Done);
+    assert_eq!(
+        consumer.settle(&received.deliveries[0], Settlement::Retry(pause, FAULT)).await,
+        SettlementOutcome::Done
+    );
     fixture.pass(pause).await;
     assert_eq!(waiting.await.unwrap().deliveries.len(), 1);
 }
@@ -274,18 +292,22 @@ pub async fn receivers_share(fixture: &Fixture) {
     let of = unique(fixture);
     let consumer = Arc::new(Consumer::new(fixture, &[&of], 5, None).await);
     const MESSAGES: usize = 200;
+    let (count, end) = (Arc::new(AtomicUsize::new(0)), soon());
     let receivers: Vec<_> = (0..8)
         .map(|_| {
-            let consumer = consumer.clone();
+            let (consumer, count) = (consumer.clone(), count.clone());
             tokio::spawn(async move {
                 let mut bodies = Vec::new();
                 loop {
                     let lease = Lease::new(LONG).unwrap();
                     let until = Instant::now() + Duration::from_millis(500);
+                    // Once all have come, another look shows whether one comes twice.
+                    let all = count.load(Ordering::Relaxed) >= MESSAGES || Instant::now() > end;
                     let received = consumer.queue.receive(&consumer.name, 3, lease, until).await.unwrap();
-                    if received.deliveries.is_empty() {
+                    if received.deliveries.is_empty() && all {
                         return bodies;
                     }
+                    count.fetch_add(received.deliveries.len(), Ordering::Relaxed);
                     assert!(received.deliveries.len() <= 3);
                     for delivery in &received.deliveries {
                         bodies.push(body(delivery));

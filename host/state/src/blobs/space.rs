@@ -328,14 +328,6 @@ impl BlobSpace {
         Ok(())
     }
 
-    /// Checks the names of a container and of an object in it.
-    ///
-    /// # Errors
-    /// If one is empty or too long.
-    pub fn check_name(&self, container: &str, object: &str) -> Result<(), BlobError> {
-        self.object((container, object)).map(drop)
-    }
-
     pub(super) fn object(&self, (container, object): (&str, &str)) -> Result<ObjectPath, BlobError> {
         ObjectPath::new(&self.directory, container, object)
     }

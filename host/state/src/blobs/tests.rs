@@ -116,34 +116,6 @@ fn usage(objects: u64, bytes: u64) -> BlobUsage {
 }
 
 #[tokio::test]
-async fn objects_are_written_in_pieces_and_read_by_range() {
-    let (_host, space) = with_container().await;
-    let bytes: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
-    let pieces: Vec<&[u8]> = bytes.chunks(999).collect();
-    let upload = upload(&space, &pieces).await.unwrap();
-    // It is no object yet.
-    assert_eq!(get(&space, "o").await, Err(BlobError::NoObject));
-    assert_eq!(upload.publish(("c", "o"), soon()).await, Ok(300_000));
-    assert_eq!(get(&space, "o").await.unwrap(), bytes);
-    assert_eq!(space.info(("c", "o"), soon()).await.unwrap().bytes, 300_000);
-    for (start, end, expected) in [
-        (0, 0, &bytes[..1]),
-        (65_535, 65_536, &bytes[65_535..65_537]),
-        (299_999, u64::MAX, &bytes[299_999..]),
-        (300_000, 300_000, &[]),
-        (u64::MAX, u64::MAX, &[]),
-    ] {
-        assert_eq!(range(&space, "o", (start, end)).await.unwrap(), expected, "{start} to {end}");
-    }
-    assert!(matches!(range(&space, "o", (2, 1)).await, Err(BlobError::Invalid { .. })));
-    // An upload ends with its object.
-    assert!(matches!(upload.write(b"more"), Err(BlobError::Invalid { .. })));
-    assert!(matches!(upload.publish(("c", "p"), soon()).await, Err(BlobError::Invalid { .. })));
-    assert_eq!(put(&space, "c", "empty", b"").await, Ok(0));
-    assert_eq!(get(&space, "empty").await.unwrap(), b"");
-}
-
-#[tokio::test]
 async fn what_is_not_published_never_was() {
     let (host, space) = with_container().await;
     put(&space, "c", "o", b"before").await.unwrap();

@@ -13,12 +13,11 @@ use crate::key::Namespace;
 use crate::limits::{MAX_ABSENCE, MAX_CONSUMERS, MAX_DEAD, MAX_PAUSE, MAX_RECEIVE, MAX_RECEIVE_BYTES};
 use crate::locks::{Lease, Numbers};
 use crate::messages::{
-    Backlog, Delivery, Message, MessageId, MessageQueue, Published, Receipt, Received, Settlement, SettlementOutcome,
-    Subject, Subscription,
+    Afterlife, Backlog, DeadMessage, DeadSelection, Delivery, Fault, Message, MessageId, Published, QueueBackend,
+    Receipt, Received, Settlement, SettlementOutcome, Subject, Subscription,
 };
-use crate::messages::{QueueStatus, wait};
+use crate::messages::{QueueStatus, place_of, wait};
 use crate::mutex::lock;
-use crate::store::{Pending, ready};
 
 /// The messages of all services.
 pub(super) struct MemoryQueue {
@@ -33,7 +32,7 @@ struct Consumer {
     backlog: Backlog,
     /// By the time at which they can be delivered, and their place.
     messages: BTreeMap<(Timestamp, u64), Waiting>,
-    dead: VecDeque<Waiting>,
+    dead: VecDeque<(u64, Timestamp, Fault, Waiting)>,
     dead_bytes: u64,
     /// Counts the changes that receivers wait for.
     changes: watch::Sender<u64>,
@@ -63,18 +62,6 @@ impl Consumer {
         }
     }
 
-    fn check(&self, size: u64) -> Result<(), Error> {
-        let (quota, used) = (self.subscription.quota(), self.backlog);
-        let exceeded = |resource, used, limit| Err(Error::QuotaExceeded { resource, used, limit });
-        if used.messages >= quota.messages {
-            return exceeded(Resource::Messages, used.messages, quota.messages);
-        }
-        if used.bytes.saturating_add(size) > quota.bytes {
-            return exceeded(Resource::Bytes, used.bytes, quota.bytes);
-        }
-        Ok(())
-    }
-
     fn add(&mut self, at: (Timestamp, u64), waiting: Waiting) {
         self.backlog.messages = self.backlog.messages.saturating_add(1);
         self.backlog.bytes = self.backlog.bytes.saturating_add(waiting.message.size());
@@ -93,13 +80,28 @@ impl Consumer {
         Some(waiting)
     }
 
-    fn keep_dead(&mut self, waiting: Waiting) {
+    fn keep_dead(&mut self, (number, now, fault): (u64, Timestamp, Fault), waiting: Waiting) {
         self.dead_bytes = self.dead_bytes.saturating_add(waiting.message.size());
-        self.dead.push_back(waiting);
+        self.dead.push_back((number, now, fault, waiting));
         while self.dead.len() as u64 > MAX_DEAD || self.dead_bytes > self.subscription.quota().bytes {
-            let Some(oldest) = self.dead.pop_front() else { break };
-            self.dead_bytes = self.dead_bytes.saturating_sub(oldest.message.size());
+            if self.remove_dead(0).is_none() {
+                break;
+            }
         }
+    }
+
+    fn remove_dead(&mut self, index: usize) -> Option<Waiting> {
+        let (.., waiting) = self.dead.remove(index)?;
+        self.dead_bytes = self.dead_bytes.saturating_sub(waiting.message.size());
+        Some(waiting)
+    }
+
+    fn dead_messages(&self) -> impl Iterator<Item = (u64, DeadMessage)> {
+        self.dead.iter().map(|(number, died, fault, waiting)| {
+            let Waiting { message, id, attempt, origin, .. } = waiting.clone();
+            let (place, died, attempts) = (number.to_string().into(), Some(*died), Some(attempt));
+            (*number, DeadMessage { place, message, id, origin, died, attempts, fault: Some(*fault) })
+        })
     }
 }
 
@@ -115,7 +117,7 @@ impl MemoryQueue {
             consumer.subscription.matches(&waiting.message.subject) && now.since(consumer.seen) < MAX_ABSENCE
         };
         let consumers: Vec<_> = all.values_mut().filter(matching).collect();
-        consumers.iter().try_for_each(|consumer| consumer.check(size))?;
+        consumers.iter().try_for_each(|consumer| consumer.subscription.check(consumer.backlog, size))?;
         let count = consumers.len();
         for consumer in consumers {
             consumer.add((now, self.numbers.next()), waiting.clone());
@@ -124,7 +126,7 @@ impl MemoryQueue {
     }
 
     /// Ends the life of a message that was removed.
-    fn bury(&self, all: &mut HashMap<Namespace, Consumer>, consumer: &Namespace, waiting: Waiting) {
+    fn bury(&self, all: &mut HashMap<Namespace, Consumer>, consumer: &Namespace, fault: Fault, waiting: Waiting) {
         let Some(of) = all.get(consumer) else { return };
         if let (Some(subject), None) = (of.subscription.dead_letter(), &waiting.origin) {
             let origin = Some(waiting.message.subject.clone());
@@ -135,7 +137,7 @@ impl MemoryQueue {
             }
         }
         if let Some(of) = all.get_mut(consumer) {
-            of.keep_dead(waiting);
+            of.keep_dead((self.numbers.next(), self.clock.now(), fault), waiting);
         }
     }
 
@@ -151,7 +153,7 @@ impl MemoryQueue {
             let Some(mut waiting) = consumer.remove(at) else { break };
             if waiting.attempt >= consumer.subscription.max_deliver() {
                 received.dead += 1;
-                self.bury(&mut all, name, waiting);
+                self.bury(&mut all, name, Fault::Unsettled, waiting);
                 continue;
             }
             let number = self.numbers.next();
@@ -173,8 +175,7 @@ impl MemoryQueue {
     }
 
     fn changes(&self, name: &Namespace) -> Result<watch::Receiver<u64>, Error> {
-        let unknown = || Error::unavailable("the service has no subscription: add [consume] to its manifest");
-        lock(&self.consumers).get(name).map(|consumer| consumer.changes.subscribe()).ok_or_else(unknown)
+        lock(&self.consumers).get(name).map(|consumer| consumer.changes.subscribe()).ok_or_else(Error::unsubscribed)
     }
 
     fn settled(&self, name: &Namespace, receipt: &Receipt, settlement: Settlement) -> SettlementOutcome {
@@ -189,13 +190,13 @@ impl MemoryQueue {
         let last = waiting.attempt >= consumer.subscription.max_deliver();
         let pause = match settlement {
             Settlement::Acknowledge => return SettlementOutcome::Done,
-            Settlement::Retry(pause) if !last => pause,
+            Settlement::Retry(pause, _) if !last => pause,
             Settlement::Release(pause) => {
                 waiting.attempt = waiting.attempt.saturating_sub(1);
                 pause
             }
-            Settlement::Retry(_) | Settlement::Reject => {
-                self.bury(&mut all, name, waiting);
+            Settlement::Retry(_, fault) | Settlement::Reject(fault) => {
+                self.bury(&mut all, name, fault, waiting);
                 return SettlementOutcome::Dead;
             }
         };
@@ -205,64 +206,62 @@ impl MemoryQueue {
     }
 }
 
-impl MessageQueue for MemoryQueue {
-    fn subscribe<'a>(&'a self, name: &'a Namespace, subscription: Subscription, _: Instant) -> Pending<'a, ()> {
+impl QueueBackend for MemoryQueue {
+    async fn subscribe(&self, name: &Namespace, subscription: Subscription, _: Instant) -> Result<(), Error> {
         let now = self.clock.now();
         let mut all = lock(&self.consumers);
         all.retain(|known, consumer| known == name || now.since(consumer.seen) < MAX_ABSENCE);
         let used = all.len() as u64;
         if used >= MAX_CONSUMERS && !all.contains_key(name) {
             let resource = Resource::Consumers;
-            return ready(Err(Error::QuotaExceeded { resource, used, limit: MAX_CONSUMERS }));
+            return Err(Error::QuotaExceeded { resource, used, limit: MAX_CONSUMERS });
         }
         let new = || Consumer::new(subscription.clone(), now);
         let consumer = all.entry(name.clone()).or_insert_with(new);
         (consumer.subscription, consumer.seen) = (subscription, now);
-        ready(Ok(()))
+        Ok(())
     }
 
-    fn unsubscribe<'a>(&'a self, consumer: &'a Namespace, _: Instant) -> Pending<'a, bool> {
-        ready(Ok(lock(&self.consumers).remove(consumer).is_some()))
+    async fn unsubscribe(&self, consumer: &Namespace, _: Instant) -> Result<bool, Error> {
+        Ok(lock(&self.consumers).remove(consumer).is_some())
     }
 
-    fn publish(&self, message: Message, _: Instant) -> Pending<'_, Published> {
+    async fn publish(&self, message: Message, _: Instant) -> Result<Published, Error> {
         let id = MessageId::new(self.numbers.next().to_string());
         let published = self.clock.now();
         let waiting = Waiting { message, id: id.clone(), published, attempt: 0, leased: None, origin: None };
         let stored = self.store(&mut lock(&self.consumers), &waiting);
-        ready(stored.map(|consumers| Published { id, consumers }))
+        stored.map(|consumers| Published { id, consumers })
     }
 
-    fn receive<'a>(
-        &'a self,
-        consumer: &'a Namespace,
+    async fn receive(
+        &self,
+        consumer: &Namespace,
         limit: usize,
         lease: Lease,
         until: Instant,
-    ) -> Pending<'a, Received> {
-        Box::pin(async move {
-            let mut changes = self.changes(consumer)?;
-            loop {
-                changes.mark_unchanged();
-                let (received, next) = self.take(consumer, limit, lease);
-                if received != Received::default() || !wait(&mut changes, next, until).await {
-                    return Ok(received);
-                }
+    ) -> Result<Received, Error> {
+        let mut changes = self.changes(consumer)?;
+        loop {
+            changes.mark_unchanged();
+            let (received, next) = self.take(consumer, limit, lease);
+            if received != Received::default() || !wait(&mut changes, next, until).await {
+                return Ok(received);
             }
-        })
+        }
     }
 
-    fn settle<'a>(
-        &'a self,
-        consumer: &'a Namespace,
-        receipt: &'a Receipt,
+    async fn settle(
+        &self,
+        consumer: &Namespace,
+        receipt: &Receipt,
         settlement: Settlement,
         _: Instant,
-    ) -> Pending<'a, SettlementOutcome> {
-        ready(Ok(self.settled(consumer, receipt, settlement)))
+    ) -> Result<SettlementOutcome, Error> {
+        Ok(self.settled(consumer, receipt, settlement))
     }
 
-    fn status<'a>(&'a self, consumer: &'a Namespace, _: Instant) -> Pending<'a, QueueStatus> {
+    async fn status(&self, consumer: &Namespace, _: Instant) -> Result<QueueStatus, Error> {
         let all = lock(&self.consumers);
         let now = self.clock.now();
         let status = |consumer: &Consumer| {
@@ -274,6 +273,60 @@ impl MessageQueue for MemoryQueue {
                 oldest: consumer.messages.values().map(|waiting| now.since(waiting.published)).max(),
             }
         };
-        ready(Ok(all.get(consumer).map(status).unwrap_or_default()))
+        Ok(all.get(consumer).map(status).unwrap_or_default())
+    }
+
+    async fn dead(
+        &self,
+        consumer: &Namespace,
+        after: Option<&str>,
+        limit: usize,
+        _: Instant,
+    ) -> Result<Vec<DeadMessage>, Error> {
+        let after = place_of(after)?;
+        let all = lock(&self.consumers);
+        let dead = all.get(consumer).map(|consumer| {
+            let rest = consumer.dead_messages().filter(|(number, _)| after.is_none_or(|after| *number > after));
+            rest.map(|(_, dead)| dead).take(limit).collect()
+        });
+        Ok(dead.unwrap_or_default())
+    }
+
+    async fn dead_message(&self, consumer: &Namespace, place: &str, _: Instant) -> Result<Option<DeadMessage>, Error> {
+        let all = lock(&self.consumers);
+        let found = all
+            .get(consumer)
+            .and_then(|consumer| consumer.dead_messages().map(|(_, dead)| dead).find(|dead| &*dead.place == place));
+        Ok(found)
+    }
+
+    async fn end_dead(
+        &self,
+        consumer: &Namespace,
+        which: DeadSelection<'_>,
+        afterlife: Afterlife,
+        _: Instant,
+    ) -> Result<u64, Error> {
+        let mut all = lock(&self.consumers);
+        let Some(of) = all.get_mut(consumer) else { return Ok(0) };
+        let (mut ended, mut index) = (0, 0);
+        while let Some((number, _, _, waiting)) = of.dead.get(index) {
+            if matches!(which, DeadSelection::One(place) if number.to_string() != place) {
+                index += 1;
+                continue;
+            }
+            if afterlife == Afterlife::Retry
+                && let Err(error) = of.subscription.check(of.backlog, waiting.message.size())
+            {
+                return if ended > 0 { Ok(ended) } else { Err(error) };
+            }
+            let Some(waiting) = of.remove_dead(index) else { break };
+            ended += 1;
+            if afterlife == Afterlife::Retry {
+                let again = Waiting { attempt: 0, leased: None, ..waiting };
+                of.add((self.clock.now(), self.numbers.next()), again);
+            }
+        }
+        Ok(ended)
     }
 }

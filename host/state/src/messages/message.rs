@@ -75,6 +75,14 @@ impl Headers {
         Headers::stored(text)
     }
 
+    /// Reads [`as_str`](Self::as_str), as others may have changed it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn read(text: &str) -> Result<Headers, Error> {
+        Headers::new(text.lines().filter_map(|line| line.split_once(':')))
+    }
+
     /// Headers as [`as_str`](Self::as_str) shows them.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Messages in SQLite: operations become jobs of the threads, beside those of the stores.
 
 mod consumer;
+mod dead;
+mod stored;
 mod work;
 
 use std::collections::HashMap;
@@ -15,15 +17,15 @@ use crate::error::Error;
 use crate::key::Namespace;
 use crate::locks::Lease;
 use crate::messages::{
-    Message, MessageQueue, Published, QueueStatus, Receipt, Received, Settlement, SettlementOutcome,
+    Afterlife, DeadMessage, DeadSelection, Message, Published, QueueBackend, QueueStatus, Receipt, Received,
+    Settlement, SettlementOutcome,
 };
-use crate::messages::{Subscription, wait};
+use crate::messages::{Subscription, place_of, wait};
 use crate::mutex::lock;
 use crate::sqlite::queue::QueueShare;
 use crate::sqlite::store::{read, submit};
 use crate::sqlite::transaction::{Transaction, unusable};
 use crate::sqlite::{Id, READ_QUEUE, Shared, WRITE_QUEUE};
-use crate::store::Pending;
 
 /// What the receivers of each consumer wait for: a number that changes with its messages. Only this process changes the file.
 #[derive(Default)]
@@ -80,74 +82,116 @@ impl SqliteQueue {
     }
 }
 
-impl MessageQueue for SqliteQueue {
-    fn subscribe<'a>(
-        &'a self,
-        consumer: &'a Namespace,
+impl QueueBackend for SqliteQueue {
+    async fn subscribe(
+        &self,
+        consumer: &Namespace,
         subscription: Subscription,
         deadline: Instant,
-    ) -> Pending<'a, ()> {
+    ) -> Result<(), Error> {
         let name = consumer.clone();
-        Box::pin(submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
+        submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
             consumer::subscribe(transaction, &name, &subscription)
-        }))
+        })
+        .await
     }
 
-    fn unsubscribe<'a>(&'a self, consumer: &'a Namespace, deadline: Instant) -> Pending<'a, bool> {
+    async fn unsubscribe(&self, consumer: &Namespace, deadline: Instant) -> Result<bool, Error> {
         let name = consumer.clone();
-        Box::pin(submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
+        submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
             consumer::unsubscribe(transaction, &name)
-        }))
+        })
+        .await
     }
 
-    fn publish(&self, message: Message, deadline: Instant) -> Pending<'_, Published> {
+    async fn publish(&self, message: Message, deadline: Instant) -> Result<Published, Error> {
         let size = message.size();
-        Box::pin(submit(&self.shared, &self.write_budget, size, deadline, move |transaction| {
-            work::publish(transaction, message)
-        }))
+        submit(&self.shared, &self.write_budget, size, deadline, move |transaction| work::publish(transaction, message))
+            .await
     }
 
-    fn receive<'a>(
-        &'a self,
-        consumer: &'a Namespace,
+    async fn receive(
+        &self,
+        consumer: &Namespace,
         limit: usize,
         lease: Lease,
         until: Instant,
-    ) -> Pending<'a, Received> {
-        Box::pin(async move {
-            // As long as it waits for messages it waits for the database at most.
-            let deadline = until.max(Instant::now() + work::RECEIVE_TIMEOUT);
-            let unknown = || Error::unavailable("the service has no subscription: add [consume] to its manifest");
-            let id = self.id(consumer, deadline).await?.ok_or_else(unknown)?;
-            let mut changes = self.shared.arrivals.watch(id);
-            loop {
-                changes.mark_unchanged();
-                let take = move |transaction: &mut Transaction<'_, '_>| work::receive(transaction, id, limit, lease);
-                let (received, next) = submit(&self.shared, &self.write_budget, 0, deadline, take).await?;
-                if received != Received::default() || !wait(&mut changes, next, until).await {
-                    return Ok(received);
-                }
+    ) -> Result<Received, Error> {
+        // As long as it waits for messages it waits for the database at most.
+        let deadline = until.max(Instant::now() + work::RECEIVE_TIMEOUT);
+        let id = self.id(consumer, deadline).await?.ok_or_else(Error::unsubscribed)?;
+        let mut changes = self.shared.arrivals.watch(id);
+        loop {
+            changes.mark_unchanged();
+            let take = move |transaction: &mut Transaction<'_, '_>| work::receive(transaction, id, limit, lease);
+            let (received, next) = submit(&self.shared, &self.write_budget, 0, deadline, take).await?;
+            if received != Received::default() || !wait(&mut changes, next, until).await {
+                return Ok(received);
             }
-        })
+        }
     }
 
-    fn settle<'a>(
-        &'a self,
-        consumer: &'a Namespace,
-        receipt: &'a Receipt,
+    async fn settle(
+        &self,
+        consumer: &Namespace,
+        receipt: &Receipt,
         settlement: Settlement,
         deadline: Instant,
-    ) -> Pending<'a, SettlementOutcome> {
+    ) -> Result<SettlementOutcome, Error> {
         let (name, receipt) = (consumer.clone(), receipt.clone());
-        Box::pin(submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
+        submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
             work::settle(transaction, &name, &receipt, settlement)
-        }))
+        })
+        .await
     }
 
-    fn status<'a>(&'a self, consumer: &'a Namespace, deadline: Instant) -> Pending<'a, QueueStatus> {
+    async fn status(&self, consumer: &Namespace, deadline: Instant) -> Result<QueueStatus, Error> {
         let (name, now) = (consumer.clone(), self.shared.clock.now());
-        Box::pin(read(&self.shared, &self.read_budget, deadline, move |reader| {
+        read(&self.shared, &self.read_budget, deadline, move |reader| {
             consumer::status(reader.connection, &name, now).map_err(|error| unusable(&error))
-        }))
+        })
+        .await
+    }
+
+    async fn dead(
+        &self,
+        consumer: &Namespace,
+        after: Option<&str>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<DeadMessage>, Error> {
+        let after = place_of(after)?.map_or(i64::MIN, u64::cast_signed);
+        let name = consumer.clone();
+        read(&self.shared, &self.read_budget, deadline, move |reader| {
+            dead::list(reader.connection, &name, after, limit).map_err(|error| unusable(&error))
+        })
+        .await
+    }
+
+    async fn dead_message(
+        &self,
+        consumer: &Namespace,
+        place: &str,
+        deadline: Instant,
+    ) -> Result<Option<DeadMessage>, Error> {
+        let (name, place) = (consumer.clone(), place.to_owned());
+        read(&self.shared, &self.read_budget, deadline, move |reader| {
+            dead::find(reader.connection, &name, &place).map_err(|error| unusable(&error))
+        })
+        .await
+    }
+
+    async fn end_dead(
+        &self,
+        consumer: &Namespace,
+        which: DeadSelection<'_>,
+        afterlife: Afterlife,
+        deadline: Instant,
+    ) -> Result<u64, Error> {
+        let (name, place) = (consumer.clone(), which.place().map(str::to_owned));
+        submit(&self.shared, &self.write_budget, 0, deadline, move |transaction| {
+            dead::end(transaction, &name, DeadSelection::of(place.as_deref()), afterlife)
+        })
+        .await
     }
 }

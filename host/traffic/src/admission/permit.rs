@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::adaptive::Adaptive;
 use super::breaker::{Pass, Transition};
 use super::rate::RateStatus;
+use super::time_limit::TimeLimit;
 use super::{Concurrency, Slot};
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_base::telemetry::metrics::VersionStats;
@@ -31,6 +32,8 @@ pub(super) struct PolicyState {
     pub(super) adaptive: Option<AdaptiveSlots>,
     /// The statistics by which the service's version is judged, and the verdict that was recorded, if any.
     judged: Option<(Arc<VersionStats>, Option<Verdict>)>,
+    /// The time of the request, if its caller has left too little.
+    cut: Option<TimeLimit>,
 }
 
 /// What the service had received of the client's body when it responded.
@@ -102,9 +105,34 @@ impl Permit {
 
     /// Counts this request's result in `judged`. `arrived` is when the request arrived.
     pub fn judge(&mut self, judged: &Arc<VersionStats>, arrived: Instant) {
+        self.state(arrived).judged = Some((Arc::clone(judged), None));
+    }
+
+    /// Sets the time of the request, which arrived at `arrived`. A response with a failure that may be due to a caller that leaves too
+    /// little is not recorded.
+    pub fn limit(&mut self, limit: TimeLimit, arrived: Instant) {
+        if limit.is_cut() {
+            self.state(arrived).cut = Some(limit);
+        }
+    }
+
+    /// Whether a failure now may be due to the caller, which has left too little time. `clock` is read only then.
+    pub fn excuses(&self, clock: impl FnOnce() -> Instant) -> bool {
+        self.cut().is_some_and(|limit| limit.excuses(clock()))
+    }
+
+    /// Returns the time until `deadline`, and from when on its end is the doing of the caller.
+    pub fn until(&self, deadline: Instant) -> TimeLimit {
+        self.cut().map_or(deadline.into(), |limit| TimeLimit { deadline, ..limit })
+    }
+
+    fn cut(&self) -> Option<TimeLimit> {
+        self.state.as_ref().and_then(|(_, state)| state.cut)
+    }
+
+    fn state(&mut self, arrived: Instant) -> &mut PolicyState {
         let began = arrived + self.queue_wait();
-        let (_, state) = self.state.get_or_insert_with(|| (began, Box::default()));
-        state.judged = Some((Arc::clone(judged), None));
+        &mut self.state.get_or_insert_with(|| (began, Box::default())).1
     }
 
     /// Returns how long the request waited in both queues, until [`Self::return_sandbox`].
@@ -125,6 +153,9 @@ impl Permit {
         let failed = status.is_server_error();
         if !(failed && upload.broken) {
             let (verdict, now) = (if failed { Verdict::Failed } else { Verdict::Good }, clock());
+            if failed && state.cut.is_some_and(|limit| limit.excuses(now)) {
+                return;
+            }
             state.record(verdict, *began, now.saturating_duration_since(*began).saturating_sub(upload.waited), now);
         }
     }

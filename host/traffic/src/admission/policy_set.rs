@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Rate;
 use super::breaker::{Breaker, BreakerState};
+use super::rate::ClusterRates;
 use lodge_manifest::clients::Clients;
 use lodge_manifest::policies::PolicySettings;
 use lodge_manifest::policies::Priority;
@@ -21,19 +22,21 @@ pub(super) struct PolicySet {
 }
 
 impl PolicySet {
-    /// Returns the set for these policies. The state of `previous`, the set of the same route, carries over, except for
+    /// Returns the set for these policies of a route, or of the whole `service` if `route` is empty. The state of `previous`, the set of the same route, carries over, except for
     /// its breaker's where `another` component serves from now on: that state is about the old component.
     pub(super) fn new(
-        route: &str,
+        (service, route): (&str, &str),
+        rates: &Arc<ClusterRates>,
         policies: &PolicySettings,
         previous: Option<&Self>,
         another: bool,
         now: Instant,
     ) -> Self {
         let scope = if route.is_empty() { "" } else { "route-" };
-        let rate = policies.rate.as_ref().map(|settings| match previous.and_then(|policies| policies.rate.as_ref()) {
-            Some(rate) => rate.with_settings(settings, scope, now),
-            None => Rate::new(settings, scope, now),
+        let known = previous.and_then(|policies| policies.rate.as_ref());
+        let rate = policies.rate.as_ref().map(|settings| {
+            let rate = known.map(|rate| rate.with_settings(settings, scope, now));
+            rate.unwrap_or_else(|| Rate::new(settings, scope, now)).in_cluster(rates, service, route)
         });
         let known = previous.and_then(|policies| policies.breaker.as_ref()).filter(|_| !another);
         let breaker = policies.breaker.map(|settings| {

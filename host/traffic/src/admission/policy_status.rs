@@ -64,7 +64,8 @@ fn rate(policies: &PolicySet, now: Instant) -> Option<PolicyStatus> {
     let rate = policies.rate.as_ref()?;
     let keys = rate.keys(now).map(|keys| format!("{keys} in use"));
     let room = rate.remaining(now).map(|remaining| format!("{remaining} remaining"));
-    Some(policies.status("rate", rate.settings().to_string(), keys.or(room)))
+    let state: Vec<_> = keys.or(room).into_iter().chain(rate.shared()).collect();
+    Some(policies.status("rate", rate.settings().to_string(), Some(state.join("; ")).filter(|_| !state.is_empty())))
 }
 
 fn breaker(policies: &PolicySet, now: Instant) -> Option<PolicyStatus> {

@@ -9,7 +9,7 @@ use lodge_manifest::adaptive::Settings as Adaptation;
 use lodge_manifest::breaker::Settings as Breaker;
 use lodge_manifest::percent::Percent;
 use lodge_manifest::policies::PolicySettings;
-use lodge_manifest::rate::{By, Settings as Rate};
+use lodge_manifest::rate::{By, Scope, Settings as Rate};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const BREAKER: Breaker = Breaker {
 };
 
 fn rate(burst: u32) -> Option<Rate> {
-    Some(Rate { count: 1, per: SECOND, burst, by: By::Service })
+    Some(Rate { count: 1, per: SECOND, burst, by: By::Service, scope: Scope::Host })
 }
 
 fn limits() -> Limits {
@@ -52,6 +52,7 @@ async fn ask(admission: &Admission, client: &str, route: usize, now: Instant) ->
     let view = RequestView {
         client: client.parse().unwrap(),
         claimed: None,
+        calling: None,
         inside: false,
         headers: &headers,
         route,

@@ -42,18 +42,12 @@ pub struct KeyFile {
     pub keys: Vec<KeyEntry>,
 }
 
-/// What a file says of an API key.
+/// What a file says of an API key. The digest is last, so that no beginning of an entry is one.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyEntry {
     /// Whose key it is.
     pub name: String,
-    /// The SHA-256 of the key: 64 hexadecimal digits. Empty for a password.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub sha256: String,
-    /// The salted hash of a password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<String>,
     /// What it may be used for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
@@ -63,6 +57,12 @@ pub struct KeyEntry {
     /// From when on it is not valid (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
+    /// The SHA-256 of the key: 64 hexadecimal digits. Empty for a password.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    /// The salted hash of a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
 }
 
 impl KeyEntry {
@@ -300,6 +300,26 @@ mod tests {
         let ring = KeyRing::new(&file).unwrap();
         assert!(ring.find(key.as_bytes(), at - Duration::from_millis(1)).is_ok());
         assert_eq!(ring.find(key.as_bytes(), at).unwrap_err(), Cause::ExpiredKey);
+    }
+
+    /// No beginning of a file has an entry that says less of a key or user than the whole.
+    #[test]
+    fn no_beginning_of_an_entry_is_one() {
+        let limited = |name: &str| KeyEntry {
+            scopes: vec!["a".into()],
+            created: Some("2026-01-31T00:00:00Z".into()),
+            expires: Some("2030-01-31T00:00:00Z".into()),
+            ..entry(name)
+        };
+        let mut file = KeyFile::default();
+        file.create(limited("ci")).unwrap();
+        file.create_password(limited("ann"), "correct horse").unwrap();
+        let text = file.text();
+        let valid: Vec<_> = (0..text.len()).filter_map(|end| KeyFile::read(text.get(..end)?).ok()).collect();
+        assert!(valid.iter().any(|begun| begun.keys.len() == 1), "{text}");
+        for begun in valid {
+            assert_eq!(begun.keys, file.keys[..begun.keys.len()], "{text}");
+        }
     }
 
     #[test]

@@ -35,12 +35,17 @@ struct Name {
 }
 
 impl ClientCertificate {
-    /// Returns a certificate with these URIs and DNS names, that is not valid after `expires`.
+    /// Returns a certificate with these URIs and DNS names, that is not valid from `expires` on.
     pub fn new(header: HeaderValue, uris: &[&str], dns: &[&str], expires: SystemTime) -> Self {
         let name = |is_uri| move |text: &&str| Name { text: (*text).to_owned(), is_uri, identity: OnceLock::new() };
         let uris = uris.iter().take(MOST_NAMES).map(name(true));
         let names = uris.chain(dns.iter().take(MOST_NAMES).map(name(false))).collect();
         Self { header, names, expires }
+    }
+
+    /// Returns when it, or a certificate of its chain, expires.
+    pub fn expires(&self) -> SystemTime {
+        self.expires
     }
 
     /// Returns the sender: the first name that one of the patterns allows, URIs before DNS names.

@@ -1,5 +1,7 @@
 //! Why a request is not taken: for its client in general, for operators in detail.
 
+use std::sync::Arc;
+
 use http::header::HeaderValue;
 
 use super::redirect::LoginRedirect;
@@ -13,6 +15,10 @@ pub struct AuthDenial {
     pub challenges: Vec<HeaderValue>,
     /// Where a browser can log in, in place of the refusal.
     pub login: Option<Box<LoginRedirect>>,
+    /// Whether a person sees it at the end of a login or of a session.
+    pub ends_login: bool,
+    /// The name of the API key, if that is known.
+    pub key: Option<Arc<str>>,
 }
 
 /// What is wrong with the credentials of a request.
@@ -64,6 +70,8 @@ pub enum Cause {
     LoginState,
     /// The provider did not confirm the login.
     LoginRefused,
+    /// The provider does not accept the service.
+    ClientRefused,
     /// The ID token is for another login.
     Nonce,
     /// The claims of a session do not fit into a cookie.
@@ -93,6 +101,44 @@ pub enum DenialKind {
 
 impl std::error::Error for AuthDenial {}
 
+impl AuthDenial {
+    /// Returns the refusal of any request on a connection whose certificate has expired.
+    pub fn expired_certificate() -> Self {
+        let challenges = vec![HeaderValue::from_static("ClientCertificate")];
+        Self { cause: Cause::ExpiredCertificate, challenges, login: None, ends_login: false, key: None }
+    }
+
+    /// Returns what a person whose login fails can do. Others are not told what is wrong with their credentials.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self.cause {
+            Cause::LoginState => {
+                "the login did not begin in this browser within the last 10 minutes; open the page again"
+            }
+            Cause::LoginRefused | Cause::Nonce => "the provider did not confirm the login; open the page again",
+            Cause::SessionTooLarge => "the claims of the login do not fit into a cookie",
+            Cause::ForeignPage if self.ends_login => {
+                "a page of another origin may not log out; send the form from a page of `login.url`"
+            }
+            Cause::ForeignPage => {
+                "a page of another origin sent the request; `cors` with `credentials` allows its origin"
+            }
+            Cause::ClientRefused => {
+                "the provider refuses this service; its operator must check `client_id` and the secret"
+            }
+            Cause::NoProvider => "the provider of logins does not respond; try again later",
+            Cause::NoKeys if self.ends_login => "the keys of the provider cannot be fetched; try again later",
+            Cause::ExpiredToken | Cause::EarlyToken if self.ends_login => {
+                "the login took too long, or the clocks of the provider and of this service differ; open the page again, or \
+                 tell the operator of this service"
+            }
+            _ if self.ends_login => {
+                "what the provider says of the login is not valid for this service; its operator finds the cause in the log"
+            }
+            _ => return None,
+        })
+    }
+}
+
 impl std::fmt::Display for AuthDenial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.cause.kind() {
@@ -120,7 +166,7 @@ impl Cause {
             | Self::Claims => DenialKind::Invalid,
             Self::Issuer | Self::Audience | Self::ExpiredToken | Self::EarlyToken => DenialKind::Invalid,
             Self::Session | Self::LoginState | Self::LoginRefused | Self::Nonce => DenialKind::Invalid,
-            Self::NoKeys | Self::UnverifiedPassword | Self::NoProvider => DenialKind::Unavailable,
+            Self::NoKeys | Self::UnverifiedPassword | Self::NoProvider | Self::ClientRefused => DenialKind::Unavailable,
             Self::Scope | Self::Claim | Self::Certificate | Self::SessionTooLarge | Self::ForeignPage => {
                 DenialKind::Insufficient
             }
@@ -131,22 +177,6 @@ impl Cause {
     /// a client with an old token must not keep others at its address out.
     pub fn is_guess(self) -> bool {
         matches!(self, Self::UnknownKey | Self::WrongPassword | Self::Signature | Self::Malformed | Self::LoginRefused)
-    }
-
-    /// Returns what a person whose login fails can do.
-    pub fn advice(self) -> Option<&'static str> {
-        match self {
-            Self::LoginState => {
-                Some("the login did not begin in this browser within the last 10 minutes; open the page again")
-            }
-            Self::LoginRefused | Self::Nonce => Some("the provider did not confirm the login; open the page again"),
-            Self::SessionTooLarge => Some("the claims of the login do not fit into a cookie"),
-            Self::ForeignPage => {
-                Some("a page of another origin sent the request; `cors` with `credentials` allows its origin")
-            }
-            Self::NoProvider => Some("the provider of logins does not respond; try again later"),
-            _ => None,
-        }
     }
 
     /// Returns a short name for metrics and logs that never changes.
@@ -175,6 +205,7 @@ impl Cause {
             Self::Session => "session",
             Self::LoginState => "login-state",
             Self::LoginRefused => "login-refused",
+            Self::ClientRefused => "client-refused",
             Self::Nonce => "nonce",
             Self::SessionTooLarge => "session-too-large",
             Self::NoProvider => "no-provider",

@@ -8,10 +8,6 @@ use serde_json::{Map, Value};
 
 use super::denial::Cause;
 
-/// The start of the names of these headers. Only the host writes them: it removes them from every request that it
-/// receives, of any sender.
-pub const PREFIX: &str = "x-lodge-auth-";
-
 /// How the sender was identified: `api-key`, `basic`, `jwt`, `client-certificate`, `login`, `call` for a service of this host, or `host` for a message or a schedule.
 pub const METHOD: HeaderName = HeaderName::from_static("x-lodge-auth-method");
 
@@ -63,6 +59,10 @@ pub enum AuthMethod {
 }
 
 impl AuthMethod {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::ApiKey, Self::Basic, Self::Jwt, Self::Certificate, Self::Login, Self::Call, Self::Host];
+
     /// Returns its name in headers and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -211,7 +211,7 @@ mod tests {
         let shown = |name: &str| headers[name].to_str().unwrap().to_owned();
         assert_eq!(shown("x-lodge-auth-subject"), "zo%C3%AB%0A");
         assert_eq!((shown("x-lodge-auth-method"), shown("x-lodge-auth-scopes")), ("api-key".into(), "a b:c".into()));
-        assert!(headers.keys().all(|name| name.as_str().starts_with(PREFIX)));
+        assert!(headers.keys().all(|name| name.as_str().starts_with(lodge_base::headers::IDENTITY)));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use self::token::SignedToken;
 use self::verified::{Verified, VerifiedTokens};
 use super::denial::Cause;
 use super::identity::{Claims, Identity};
-use crate::live_files::LiveValue;
+use crate::live_files::{LiveValue, OF_SERVICE};
 use lodge_manifest::auth::jwt::Jwt;
 
 /// Verifies the tokens of an issuer.
@@ -36,6 +36,11 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
+    /// Returns why the file of its keys cannot be used now; `None` of keys on a server.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.keys.problem_of(OF_SERVICE)
+    }
+
     pub(super) fn new(settings: Jwt, keys: Arc<LiveValue<KeySet>>) -> Self {
         Self { settings, keys, verified: VerifiedTokens::new() }
     }

@@ -23,7 +23,7 @@ use super::api_keys::KeyFile;
 use super::denial::Cause;
 use super::identity::{AuthMethod, Identity};
 use super::password_hash::{self, LENGTH, PasswordHash};
-use crate::live_files::LiveValue;
+use crate::live_files::{LiveValue, OF_SERVICE};
 pub(super) use hashing::Hashing;
 pub use hashing::{HashPayer, PasswordAttempt};
 use lodge_base::ids::hash_of;
@@ -104,6 +104,11 @@ impl UserList {
 }
 
 impl Passwords {
+    /// Returns why the file cannot be used now.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.users.problem_of(OF_SERVICE)
+    }
+
     pub(super) fn new(users: Arc<LiveValue<UserList>>, hashing: &Hashing) -> Self {
         Self { users, results: Arc::new(Results::new()), hashing: hashing.clone() }
     }

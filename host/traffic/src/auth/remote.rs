@@ -27,6 +27,8 @@ pub(super) const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration
 /// The keys of an issuer on its server.
 #[derive(Debug)]
 pub struct Remote {
+    /// Why the keys could not be fetched the last time.
+    problem: Mutex<Option<String>>,
     /// The keys in force.
     pub(super) keys: Arc<LiveValue<KeySet>>,
     asked: Mutex<Asked>,
@@ -55,7 +57,8 @@ impl Remote {
     pub(super) async fn open(url: Uri, settings: &Jwt, metrics: Arc<Metrics>) -> Arc<Self> {
         let signals = Arc::new(Signals { wanted: Notify::new(), fetched: watch::channel(()).0 });
         let keys = Arc::new(LiveValue::new(KeySet::none(Instant::now())));
-        let this = Arc::new(Self { keys, asked: Mutex::default(), signals: Arc::clone(&signals) });
+        let this =
+            Arc::new(Self { problem: Mutex::default(), keys, asked: Mutex::default(), signals: Arc::clone(&signals) });
         let mut fetched = signals.fetched.subscribe();
         let task = Fetching {
             url,
@@ -68,6 +71,11 @@ impl Remote {
         tokio::spawn(task.run());
         let _ = timeout(FETCH, fetched.changed()).await;
         this
+    }
+
+    /// Returns why the keys could not be fetched the last time.
+    pub(super) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
     }
 
     /// Whether a fetch for an unknown key may begin, or is in progress.
@@ -112,7 +120,7 @@ struct Fetching {
 
 impl Fetching {
     async fn run(self) {
-        let (mut pause, mut problem) = (PAUSE.0, None);
+        let mut pause = PAUSE.0;
         loop {
             let fetched = self.fetch().await;
             let Some(remote) = self.remote.upgrade() else { return };
@@ -128,20 +136,21 @@ impl Fetching {
                         count => tracing::info!("{}: {count} keys of the issuer are in force", self.shown()),
                     }
                     remote.keys.replace(keys);
-                    (pause, problem) = (PAUSE.0, None);
+                    (pause, *lock(&remote.problem)) = (PAUSE.0, None);
                     self.refresh
                 }
                 Err(why) => {
                     self.metrics.key_fetches.count("failed");
-                    if problem.as_ref() != Some(&why) {
+                    let problem = format!("{}: the keys of the issuer cannot be fetched: {why}", self.shown());
+                    let before = lock(&remote.problem).replace(problem.clone());
+                    if before.as_ref() != Some(&problem) {
                         let kept = if remote.keys.load().is_usable(Instant::now()) {
                             "the last good keys stay in force"
                         } else {
                             "until it succeeds, tokens cannot be verified"
                         };
-                        tracing::warn!("{}: the keys of the issuer cannot be fetched: {why}; {kept}", self.shown());
+                        tracing::warn!("{problem}; {kept}");
                     }
-                    problem = Some(why);
                     pause = pause.saturating_mul(2).min(PAUSE.1);
                     pause.min(self.refresh)
                 }

@@ -14,13 +14,13 @@ use super::api_keys::KeyRing;
 use super::jwt::Verifier;
 use super::jwt::keys::KeySet;
 use super::login::Logins;
-use super::login::sealing::SealingKeys;
 use super::login::secret::ClientSecret;
 use super::passwords::{Hashing, Passwords, UserList};
 use super::remote::Remote;
 use crate::live_files::{FileContent, LiveFiles, LiveValue};
 use lodge_base::key_changes::{KeyChange, KeyMarks, KeyObserver};
 use lodge_base::lock::lock;
+use lodge_base::sealing::SealingKeys;
 use lodge_base::telemetry::metrics::Metrics;
 use lodge_manifest::auth::jwt::{JwkSource, Jwt};
 use lodge_manifest::auth::login::Login;
@@ -80,6 +80,14 @@ impl CredentialSources {
         self.observer = observer;
     }
 
+    /// Reads files as they are from now on, also those that may be incomplete: for a check that serves nothing.
+    pub fn set_offline(&mut self) {
+        self.api_keys.set_offline();
+        self.passwords.set_offline();
+        self.cookie_keys.set_offline();
+        self.secrets.set_offline();
+    }
+
     /// Reads what these checks need, and goes on reading it for as long as they are in use. Files are relative to
     /// `directory`.
     ///
@@ -95,12 +103,22 @@ impl CredentialSources {
             if let Some(file) = &check.settings.api_keys {
                 let path = directory.join(file);
                 let keys = self.follow(&self.api_keys, &path).await;
-                check.keys = Some(keys.map_err(|why| format!("auth.api_keys: {}: {why}", path.display()))?);
+                check.keys = Some(keys.map_err(|why| {
+                    format!(
+                        "auth.api_keys: {0}: {why}; `lodge keys create NAME --file {0}` writes such a file",
+                        path.display()
+                    )
+                })?);
             }
             if let Some(file) = &check.settings.passwords {
                 let path = directory.join(file);
                 let passwords = self.passwords(&path).await;
-                check.passwords = Some(passwords.map_err(|why| format!("auth.passwords: {}: {why}", path.display()))?);
+                check.passwords = Some(passwords.map_err(|why| {
+                    format!(
+                        "auth.passwords: {0}: {why}; `lodge keys create NAME --password --file {0}` writes such a file",
+                        path.display()
+                    )
+                })?);
             }
             if let Some(login) = &check.settings.login {
                 check.logins = Some(self.logins(&check.realm, login, directory).await?);
@@ -141,7 +159,9 @@ impl CredentialSources {
             }
             None => None,
         };
-        let opened = Arc::new(Logins::open(service, login.clone(), keys, secret, &self.metrics).await);
+        let former = lock(&self.logins).values().filter_map(Weak::upgrade).find(|logins| logins.knows(login));
+        let opened = Logins::open(service, login.clone(), keys, secret, former.as_deref(), &self.metrics).await;
+        let opened = Arc::new(opened);
         let mut logins = lock(&self.logins);
         logins.retain(|_, logins| logins.strong_count() > 0);
         logins.insert(name, Arc::downgrade(&opened));

@@ -3,12 +3,13 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::passwords::is_basic;
+use lodge_base::headers::{is_same, remove_where};
 use lodge_manifest::auth::{KeyHeader, Settings};
 
 /// The headers with credentials that some check of a service takes, and that its guest must not see unverified.
 #[derive(Default)]
 pub(super) struct TakenCredentials {
-    /// The headers with API keys, with `_` in place of `-` as well.
+    /// The headers with API keys.
     keys: Vec<HeaderName>,
     /// Whether `Authorization` has passwords, or tokens and keys of the scheme `Bearer`.
     passwords: bool,
@@ -23,21 +24,26 @@ impl TakenCredentials {
             return;
         }
         self.bearer |= takes_bearer(settings);
-        if let Some(name) = key_header(settings) {
-            // Those that CGI and similar interfaces cannot distinguish.
-            let names = [Some(name.clone()), alias(name)].into_iter().flatten();
-            let names: Vec<_> = names.filter(|name| !self.keys.contains(name)).collect();
-            self.keys.extend(names);
+        if let Some(name) = key_header(settings).filter(|name| !self.keys.contains(name)) {
+            self.keys.push(name.clone());
         }
+    }
+
+    /// Whether a header has API keys that a check takes, also with `_` or `.` in place of `-`, which some interfaces cannot
+    /// distinguish.
+    /// Those that a check with the settings `forwarded` takes stay.
+    pub(super) fn is_key(&self, name: &HeaderName, forwarded: Option<&Settings>) -> bool {
+        let is_of = |key: &HeaderName| is_same(key.as_str(), name.as_str());
+        self.keys.iter().any(is_of) && !forwarded.and_then(key_header).is_some_and(is_of)
     }
 
     /// Removes these credentials: clients send them on all paths of a service. What a check with the settings `forwarded` takes
     /// stays.
     pub(super) fn remove(&self, headers: &mut HeaderMap, forwarded: Option<&Settings>) {
         let forwarded_key = forwarded.and_then(key_header);
-        let stays =
-            |name: &HeaderName| forwarded_key.is_some_and(|key| key == name || alias(key).as_ref() == Some(name));
-        self.keys.iter().filter(|name| !stays(name)).for_each(|name| drop(headers.remove(name)));
+        if !self.keys.is_empty() {
+            remove_where(headers, |name| self.is_key(name, forwarded));
+        }
         let passwords = self.passwords && forwarded.is_none_or(|settings| settings.passwords.is_none());
         let bearer = self.bearer && !forwarded.is_some_and(takes_bearer);
         // Other schemes are of no use to the checks.
@@ -58,9 +64,4 @@ fn key_header(settings: &Settings) -> Option<&HeaderName> {
 /// Whether these settings take tokens or API keys of the scheme `Bearer`.
 fn takes_bearer(settings: &Settings) -> bool {
     settings.jwt.is_some() || settings.api_keys.is_some() && settings.header == KeyHeader::Bearer
-}
-
-/// Returns the name of a header with `_` in place of `-`, if it has any.
-fn alias(name: &HeaderName) -> Option<HeaderName> {
-    name.as_str().contains('-').then(|| name.as_str().replace('-', "_").parse().ok()).flatten()
 }

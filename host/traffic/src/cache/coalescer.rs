@@ -1,10 +1,17 @@
 //! Request coalescing: of concurrent requests for the same response, one fetches it and the others wait.
 //!
-//! The one that fetches holds a [`FillGuard`]. When that is dropped, the waiting requests look again. They find a
-//! response, or learn that it is uncacheable, or one of them starts a fill. So that requests for uncacheable responses
-//! do not wait for one another, this fact is remembered for a while, and during it every request goes alone. Purges and
-//! unsafe requests take from active fills the right to store: a response that was requested before an invalidation must
-//! not be stored after it.
+//! The one that fetches holds a [`FillGuard`]. What becomes of those that wait is decided once, when it ends:
+//!
+//! * a response was stored, or invalidated meanwhile: all of them look again;
+//! * the response cannot be stored: each of them goes alone;
+//! * nothing is known of the response for others, since a policy refused the request, its client left, or it failed,
+//!   which a client can cause: exactly one of them takes over the fill, and the others still wait.
+//!
+//! So a request is woken a fixed number of times, however many of those before it fail, and one that fails does not send
+//! all of them to the service at once. If all fail, they go one after the other until their time is over. So that requests for
+//! uncacheable responses do not wait for one another, the service's word on that is remembered for a while, and during
+//! it every request goes alone. Purges and unsafe requests take from active fills the right to store: a response that
+//! was requested before an invalidation must not be stored after it.
 //!
 //! Waiting is bounded: a request that has waited as long as it may fetches the response itself, and no other request
 //! joins the fill that it waited for. That fill may be sending to a client that reads slowly.
@@ -30,28 +37,50 @@ const UNCACHEABLE_KEYS: usize = 16 << 10;
 /// The fills of all services.
 pub(super) struct Coalescer {
     /// The active fills by key: at most as many as there are requests.
-    active: Mutex<Active>,
+    active: Mutex<HashMap<CacheKey, KeyFills>>,
     /// Hash of a request → the time until which such requests go alone. A collision of hashes costs coalescing only.
     uncacheable: Cache<u64, Instant>,
     hasher: RandomState,
 }
 
-type Active = HashMap<CacheKey, Vec<Arc<Fill>>>;
-
-/// One request that fetches a response.
-pub(super) struct Fill {
-    key: CacheKey,
-    variant: u64,
-    /// Other requests may wait for it.
-    joinable: AtomicBool,
-    waiters: AtomicUsize,
-    invalidated: AtomicBool,
-    /// Never has permits; it is closed when the fill ends.
-    finished: Semaphore,
+/// The active fills of one key since it was last invalidated.
+#[derive(Default)]
+struct KeyFills {
+    /// Shared by all of them.
+    invalidated: Arc<AtomicBool>,
+    count: usize,
+    /// Those that other requests may wait for, by variant.
+    joinable: HashMap<u64, Arc<Fill>>,
 }
 
-/// The right to fetch a response for other requests and to store it. Dropping it ends the fill.
+/// The fetch of a response, by one request after the other if they are refused. What is not atomic in itself changes
+/// only while `Coalescer::active` is locked.
+struct Fill {
+    key: CacheKey,
+    variant: u64,
+    invalidated: Arc<AtomicBool>,
+    /// Other requests may wait for it.
+    joinable: AtomicBool,
+    /// A request is fetching the response.
+    led: AtomicBool,
+    ended: AtomicBool,
+    /// When it has ended: each request that waited goes alone.
+    alone: AtomicBool,
+    waiters: AtomicUsize,
+    /// Has one permit while a request that waits is to take over. It is closed when the fill ends.
+    turn: Semaphore,
+}
+
+/// The right to fetch a response for other requests and to store it. If it is dropped, a request that waits gets it.
 pub(super) struct FillGuard {
+    coalescer: Arc<Coalescer>,
+    fill: Arc<Fill>,
+    /// Nobody takes over.
+    done: bool,
+}
+
+/// The place of a request that waits for a fill.
+pub(super) struct Waiter {
     coalescer: Arc<Coalescer>,
     fill: Arc<Fill>,
 }
@@ -60,8 +89,18 @@ pub(super) struct FillGuard {
 pub(super) enum Joined {
     /// It fetches the response.
     Fill(FillGuard),
-    /// It waits for this fill.
-    Wait(Arc<Fill>),
+    /// It waits.
+    Wait(Waiter),
+}
+
+/// What a request does that has waited.
+pub(super) enum Turn {
+    /// It looks again: there may be a response.
+    Look,
+    /// It goes alone, and no other request waits for it.
+    Alone,
+    /// It fetches the response for those that still wait.
+    Lead(FillGuard),
 }
 
 impl Coalescer {
@@ -84,72 +123,140 @@ impl Coalescer {
     pub(super) fn join(self: &Arc<Self>, key: &CacheKey, variant: u64, most: usize, now: Instant) -> Joined {
         let known = self.uncacheable.get(&variant).filter(|until| now < *until);
         let mut active = lock(&self.active);
-        let joinable = match joinable(&active, key, variant) {
+        let fills = active.entry(key.clone()).or_default();
+        let joinable = match fills.joinable.get(&variant) {
             _ if known.is_some() || most == 0 => false,
             None => true,
-            Some(fill) if fill.waiters.fetch_add(1, Relaxed) < most => return Joined::Wait(Arc::clone(fill)),
+            Some(fill) if fill.waiters.load(Relaxed) < most => {
+                fill.waiters.fetch_add(1, Relaxed);
+                return Joined::Wait(Waiter { coalescer: Arc::clone(self), fill: Arc::clone(fill) });
+            }
             Some(_) => false,
         };
-        Joined::Fill(self.start(&mut active, key, variant, joinable))
+        Joined::Fill(self.start(fills, key, variant, joinable))
     }
 
-    /// Starts a fill in place of `stuck`, which no request can join any more. Others can join the new one unless another
-    /// request has started one.
-    pub(super) fn replace(self: &Arc<Self>, stuck: &Fill) -> FillGuard {
-        let mut active = lock(&self.active);
+    /// Goes on with the fill that a request has taken over, unless it is another variant by now: a response has shown
+    /// meanwhile by which headers they vary. Else joins a fill or starts one.
+    pub(super) fn go_on(self: &Arc<Self>, turn: Turn, key: &CacheKey, variant: u64, most: usize) -> Joined {
+        match turn {
+            Turn::Lead(guard) if guard.fill.variant == variant => return Joined::Fill(guard),
+            Turn::Lead(guard) => guard.look_again(),
+            Turn::Look | Turn::Alone => {}
+        }
+        self.join(key, variant, most, Instant::now())
+    }
+
+    /// Starts a fill in place of the one that `waiter` waits for, which no request can join any more. Others can join
+    /// the new one unless another request has started one.
+    pub(super) fn replace(self: &Arc<Self>, waiter: &Waiter) -> FillGuard {
+        let (mut active, stuck) = (lock(&self.active), &waiter.fill);
         stuck.joinable.store(false, Relaxed);
-        let joinable = joinable(&active, &stuck.key, stuck.variant).is_none();
-        self.start(&mut active, &stuck.key, stuck.variant, joinable)
+        let fills = active.entry(stuck.key.clone()).or_default();
+        fills.close(stuck);
+        let joinable = !fills.joinable.contains_key(&stuck.variant);
+        self.start(fills, &stuck.key, stuck.variant, joinable)
     }
 
-    fn start(self: &Arc<Self>, active: &mut Active, key: &CacheKey, variant: u64, joinable: bool) -> FillGuard {
+    fn start(self: &Arc<Self>, fills: &mut KeyFills, key: &CacheKey, variant: u64, joinable: bool) -> FillGuard {
         let fill = Arc::new(Fill {
             key: key.clone(),
             variant,
+            invalidated: Arc::clone(&fills.invalidated),
             joinable: AtomicBool::new(joinable),
+            led: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             waiters: AtomicUsize::new(0),
-            invalidated: AtomicBool::new(false),
-            finished: Semaphore::new(0),
+            turn: Semaphore::new(0),
         });
-        active.entry(key.clone()).or_default().push(Arc::clone(&fill));
-        FillGuard { coalescer: Arc::clone(self), fill }
+        fills.count += 1;
+        if joinable {
+            fills.joinable.insert(variant, Arc::clone(&fill));
+        }
+        FillGuard { coalescer: Arc::clone(self), fill, done: false }
     }
 
     /// Runs `act`, which removes responses. Fills under matching keys that are active now will not be stored.
     pub(super) fn invalidate<T>(&self, so: impl Fn(&CacheKey) -> bool, act: impl FnOnce() -> T) -> T {
         let mut active = lock(&self.active);
-        for (_, coalescer) in active.extract_if(|key, _| so(key)) {
-            coalescer.iter().for_each(|fill| fill.invalidated.store(true, Relaxed));
-        }
+        active.extract_if(|key, _| so(key)).for_each(|(_, fills)| fills.invalidated.store(true, Relaxed));
         act()
     }
 
     /// The same as [`invalidate`](Self::invalidate), for one key.
     pub(super) fn invalidate_key<T>(&self, key: &CacheKey, act: impl FnOnce() -> T) -> T {
         let mut active = lock(&self.active);
-        let coalescer = active.remove(key);
-        coalescer.iter().flatten().for_each(|fill| fill.invalidated.store(true, Relaxed));
+        active.remove(key).iter().for_each(|fills| fills.invalidated.store(true, Relaxed));
         act()
     }
 
     /// The number of active fills.
     #[cfg(test)]
     pub(super) fn active_fills(&self) -> usize {
-        lock(&self.active).values().map(Vec::len).sum()
+        lock(&self.active).values().map(|fills| fills.count).sum()
     }
 }
 
-/// The fill that a request may join.
-fn joinable<'a>(active: &'a Active, key: &CacheKey, variant: u64) -> Option<&'a Arc<Fill>> {
-    let mut all = active.get(key).into_iter().flatten();
-    all.find(|fill| fill.joinable.load(Relaxed) && fill.variant == variant)
+impl KeyFills {
+    /// Lets no request join the fill.
+    fn close(&mut self, fill: &Arc<Fill>) {
+        if self.joinable.get(&fill.variant).is_some_and(|joinable| Arc::ptr_eq(joinable, fill)) {
+            self.joinable.remove(&fill.variant);
+        }
+    }
 }
 
 impl Fill {
-    /// Waits for the end of the fill.
-    pub(super) async fn finished(&self) {
-        // Returns when the semaphore is closed.
-        let _ = self.finished.acquire().await;
+    /// Whether a request that waits may take over.
+    fn can_be_led(&self) -> bool {
+        self.joinable.load(Relaxed) && !self.invalidated.load(Relaxed)
+    }
+
+    /// Ends the fill, if it has not ended. Those that wait look again, unless they are to go alone.
+    fn end(self: &Arc<Self>, active: &mut HashMap<CacheKey, KeyFills>) {
+        if self.ended.swap(true, Relaxed) {
+            return;
+        }
+        // An invalidation has removed it already.
+        if let Some(fills) = active.get_mut(&self.key)
+            && Arc::ptr_eq(&fills.invalidated, &self.invalidated)
+        {
+            fills.close(self);
+            fills.count -= 1;
+            if fills.count == 0 {
+                active.remove(&self.key);
+            }
+        }
+        self.turn.close();
+    }
+}
+
+impl Waiter {
+    /// Waits until the fill ends, or this request is the one to take it over.
+    pub(super) async fn turn(&self) -> Turn {
+        match self.fill.turn.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) if self.fill.alone.load(Relaxed) => return Turn::Alone,
+            Err(_) => return Turn::Look,
+        }
+        let mut active = lock(&self.coalescer.active);
+        if !self.fill.can_be_led() {
+            self.fill.end(&mut active);
+            return Turn::Look;
+        }
+        self.fill.led.store(true, Relaxed);
+        Turn::Lead(FillGuard { coalescer: Arc::clone(&self.coalescer), fill: Arc::clone(&self.fill), done: false })
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut active = lock(&self.coalescer.active);
+        let was_last = self.fill.waiters.fetch_sub(1, Relaxed) == 1;
+        if was_last && !self.fill.led.load(Relaxed) {
+            self.fill.end(&mut active);
+        }
     }
 }
 
@@ -170,9 +277,25 @@ impl FillGuard {
         let refused = !self.fill.invalidated.load(Relaxed) && !store(self.fill.key.clone());
         drop(active);
         if refused {
-            return self.finish_uncacheable();
+            return self.finish_unstored();
         }
         self.coalescer.uncacheable.remove(&self.fill.variant);
+        self.look_again();
+    }
+
+    /// Ends the fill. Those that wait look again.
+    pub(super) fn look_again(mut self) {
+        self.done = true;
+    }
+
+    /// Lets one of those that wait fetch the response, since this request has shown nothing of it. The others still wait.
+    pub(super) fn hand_over(self) {}
+
+    /// Ends the fill with a response that there is no space for. Each of those that wait goes alone; later ones wait for one
+    /// another as before.
+    pub(super) fn finish_unstored(mut self) {
+        self.fill.alone.store(true, Relaxed);
+        self.done = true;
     }
 
     /// Runs `change` on the stored responses while no other fill can, then does as
@@ -184,135 +307,28 @@ impl FillGuard {
         self.finish_uncacheable();
     }
 
-    /// Ends the fill without a response. Later requests do not wait for one another.
+    /// Does as [`finish_unstored`](Self::finish_unstored), and later requests do not wait for one another either.
     pub(super) fn finish_uncacheable(self) {
         self.finish_uncacheable_at(Instant::now());
     }
 
     fn finish_uncacheable_at(self, now: Instant) {
         self.coalescer.uncacheable.insert(self.fill.variant, now + UNCACHEABLE_FOR);
+        self.finish_unstored();
     }
 }
 
 impl Drop for FillGuard {
     fn drop(&mut self) {
-        let mut active = lock(&self.coalescer.active);
-        // An invalidation has removed it already.
-        if let Some(coalescer) = active.get_mut(&self.fill.key) {
-            coalescer.retain(|fill| !Arc::ptr_eq(fill, &self.fill));
-            if coalescer.is_empty() {
-                active.remove(&self.fill.key);
-            }
+        let (mut active, fill) = (lock(&self.coalescer.active), &self.fill);
+        if !self.done && fill.can_be_led() && fill.waiters.load(Relaxed) > 0 {
+            fill.led.store(false, Relaxed);
+            fill.turn.add_permits(1);
+        } else {
+            fill.end(&mut active);
         }
-        drop(active);
-        self.fill.finished.close();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(path: &str) -> CacheKey {
-        CacheKey::new("users", &format!("http://h{path}").parse().unwrap())
-    }
-
-    fn join(coalescer: &Arc<Coalescer>, variant: u64, now: Instant) -> Option<FillGuard> {
-        match coalescer.join(&key("/a"), variant, 2, now) {
-            Joined::Fill(guard) => Some(guard),
-            Joined::Wait(_) => None,
-        }
-    }
-
-    #[tokio::test]
-    async fn one_request_fetches_and_the_others_wait() {
-        let start = Instant::now();
-        let coalescer = Coalescer::new();
-        let guard = join(&coalescer, 1, start).unwrap();
-        let Joined::Wait(joinable) = coalescer.join(&key("/a"), 1, 2, start) else { panic!("two guard") };
-        assert!(join(&coalescer, 2, start).is_some(), "another variant does not wait");
-        let mut waiting = Box::pin(joinable.finished());
-        assert!(futures_pending(&mut waiting));
-        drop(guard);
-        waiting.await;
-        let mut stored = 0;
-        join(&coalescer, 1, start).unwrap().store(|_| {
-            stored += 1;
-            true
-        });
-        assert_eq!((stored, coalescer.active_fills()), (1, 0));
-    }
-
-    #[test]
-    fn the_number_of_waiting_requests_is_bounded() {
-        let start = Instant::now();
-        let coalescer = Coalescer::new();
-        let _lead = join(&coalescer, 1, start).unwrap();
-        let joined: Vec<_> = (0..3).map(|_| join(&coalescer, 1, start).is_some()).collect();
-        assert_eq!(joined, [false, false, true]);
-    }
-
-    #[test]
-    fn requests_do_not_wait_for_uncacheable_responses() {
-        let start = Instant::now();
-        let coalescer = Coalescer::new();
-        join(&coalescer, 1, start).unwrap().finish_uncacheable_at(start);
-        let alone: Vec<_> = (0..3).map(|_| join(&coalescer, 1, start).unwrap()).collect();
-        assert_eq!((alone.len(), coalescer.active_fills()), (3, 3));
-        drop(alone);
-        // A stored response ends the period, and so does time.
-        join(&coalescer, 1, start).unwrap().store(|_| true);
-        let _lead = join(&coalescer, 1, start).unwrap();
-        assert!(join(&coalescer, 1, start).is_none());
-        // A response without space in the store does not.
-        join(&coalescer, 3, start).unwrap().store(|_| false);
-        assert!((0..2).all(|_| join(&coalescer, 3, start).is_some()));
-        join(&coalescer, 2, start).unwrap().finish_uncacheable_at(start);
-        let _lead = join(&coalescer, 2, start + UNCACHEABLE_FOR).unwrap();
-        assert!(join(&coalescer, 2, start + UNCACHEABLE_FOR).is_none());
-    }
-
-    #[test]
-    fn a_response_requested_before_a_purge_is_not_stored() {
-        let start = Instant::now();
-        let coalescer = Coalescer::new();
-        let (late, other) = (join(&coalescer, 1, start).unwrap(), guard(&coalescer, "/b", 2));
-        coalescer.invalidate_key(&key("/a"), || ());
-        let fresh = join(&coalescer, 1, start).expect("requests do not join an invalidated fill");
-        let mut stored = Vec::new();
-        for (guard, name) in [(late, "late"), (fresh, "fresh"), (other, "other")] {
-            guard.store(|_| {
-                stored.push(name);
-                true
-            });
-        }
-        assert_eq!(stored, ["fresh", "other"]);
-        let invalidated = join(&coalescer, 1, start).unwrap();
-        coalescer.invalidate(|key| key.service() == "users", || ());
-        invalidated.store(|_| panic!("an invalidated response was stored"));
-    }
-
-    /// A fill that others have waited for too long can no longer be joined.
-    #[test]
-    fn no_request_waits_twice_for_a_stuck_fill() {
-        let (coalescer, start) = (Coalescer::new(), Instant::now());
-        let _stuck = join(&coalescer, 1, start).unwrap();
-        let Joined::Wait(joinable) = coalescer.join(&key("/a"), 1, 2, start) else { panic!("two guard") };
-        let instead = coalescer.replace(&joinable);
-        assert!(instead.is_joinable());
-        let Joined::Wait(new) = coalescer.join(&key("/a"), 1, 2, start) else { panic!("it was not joinable") };
-        assert!(!Arc::ptr_eq(&new, &joinable));
-        // A second request that has waited for the same fill finds the new one, and does not wait again.
-        assert!(!coalescer.replace(&joinable).is_joinable());
-        assert!(matches!(coalescer.join(&key("/a"), 1, 2, start), Joined::Wait(still) if Arc::ptr_eq(&still, &new)));
-    }
-
-    fn guard(coalescer: &Arc<Coalescer>, path: &str, variant: u64) -> FillGuard {
-        coalescer.start(&mut lock(&coalescer.active), &key(path), variant, false)
-    }
-
-    fn futures_pending(future: &mut (impl Future + Unpin)) -> bool {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        std::pin::Pin::new(future).poll(&mut cx).is_pending()
-    }
-}
+mod tests;

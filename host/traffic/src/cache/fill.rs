@@ -117,6 +117,12 @@ impl CacheFill {
         }
     }
 
+    /// Whether other requests may be waiting for the response.
+    #[cfg(test)]
+    pub(super) fn is_joinable(&self) -> bool {
+        matches!(&self.0, FillKind::Keep(fetch) if fetch.guard.is_joinable())
+    }
+
     /// When the request times out; `None` if it was not admitted, or its response is not stored.
     pub fn deadline(&self) -> Option<Instant> {
         if let FillKind::Keep(fetch) = &self.0 { fetch.deadline } else { None }
@@ -181,7 +187,9 @@ impl Drop for Invalidation {
 
 impl Fetch {
     fn settle<R: CacheBody, E: FetchError>(mut self: Box<Self>, result: Result<Response<R>, E>) -> Settled<R, E> {
+        let was_ok = result.is_ok();
         let result = reject_unconditional_304(result, self.unconditional);
+        let is_unrequested = was_ok && result.is_err();
         let now = self.cache.now();
         let times = Times { requested: self.requested, received: now };
         let serves =
@@ -191,18 +199,19 @@ impl Fetch {
             let response = stored
                 .response(&self.conditions, false, CacheStatus::Hit(stored.freshness().left(now)), now)
                 .map(R::stored);
-            // Unless others get the stale response meanwhile, later requests do not wait for one another to find out
-            // that the service still fails.
-            if !stored.freshness().allows_while_revalidating(now) {
-                self.guard.finish_uncacheable();
-            }
+            self.guard.hand_over();
             return Settled::Stale(response, result.err());
         }
         let response = match result {
             Ok(response) => response,
             Err(error) => {
                 self.count(CacheOutcome::Miss);
-                self.guard.finish_uncacheable();
+                // Requests that go alone have the conditions of their clients, for which the service may be waiting.
+                if is_unrequested {
+                    self.guard.finish_uncacheable();
+                } else {
+                    self.guard.hand_over();
+                }
                 return Settled::Done(Err(error));
             }
         };
@@ -229,12 +238,15 @@ impl Fetch {
         // The body has its reservation already.
         let reservation =
             |stored_head: &StoredHead| self.cache.budget.reserve(stored_head.bytes() + self.guard.key().len());
-        match stored_head.and_then(|stored_head| Some((reservation(&stored_head)?, stored_head))) {
-            Some((reservation, stored_head)) => {
-                let renewed = Arc::new(stored.renewed(stored_head, reservation));
-                let cache = Arc::clone(&self.cache);
-                self.guard.store(|key| cache.put(key, renewed));
-            }
+        match stored_head {
+            Some(stored_head) => match reservation(&stored_head) {
+                Some(reservation) => {
+                    let renewed = Arc::new(stored.renewed(stored_head, reservation));
+                    let cache = Arc::clone(&self.cache);
+                    self.guard.store(|key| cache.put(key, renewed));
+                }
+                None => self.guard.finish_unstored(),
+            },
             None if forbidden => self.forbid_stale(stored, times.received),
             None => self.guard.finish_uncacheable(),
         }
@@ -248,27 +260,34 @@ impl Fetch {
         let stored_head = StoredHead::of(&self.selector(), &self.service, &head, self.rules, times);
         let (stale, insists) = (self.stale.is_some(), self.insists);
         let holds = self.conditions.match_response(head.status, &head.headers);
-        let stored_head =
-            stored_head.filter(|stored_head| self.cache.store.has_place(self.guard.key(), stored_head, times.received));
+        let has_place =
+            |stored_head: &StoredHead| self.cache.store.has_place(self.guard.key(), stored_head, times.received);
         let stored = match (stored_head, self.stale.clone()) {
-            (Some(stored_head), _) => {
+            (Some(stored_head), _) if has_place(&stored_head) => {
                 match Recorder::new(&self.cache, self.guard, stored_head, declared_length(&head.headers)) {
-                    Ok(recorder) => {
+                    Some(recorder) => {
                         body = body.recorded(recorder);
                         true
                     }
-                    Err(guard) => {
-                        guard.finish_uncacheable();
-                        false
-                    }
+                    None => false,
                 }
             }
-            (None, Some(stored)) if !is_failure(head.status) && self.forbids_stored(&head.headers) => {
+            // Other clients have taken all places of variants.
+            (Some(_), _) => {
+                self.guard.finish_unstored();
+                false
+            }
+            (None, Some(stored)) if can_withdraw(head.status) && self.forbids_stored(&head.headers) => {
                 self.forbid_stale(&stored, times.received);
                 false
             }
-            (None, _) => {
+            (None, _) if is_about_resource(head.status) => {
                 self.guard.finish_uncacheable();
+                false
+            }
+            // Other requests may get another response.
+            (None, _) => {
+                self.guard.hand_over();
                 false
             }
         };
@@ -343,4 +362,16 @@ fn fails<R, E: FetchError>(result: &Result<Response<R>, E>) -> bool {
 
 fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502..=504)
+}
+
+/// Whether a response with this status is about the resource, whatever the rest of the request is: successes, redirections, and the
+/// errors that are heuristically cacheable (RFC 9110, 15.1). A client can cause any other: by its conditions, or by a request that fails.
+fn is_about_resource(status: StatusCode) -> bool {
+    let is_final = status.is_success() || (status.is_redirection() && status != StatusCode::NOT_MODIFIED);
+    is_final || matches!(status.as_u16(), 404 | 405 | 410 | 414 | 501)
+}
+
+/// Whether a response with this status can be the service's word on what is stored: that of the resource, or that it is closed to all.
+fn can_withdraw(status: StatusCode) -> bool {
+    is_about_resource(status) || matches!(status.as_u16(), 401 | 403 | 451)
 }

@@ -7,8 +7,8 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
-use crate::proxy::headers::is_identity;
 use crate::proxy::lists::{self, Quoting};
+use lodge_base::headers::is_identity;
 
 /// A digest of these values: equal for requests that a service cannot distinguish by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

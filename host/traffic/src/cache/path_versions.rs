@@ -79,6 +79,11 @@ impl PathVersions {
 }
 
 impl PathVersion {
+    /// Takes in the changes since.
+    pub(super) fn refresh(&mut self) {
+        self.changes = count(&self.counters, self.counter);
+    }
+
     /// Whether the path has not changed since.
     pub(super) fn is_current(&self) -> bool {
         count(&self.counters, self.counter) == self.changes

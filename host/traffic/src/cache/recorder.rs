@@ -11,7 +11,7 @@ use super::coalescer::FillGuard;
 use super::stored::{StoredHead, accounted};
 use lodge_base::budget::Reservation;
 
-/// A copy in progress of one response. Dropping it before the end stores nothing, and the waiting requests look again.
+/// A copy in progress of one response. Dropping it before the end stores nothing, and one of the waiting requests takes over.
 pub struct Recorder(Option<Box<PartialResponse>>);
 
 struct PartialResponse {
@@ -27,22 +27,33 @@ struct PartialResponse {
     declared_length: Option<usize>,
 }
 
+/// Why a response cannot be copied.
+enum NoSpace {
+    /// It is too large, or has trailers: whoever asks for it.
+    Ever,
+    /// The budget has too few bytes left.
+    Now,
+}
+
 impl Recorder {
-    /// Begins a copy of a response.
-    ///
-    /// # Errors
-    /// Returns the guard if the response is too large, or the budget has too few bytes left.
+    /// Begins a copy of a response. If the response is too large, or the budget has too few bytes left, ends the fill
+    /// and returns `None`.
     pub(super) fn new(
         cache: &Arc<ResponseCache>,
         guard: FillGuard,
         stored_head: StoredHead,
         declared_length: Option<usize>,
-    ) -> Result<Self, FillGuard> {
+    ) -> Option<Self> {
         let head = stored_head.bytes() + guard.key().len();
         // A guest or a replica declares the length: it can be any number.
-        let fits = head.checked_add(declared_length.unwrap_or(0)).is_some_and(|size| size <= cache.entry);
-        let reserve = || Some((cache.budget.reserve(head)?, cache.budget.reserve(0)?));
-        let Some((reservation, body_reservation)) = fits.then(reserve).flatten() else { return Err(guard) };
+        if head.checked_add(declared_length.unwrap_or(0)).is_none_or(|size| size > cache.entry) {
+            guard.finish_uncacheable();
+            return None;
+        }
+        let Some((reservation, body_reservation)) = cache.budget.reserve(head).zip(cache.budget.reserve(0)) else {
+            guard.finish_unstored();
+            return None;
+        };
         let (cache, body) = (Arc::clone(cache), Vec::new());
         let mut recording = Box::new(PartialResponse {
             cache,
@@ -53,21 +64,27 @@ impl Recorder {
             body_reservation,
             declared_length,
         });
-        if recording.reserve(declared_length.unwrap_or(0)) { Ok(Self(Some(recording))) } else { Err(recording.guard) }
+        match recording.reserve(declared_length.unwrap_or(0)) {
+            Ok(()) => Some(Self(Some(recording))),
+            Err(no_space) => {
+                recording.give_up(no_space);
+                None
+            }
+        }
     }
 
     /// Copies a frame. Gives up at trailers, which are never stored.
     pub fn frame(&mut self, frame: &Frame<Bytes>) {
         let Some(recording) = &mut self.0 else { return };
-        let fits = frame.data_ref().is_some_and(|data| {
-            let fits = recording.reserve(data.len());
-            if fits {
-                recording.body.extend_from_slice(data);
-            }
-            fits
+        let copied = frame.data_ref().ok_or(NoSpace::Ever).and_then(|data| {
+            recording.reserve(data.len())?;
+            recording.body.extend_from_slice(data);
+            Ok(())
         });
-        if !fits {
-            self.give_up();
+        if let Err(no_space) = copied
+            && let Some(recording) = self.0.take()
+        {
+            recording.give_up(no_space);
         }
     }
 
@@ -83,38 +100,42 @@ impl Recorder {
         let PartialResponse { cache, guard, stored_head, reservation, body, body_reservation, declared_length } =
             *recording;
         if declared_length.is_some_and(|declared_length| declared_length != body.len()) {
-            return guard.finish_uncacheable();
+            return guard.hand_over();
         }
         let stored = Arc::new(stored_head.complete(accounted(body, body_reservation), reservation));
         guard.store(|key| cache.put(key, stored));
     }
 
-    /// Stores nothing: the response was incomplete or is too large. Later requests do not wait for one another.
-    pub fn give_up(&mut self) {
-        if let Some(recording) = self.0.take() {
-            recording.guard.finish_uncacheable();
-        }
+    /// Stores nothing, and one of the waiting requests takes over: what ended the response says nothing of the next one.
+    pub fn cancel(&mut self) {
+        self.0 = None;
     }
 }
 
 impl PartialResponse {
-    /// Reserves and allocates space for `more` bytes. Returns false if the response becomes too large, or the budget
-    /// has too few bytes left.
-    fn reserve(&mut self, more: usize) -> bool {
+    /// Ends the fill.
+    fn give_up(self: Box<Self>, no_space: NoSpace) {
+        match no_space {
+            NoSpace::Ever => self.guard.finish_uncacheable(),
+            NoSpace::Now => self.guard.finish_unstored(),
+        }
+    }
+
+    /// Reserves and allocates space for `more` bytes.
+    fn reserve(&mut self, more: usize) -> Result<(), NoSpace> {
         let (length, allocated) = (self.body.len(), self.body.capacity());
         let most = self.cache.entry.saturating_sub(self.reservation.bytes());
-        let Some(needed) = length.checked_add(more).filter(|needed| *needed <= most) else { return false };
+        let needed = length.checked_add(more).filter(|needed| *needed <= most).ok_or(NoSpace::Ever)?;
         if needed <= allocated {
-            return true;
+            return Ok(());
         }
         // Doubling avoids a copy of the body for each frame. If it does not fit, exactly what is needed.
         let wanted = [needed.max(allocated.saturating_mul(2)).min(most), needed];
-        let Some(size) = wanted.into_iter().find(|size| self.body_reservation.grow(size - allocated)) else {
-            return false;
-        };
+        let size = wanted.into_iter().find(|size| self.body_reservation.grow(size - allocated)).ok_or(NoSpace::Now)?;
         self.body.reserve_exact(size - length);
         // An allocator may give more than requested.
-        self.body_reservation.grow(self.body.capacity().saturating_sub(size)) || self.body.capacity() == size
+        let more = self.body.capacity().saturating_sub(size);
+        if self.body_reservation.grow(more) || more == 0 { Ok(()) } else { Err(NoSpace::Now) }
     }
 }
 

@@ -5,6 +5,7 @@ mod memory;
 mod negotiation;
 mod proxy;
 mod sharing;
+mod waiting;
 
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl Cache {
         let Joined::Fill(guard) = self.cache.coalescer.join(&Self::key(path), 1, 0, Instant::now()) else {
             return None;
         };
-        Recorder::new(&self.cache, guard, stored_head, declared_length(&head.headers)).ok()
+        Recorder::new(&self.cache, guard, stored_head, declared_length(&head.headers))
     }
 
     fn keep(
@@ -110,8 +111,8 @@ impl Cache {
     /// What a client without conditions finds.
     async fn find(&self, edition: &Edition, path: &str, limits: &Limits) -> LookupResult<Body> {
         let headers = HeaderMap::new();
-        let selector = self.selector(edition, path, &headers);
-        self.cache.find(&Self::key(path), &selector, limits, &Conditions::default(), false, || {}).await
+        let mut selector = self.selector(edition, path, &headers);
+        self.cache.find(&Self::key(path), &mut selector, limits, &Conditions::default(), false, || {}).await
     }
 
     fn entries(&self) -> u64 {

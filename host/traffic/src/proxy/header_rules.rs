@@ -3,6 +3,7 @@
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use lodge_base::headers::remove_where;
 use lodge_manifest::headers::{HeaderChanges, HeaderRules};
 
 /// A year, which preload lists of browsers require at least.
@@ -34,8 +35,12 @@ const OF_CONTENT: [HeaderName; 10] = [
     header::PRAGMA,
 ];
 
-/// Changes the head of a request.
+/// Changes the head of a request. What is removed or set is removed with `_` or `.` in place of `-` as well, which some interfaces
+/// cannot distinguish.
 pub fn change_request(rules: &HeaderRules, headers: &mut HeaderMap) {
+    if !rules.request.remove.is_empty() || !rules.request.set.is_empty() {
+        remove_where(headers, |name| rules.request.replaces(name));
+    }
     change(&rules.request, |_| true, headers);
 }
 
@@ -105,6 +110,38 @@ mod tests {
             "response.remove = ['a', 'b']\nresponse.set = { b = '2', c = '3' }\nresponse.add = { c = ['4'], d = '5' }";
         let fields = [("a", "1"), ("a", "1"), ("b", "1"), ("c", "1"), ("c", "1"), ("e", "1")];
         assert_eq!(response(text, false, &fields), ["b: 2", "c: 3", "c: 4", "d: 5", "e: 1"]);
+    }
+
+    /// A service behind an interface that cannot distinguish `_` and `-` gets no other value than that of the manifest.
+    #[test]
+    fn no_spelling_passes_what_requests_lose() {
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let text =
+            "[headers]\nrequest.set = { x-run-mode = 'production', x_own = '1' }\nrequest.remove = 'x-debug-user'";
+        let rules = Manifest::read("users", text, &limits, 1 << 30).unwrap().headers.unwrap();
+        let mut headers = HeaderMap::new();
+        for name in [
+            "x-run-mode",
+            "x_run_mode",
+            "x-run_mode",
+            "x_run-mode",
+            "x.run.mode",
+            "x!run~mode",
+            "x-own",
+            "x_own",
+            "x.own",
+            "x-debug-user",
+            "x_debug_user",
+            "x-run-modes",
+            "xrun-mode",
+        ] {
+            headers.append(name, HeaderValue::from_static("forged"));
+        }
+        change_request(&rules, &mut headers);
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        assert_eq!(lines, ["x-run-mode: production", "x-run-modes: forged", "x_own: 1", "xrun-mode: forged"]);
     }
 
     /// What a manifest says of content holds for content only.

@@ -16,8 +16,10 @@ pub use self::peer::Peer;
 use self::peer::{RequestHost, element};
 pub use self::target::{rewrite, strip_prefix};
 use super::upgrade::OfferedProtocols;
-use crate::auth::identity;
 use lodge_base::canonical;
+use lodge_base::headers::{
+    IDENTITY, is_controlled, is_hop_by_hop, is_hosts_own, is_identity, is_same, plain_name, remove_where,
+};
 
 /// The reason why HTTP does not allow a request.
 #[derive(Debug, thiserror::Error)]
@@ -31,41 +33,6 @@ pub enum Malformed {
     Framing,
 }
 
-/// Whether a header is for the next hop only (RFC 9110 7.6.1), or otherwise about the connection.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
-}
-
-/// Whether a header says who the client is or what URL it requested. Clients have reason to forge these.
-pub fn is_identity(name: &str) -> bool {
-    matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
-}
-
-/// Whether a header says whose request it is, by verified credentials. Only this host writes it: nobody is believed.
-fn is_verified(name: &str) -> bool {
-    name.starts_with(identity::PREFIX)
-}
-
-/// Whether a header is written by this host or by a trusted proxy. A client's `Connection` header must not remove it:
-/// RFC 9110 7.6.1 allows connection options only for fields of one hop.
-fn is_hosts_own(name: &str) -> bool {
-    matches!(name, "host" | "via" | "x-request-id" | "traceparent" | "tracestate" | "b3")
-        || is_identity(name)
-        || is_verified(name)
-        || name.starts_with("x-b3-")
-}
-
 /// How a request header is treated.
 enum FieldKind {
     /// The header is kept.
@@ -76,8 +43,8 @@ enum FieldKind {
     Forwarding,
     /// The header says whose request it is, and is removed from every request.
     Verified,
-    /// The name has underscores, and with hyphens it would be one that this host controls. CGI and similar interfaces
-    /// cannot distinguish the two.
+    /// With `-` in place of `_`, `.` and the like, the name would be one that this host controls. CGI and similar interfaces cannot
+    /// distinguish the two.
     Alias,
 }
 
@@ -87,15 +54,13 @@ fn kind(name: &HeaderName) -> FieldKind {
     if !matches!(text.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'v' | b'x')) {
         return FieldKind::Other;
     }
-    if text.bytes().any(|byte| byte == b'_') {
-        let plain = text.replace('_', "-");
-        let alias = is_hosts_own(&plain) || is_hop_by_hop(&plain) || plain == "content-length";
-        return if alias { FieldKind::Alias } else { FieldKind::Other };
+    if let Some(plain) = plain_name(text) {
+        return if is_controlled(&plain) { FieldKind::Alias } else { FieldKind::Other };
     }
     match () {
         () if is_hop_by_hop(text) => FieldKind::Hop,
         () if is_identity(text) || text == "via" => FieldKind::Forwarding,
-        () if is_verified(text) => FieldKind::Verified,
+        () if text.starts_with(IDENTITY) => FieldKind::Verified,
         () => FieldKind::Other,
     }
 }
@@ -148,7 +113,7 @@ pub fn normalize(head: &mut request::Parts, peer: &Peer) -> Result<Arrival, Malf
     }
     let scheme = peer.scheme(&head.headers).clone();
     let request_host = request_host(head, peer, &scheme)?;
-    OfferedProtocols::detect(head);
+    OfferedProtocols::detect(head, peer.valid_until());
     let (mut dropped, mut forwarded) = (Vec::new(), false);
     for name in head.headers.keys() {
         match kind(name) {
@@ -224,9 +189,17 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers, dropped, |_| true);
 }
 
-/// Further headers that no trailer may be: how long the body is, and whose request it is.
-const HEAD_ONLY: [HeaderName; 4] =
-    [header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key")];
+/// Further headers that no trailer may be: how long the body is and what it contains, and whose request it is.
+const HEAD_ONLY: [HeaderName; 8] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::TRAILER,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+];
 
 /// Filters a frame of a request's body. Removes trailers that only a header section may have (RFC 9110 6.5.1), because
 /// some servers merge trailers into the headers.
@@ -237,10 +210,9 @@ pub fn filter_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     };
     let is_heads = |name: &HeaderName| {
         let is_other = matches!(kind(name), FieldKind::Other) && !is_hosts_own(name.as_str());
-        !is_other || HEAD_ONLY.contains(name)
+        !is_other || HEAD_ONLY.iter().any(|known| is_same(known.as_str(), name.as_str()))
     };
-    let dropped: Vec<_> = trailers.keys().filter(|name| is_heads(name)).cloned().collect();
-    dropped.iter().for_each(|name| drop(trailers.remove(name)));
+    remove_where(&mut trailers, is_heads);
     Frame::trailers(trailers)
 }
 

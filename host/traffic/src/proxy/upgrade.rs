@@ -1,5 +1,7 @@
 //! Protocol upgrades of a connection (RFC 9110 7.8).
 
+use std::time::SystemTime;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version, request};
 use hyper::upgrade::OnUpgrade;
@@ -7,26 +9,31 @@ use hyper::upgrade::OnUpgrade;
 /// The protocols that a client offers to switch to, in its order of preference (RFC 9110 7.8), at least one. An
 /// extension of requests that have some.
 #[derive(Clone, Debug)]
-pub struct OfferedProtocols(HeaderValue);
+pub struct OfferedProtocols {
+    names: HeaderValue,
+    valid_until: Option<SystemTime>,
+}
 
 /// The client's side of an upgrade: what it offers, and its connection once that is free.
 pub struct ClientUpgrade {
     offered: HeaderValue,
+    valid_until: Option<SystemTime>,
     connection: OnUpgrade,
 }
 
 impl OfferedProtocols {
-    /// Adds the extension to a request that offers an upgrade. Must run before hop-by-hop headers are removed.
-    pub fn detect(head: &mut request::Parts) {
+    /// Adds the extension to a request that offers an upgrade, on a connection with a certificate that is valid until then. Must run
+    /// before hop-by-hop headers are removed.
+    pub fn detect(head: &mut request::Parts, valid_until: Option<SystemTime>) {
         if head.headers.contains_key(header::UPGRADE)
             && head.version == Version::HTTP_11
             && head.method == Method::GET
             && members(&head.headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
             && let offered = members(&head.headers, &header::UPGRADE).filter(|name| !is_http(name)).collect::<Vec<_>>()
             && !offered.is_empty()
-            && let Ok(offered) = HeaderValue::try_from(offered.join(", "))
+            && let Ok(names) = HeaderValue::try_from(offered.join(", "))
         {
-            head.extensions.insert(Self(offered));
+            head.extensions.insert(Self { names, valid_until });
         }
     }
 }
@@ -34,8 +41,8 @@ impl OfferedProtocols {
 impl ClientUpgrade {
     /// Takes the upgrade out of a request; `None` if it offers none.
     pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
-        let OfferedProtocols(offered) = request.extensions_mut().remove()?;
-        Some(Self { offered, connection: hyper::upgrade::on(request) })
+        let OfferedProtocols { names: offered, valid_until } = request.extensions_mut().remove()?;
+        Some(Self { offered, valid_until, connection: hyper::upgrade::on(request) })
     }
 
     /// Whether the client offered all protocols of a response with these headers. There are several where one runs on
@@ -50,6 +57,11 @@ impl ClientUpgrade {
     /// Writes the offer into the headers of a request to a replica.
     pub fn write_offer(&self, headers: &mut HeaderMap) {
         write_upgrade(headers, &self.offered);
+    }
+
+    /// Returns when the certificate of the client expires, if it has one.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        self.valid_until
     }
 
     /// Returns the client's connection, which is ready once the head of the response is sent.
@@ -94,7 +106,7 @@ mod tests {
     fn upgrade(version: Version, lines: &[(HeaderName, &'static str)]) -> Option<ClientUpgrade> {
         let request = lines.iter().fold(Request::get("/"), |request, (name, value)| request.header(name, *value));
         let (mut head, ()) = request.version(version).body(()).unwrap().into_parts();
-        OfferedProtocols::detect(&mut head);
+        OfferedProtocols::detect(&mut head, None);
         ClientUpgrade::take(&mut Request::from_parts(head, ()))
     }
 

@@ -111,9 +111,8 @@ impl<T: Clone> Router<T> {
         guarded: bool,
     ) -> Result<(), (&'a Route, T)> {
         for route in routes.clone() {
-            let taken = self.entries(route).iter().find(|entry| overlap(&entry.methods, &route.methods));
-            if let Some(entry) = taken {
-                return Err((route, entry.target.clone()));
+            if let Some(owner) = self.owner(route) {
+                return Err((route, owner));
             }
         }
         let owned = self.merged.add(routes.clone(), guarded);
@@ -121,6 +120,21 @@ impl<T: Clone> Router<T> {
             self.add(number, route, target, &owned);
         }
         Ok(())
+    }
+
+    /// Adds those of `routes` for `target` that no other target owns.
+    pub fn insert_free(&mut self, routes: &[Route], target: &T, guarded: bool) {
+        let free: Vec<_> = routes.iter().filter(|route| self.owner(route).is_none()).collect();
+        let owned = self.merged.add(free.iter().copied(), guarded);
+        for (number, route) in free.into_iter().enumerate() {
+            self.add(number, route, target, &owned);
+        }
+    }
+
+    /// Returns the target that owns a route, or one that some requests of the route would also match.
+    fn owner(&mut self, route: &Route) -> Option<T> {
+        let taken = self.entries(route).iter().find(|entry| overlap(&entry.methods, &route.methods));
+        taken.map(|entry| entry.target.clone())
     }
 
     fn add(&mut self, number: usize, route: &Route, target: &T, owned: &Arc<TargetRoutes>) {
@@ -165,8 +179,8 @@ impl<T> Router<T> {
         if found.prefix > 0 {
             found.prefix = canonical::same_segments(path, &comparable, found.prefix);
         }
-        // The service would compare a reading with other paths than the router does.
-        if found.rewrite.is_some() && canonical::has_readings(&comparable) {
+        // The service reads the path among those that its rewritten routes lead to, which are not the paths of any route here.
+        if owned.rewrites && canonical::has_readings(&comparable) {
             return Err(Missed::Ambiguous);
         }
         let agree = self.merged.readings_agree(owned, found.number, (host, &comparable), method, by_name);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use http::HeaderMap;
 
 use super::failure::RuleFailure;
-use super::input::{RuleInput, is_seen};
+use super::input::{RuleInput, has_header, is_seen};
 use super::operations::{any, calculate, call, compare, negated, timestamp};
 use super::value::{Evaluated, Value};
 use lodge_base::canonical;
@@ -90,7 +90,7 @@ impl<'a> Evaluation<'a> {
             }
             CelNode::Has(of, key) => {
                 let found = match self.eval(of)? {
-                    Value::Headers(headers) => headers.contains_key(&**key) && is_seen(key),
+                    Value::Headers(headers) => has_header(headers, key)?,
                     of => self.find(&of, key)?.is_some(),
                 };
                 Ok(Value::Bool(found))
@@ -228,8 +228,10 @@ impl<'a> Evaluation<'a> {
 
     /// Returns all lines of a header as one, with commas (RFC 9110 5.3), or as cookies are joined (RFC 6265 4.2.1).
     fn joined(&mut self, headers: &'a HeaderMap, name: &str) -> Result<Option<Value<'a>>, RuleFailure> {
-        // A map has no key in other letters.
-        let mut lines = headers.get_all(name).iter().filter(|_| is_seen(name));
+        if !has_header(headers, name)? {
+            return Ok(None);
+        }
+        let mut lines = headers.get_all(name).iter();
         let Some(first) = lines.next() else { return Ok(None) };
         self.charge(first.len())?;
         let first = first.to_str().map_err(|_| RuleFailure::Encoding)?;
@@ -288,7 +290,7 @@ impl<'a> Evaluation<'a> {
             (of, Value::Text(key)) => match of {
                 // That there are several is no reason to say that there is none.
                 Value::Query(query) => Ok(form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == *key)),
-                Value::Headers(headers) => Ok(is_seen(key) && headers.contains_key(&**key)),
+                Value::Headers(headers) => has_header(headers, key),
                 of => self.find(of, key).map(|found| found.is_some()),
             },
             _ => Err(RuleFailure::Type),

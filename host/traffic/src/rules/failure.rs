@@ -25,6 +25,11 @@ pub enum RuleFailure {
     /// A parameter, or a header that is compared, occurs more than once.
     #[error("a parameter of the query, or a header that is compared, occurs more than once")]
     Several,
+    /// A header has another name that services may take for the one that a rule reads.
+    #[error(
+        "a header has another spelling of the name that is read, which services may take for the same, such as x_a for x-a"
+    )]
+    Spelling,
     /// The size of the body is not known.
     #[error("the size of the body is not known; test for it first, by has(request.size)")]
     UnknownSize,

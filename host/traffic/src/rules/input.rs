@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
+use super::failure::RuleFailure;
 use crate::auth::RequestSender;
 use crate::auth::identity::{AuthMethod, Identity};
+use lodge_base::headers::is_same;
 
 /// A request as rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -59,4 +61,16 @@ impl<'a> RuleInput<'a> {
 /// Whether rules see a header of this name: it is in small letters, as in all requests, and not `host`, which only HTTP/1.1 has.
 pub(super) fn is_seen(name: &str) -> bool {
     name != "host" && !name.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+/// Whether rules see a header of this name. A map has no key in other letters.
+///
+/// # Errors
+/// If there is one with another name that is the same to some services: which one they read is not known here.
+pub(super) fn has_header(headers: &HeaderMap, name: &str) -> Result<bool, RuleFailure> {
+    let is_other = |other: &HeaderName| is_same(other.as_str(), name) && other.as_str() != name;
+    if is_seen(name) && headers.keys().any(is_other) {
+        return Err(RuleFailure::Spelling);
+    }
+    Ok(is_seen(name) && headers.contains_key(name))
 }

@@ -11,6 +11,7 @@ use lodge_manifest::expression::Purpose;
 use lodge_manifest::policies::PolicySettings;
 
 mod costs;
+mod spellings;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
@@ -303,7 +304,9 @@ fn senders_without_credentials() {
     }
     let refusal = decide(&rules, |input| (input.identity, input.sender) = (None, RequestSender::Service("other")));
     assert_eq!(refusal, Ok((Vec::new(), None)));
-    assert_eq!(AuthMethod::Call.name(), "call");
+    for method in AuthMethod::ALL {
+        denies(&format!("identity.kind == '{}'", method.name()));
+    }
 }
 
 /// A request with two addresses needs both of them allowed, if a rule names the address.

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{Service, Services};
 use crate::auth::Authentication;
+use crate::error_pages::ServicePages;
 use crate::rules::RuleSet;
-use crate::validation::BodyChecks;
+use crate::validation::RequestChecks;
 use lodge_base::config::limits::Limits;
 use lodge_base::telemetry::metrics::judged::{JudgedCounts, LastMinute};
 use lodge_manifest::digest::Digest;
@@ -19,7 +20,7 @@ use lodge_manifest::spec::GuestSpec;
 pub struct Deployment {
     /// The service's name; `service@label` for a version beside the service itself.
     pub name: Arc<str>,
-    /// The version: the first 12 hexadecimal digits of its digest.
+    /// The version: the first 12 hexadecimal digits of the digest of its code.
     pub version: Arc<str>,
     /// The files as they were on disk at deployment.
     pub spec: GuestSpec,
@@ -29,8 +30,10 @@ pub struct Deployment {
     pub auth: Option<Authentication>,
     /// The conditions on requests; `None` without any.
     pub rules: Option<RuleSet>,
-    /// What the bodies of requests have to be; `None` if any will do.
-    pub bodies: Option<BodyChecks>,
+    /// What requests have to be; `None` if any will do.
+    pub validation: Option<RequestChecks>,
+    /// The pages for errors; `None` until they are read, and if the manifest has none.
+    pub pages: Option<ServicePages>,
     /// The key under which the cache stores this version's responses. It changes when something changes that they
     /// depend on.
     pub edition: Edition,
@@ -49,15 +52,16 @@ impl Deployment {
         let withdrawn = service.withdrawn(Self::file_identity(&spec)).map(OnceLock::from).unwrap_or_default();
         Self {
             name: Arc::clone(&service.name),
-            version: Arc::from(spec.digest.short()),
-            edition: Edition::of(&service.name, spec.digest, &spec.manifest),
+            version: Arc::from(spec.code_digest().short()),
+            edition: Edition::of(&service.name, spec.code_digest(), &spec.manifest),
             service,
             auth: Authentication::new(
                 spec.version_of().map_or(&spec.name, |(service, _)| service),
                 &spec.manifest.policies,
             ),
             rules: RuleSet::new(&spec.manifest.policies),
-            bodies: BodyChecks::new(&spec.manifest.policies),
+            validation: RequestChecks::new(&spec.manifest.policies),
+            pages: None,
             since: OnceLock::new(),
             comparisons: AtomicU64::new(0),
             withdrawn,
@@ -129,7 +133,7 @@ impl Deployment {
 
     /// Returns the digest of the version's own files. A change of its service's manifest does not affect it.
     fn file_identity(spec: &GuestSpec) -> (Digest, u64) {
-        (spec.digest, spec.manifest.share.as_ref().map_or(0, |share| share.text))
+        (spec.code_digest(), spec.manifest.share.as_ref().map_or(0, |share| share.text))
     }
 
     /// Returns why the version was withdrawn, if it was.

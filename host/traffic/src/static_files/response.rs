@@ -36,6 +36,8 @@ struct Chosen {
     opened: OpenFile,
     status: StatusCode,
     cache_control: HeaderValue,
+    /// It is sent in place of one that is not there.
+    stands_in: bool,
 }
 
 impl StaticFiles {
@@ -46,6 +48,13 @@ impl StaticFiles {
         path: Option<&FilePath>,
         access: ReadFrom,
     ) -> Result<FileResponse, FilesError> {
+        if access == ReadFrom::Memory
+            && let Some(root) = self.root.recent()
+            && let Ok(Ok(chosen)) = self.choose(&root, head, path, access)
+            && !chosen.stands_in
+        {
+            return self.send(&root, head, chosen, access);
+        }
         let found =
             self.root.current(access).and_then(|root| self.choose(&root, head, path, access).map(|it| (root, it)));
         match found {
@@ -82,7 +91,8 @@ impl StaticFiles {
         access: ReadFrom,
     ) -> Result<Result<Chosen, response::Parts>, Unopened> {
         let own = |name: PathBuf, opened| {
-            Ok(Ok(Chosen { name, opened, status: StatusCode::OK, cache_control: self.spec.cache_control.clone() }))
+            let cache_control = self.spec.cache_control.clone();
+            Ok(Ok(Chosen { name, opened, status: StatusCode::OK, cache_control, stands_in: false }))
         };
         if let Some(path) = path {
             match self.open(root, &path.path, access)? {
@@ -103,7 +113,8 @@ impl StaticFiles {
         let instead = [(fallback, StatusCode::OK), (self.spec.not_found.as_ref(), StatusCode::NOT_FOUND)];
         for (name, status) in instead.into_iter().filter_map(|(name, status)| Some((name?, status))) {
             if let Some(opened) = self.open(root, Path::new(name), access)?.filter(|opened| !opened.is_directory) {
-                return Ok(Ok(Chosen { name: name.into(), opened, status, cache_control: revalidated() }));
+                let (name, cache_control) = (name.into(), revalidated());
+                return Ok(Ok(Chosen { name, opened, status, cache_control, stands_in: true }));
             }
         }
         Err(Unopened::Absent)

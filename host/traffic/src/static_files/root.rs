@@ -8,8 +8,8 @@ use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use cap_primitives::fs::{OpenOptions, OpenOptionsExt, open};
@@ -34,6 +34,9 @@ const LOCAL: [i128; 12] = [
     0xe0f5_e1e2, // erofs
     0x4d44,      // fat
 ];
+
+/// For how long the directory is used that its path led to. To look every time takes a tenth of the time of a small file.
+const RECENT: Duration = Duration::from_millis(10);
 
 /// Whether a lookup may wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,11 @@ pub struct Root {
     open: Box<OpenDirectory>,
     is_local: fn(&File) -> bool,
     current: ArcSwap<RootDirectory>,
+    created: Instant,
+    /// When the path led to `current`, in milliseconds after `created`.
+    checked: AtomicU64,
+    /// For how long that holds.
+    pub(super) recent: Duration,
 }
 
 /// An open directory.
@@ -110,7 +118,8 @@ impl Root {
     /// Opens a directory whose file system is what `is_local` says.
     pub(super) fn on(path: PathBuf, open: Box<OpenDirectory>, is_local: fn(&File) -> bool) -> Result<Self, String> {
         let current = ArcSwap::from_pointee(RootDirectory::new(open(&path)?, is_local)?);
-        Ok(Self { path, open, is_local, current })
+        let (created, checked) = (Instant::now(), AtomicU64::default());
+        Ok(Self { path, open, is_local, current, created, checked, recent: RECENT })
     }
 
     #[cfg(test)]
@@ -124,9 +133,18 @@ impl Root {
         known.reads.is_local && (!reads || known.reads.are_fast())
     }
 
+    /// Returns the directory that the path led to a moment ago, if it is local. A file that is missing there may be in the one
+    /// that it leads to [now](Self::current).
+    pub(super) fn recent(&self) -> Option<Arc<RootDirectory>> {
+        let known = self.current.load();
+        let age = self.created.elapsed().saturating_sub(Duration::from_millis(self.checked.load(Relaxed)));
+        (known.reads.is_local && age < self.recent).then(|| Arc::clone(&known))
+    }
+
     /// Returns the directory that the path leads to now: a tool that builds a site may replace it.
     pub(super) fn current(&self, access: ReadFrom) -> Result<Arc<RootDirectory>, Unopened> {
-        let known = self.current.load();
+        let (known, at) = (self.current.load(), self.created.elapsed());
+        let checked = || self.checked.store(u64::try_from(at.as_millis()).unwrap_or_default(), Relaxed);
         let now = match access {
             ReadFrom::Memory if !known.reads.is_local => return Err(Unopened::WouldWait),
             ReadFrom::Memory => {
@@ -145,13 +163,17 @@ impl Root {
             }
         };
         match access {
-            _ if now == known.identity => Ok(Arc::clone(&known)),
+            _ if now == known.identity => {
+                checked();
+                Ok(Arc::clone(&known))
+            }
             ReadFrom::Memory => Err(Unopened::WouldWait),
             ReadFrom::Disk => {
                 let opened = (self.open)(&self.path).and_then(|file| RootDirectory::new(file, self.is_local));
                 let opened = opened.map_err(|why| Unopened::NoRoot(format!("{}: {why}", self.path.display())))?;
                 let opened = Arc::new(opened);
                 self.current.store(Arc::clone(&opened));
+                checked();
                 Ok(opened)
             }
         }

@@ -59,10 +59,11 @@ impl Site {
         let manifest = Manifest::read("site", &text, &limits, 1 << 30).unwrap();
         let spec = Arc::clone(manifest.files.as_ref().unwrap());
         let (name, path, digest) = ("site".to_owned(), "site.toml".into(), Digest::of(b""));
-        let file = GuestSpec { name, path, content: None, digest, size: 0, manifest };
+        let file = GuestSpec { name, path, content: None, digest, size: 0, middleware: Vec::new(), manifest };
         let deployment = Arc::new(Deployment::new(file, &Services::new(CpuScheduler::new(1))));
         let open = |path: &Path| File::open(path).map_err(|error| error.to_string());
-        let root = Root::new(directory.path().join("site"), Box::new(open)).unwrap();
+        let mut root = Root::new(directory.path().join("site"), Box::new(open)).unwrap();
+        root.recent = Duration::ZERO;
         let mut files = StaticFiles::new(deployment, spec, root, Arc::new(Semaphore::new(HOST_WAITING)));
         change(&mut files);
         let site = Self { files: Arc::new(files), directory };

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -278,4 +279,34 @@ async fn a_directory_may_be_replaced() {
     fs::remove_dir_all(&now).unwrap();
     symlink(&old, &now).unwrap();
     assert_eq!(site.get("/a.txt", &[]).await.text(), "0123456789");
+}
+
+/// While the old directory is in use for a moment, a file that is missing there is looked for in the new one: a tool may have begun
+/// to delete the old one, or the file may be new.
+#[test]
+fn a_directory_of_a_moment_ago_loses_no_file() {
+    let site = Site::with("fallback = 'index.html'", |files| files.root.recent = Duration::MAX);
+    // The kernel may give up a lookup in memory while others change directories; then the disk is asked, as for a request.
+    let size = |path: &str| {
+        let found = (0..1_000).find_map(|_| site.look_up("HEAD", path, ReadFrom::Memory).unwrap());
+        found.unwrap().0.headers["content-length"].clone()
+    };
+    let (now, old) = (site.directory.path().join("site"), site.directory.path().join("old"));
+    assert_eq!(size("/a.txt"), "10");
+    fs::rename(&now, &old).unwrap();
+    fs::create_dir(&now).unwrap();
+    for name in ["a.txt", "b.txt", "index.html"] {
+        fs::write(now.join(name), "new").unwrap();
+    }
+    assert_eq!(size("/a.txt"), "10", "the old directory was not in use any more");
+    assert!(
+        matches!(site.look_up("HEAD", "/b.txt", ReadFrom::Disk), Ok(Some((head, _))) if head.headers["content-length"] == "3")
+    );
+    assert_eq!(size("/a.txt"), "3", "the new directory was found, and is not in use");
+    fs::rename(&now, site.directory.path().join("older")).unwrap();
+    fs::rename(&old, &now).unwrap();
+    // What is sent in place of a missing file is never that of the old directory.
+    assert!(
+        !matches!(site.look_up("HEAD", "/missing", ReadFrom::Memory), Ok(Some((head, _))) if head.headers["content-length"] == "3")
+    );
 }

@@ -1,6 +1,7 @@
 //! Service discovery: turns the sources of a manifest into a set of addresses that changes.
 //!
-//! Every [`Source`] has a task of its own, so a slow one delays no other. While a source fails, its last good result
+//! Every [`Source`] has a task of its own, so a slow one delays no other; those that follow the cluster share one, since they change
+//! together. While a source fails, its last good result
 //! stays in use (`source_state.rs`). Changes are published as one list in a `watch`, so a request never waits for DNS.
 
 pub mod cluster;
@@ -91,7 +92,7 @@ impl Discovery {
         let source_errors = SourceErrors::default();
         let shared =
             Arc::new(SharedEndpoints { known, sender, pending: pending_sender, source_errors: source_errors.clone() });
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut of_cluster) = (JoinSet::new(), Vec::new());
         for (at, source) in sources.into_iter().enumerate() {
             let (shared, resolver) = (Arc::clone(&shared), Arc::clone(&resolver));
             let follow = SourceTask { at, shared, resolver, pace: pace.clone(), tls_only };
@@ -106,16 +107,17 @@ impl Discovery {
                     let endpoints = move || kubernetes::follow(follow.clone(), wanted.clone(), Arc::clone(&watches));
                     drop(tasks.spawn(forever("endpoints of replicas", endpoints)));
                 }
-                Source::Cluster { scheme, service } => {
-                    let hosts = hosts.clone();
-                    let serving = move || follow.clone().cluster((scheme, Arc::clone(&service)), hosts.clone());
-                    drop(tasks.spawn(forever("hosts of the cluster", serving)));
-                }
+                Source::Cluster { scheme, service } => of_cluster.push((follow, scheme, service)),
                 named => {
                     let named = move || follow.clone().named(named.clone());
                     drop(tasks.spawn(forever("names of replicas", named)));
                 }
             }
+        }
+        if !of_cluster.is_empty() {
+            let hosts = hosts.clone();
+            let serving = move || cluster::follow(of_cluster.clone(), hosts.clone());
+            drop(tasks.spawn(forever("hosts of the cluster", serving)));
         }
         Self { endpoints, pending, source_errors, _tasks: tasks }
     }
@@ -179,9 +181,16 @@ impl SharedEndpoints {
 
     /// Sets the replicas of the source at this index, and publishes the list.
     fn put(&self, at: usize, endpoints: Vec<Endpoint>) {
+        self.put_all(vec![(at, endpoints)]);
+    }
+
+    /// Sets the replicas of the sources at these indices, and publishes the list once.
+    fn put_all(&self, of_sources: Vec<(usize, Vec<Endpoint>)>) {
         let mut known = lock(&self.known);
-        if let Some(place) = known.get_mut(at) {
-            *place = endpoints;
+        for (at, endpoints) in of_sources {
+            if let Some(place) = known.get_mut(at) {
+                *place = endpoints;
+            }
         }
         let mut all: Vec<Endpoint> = Vec::new();
         let mut seen = std::collections::HashSet::new();

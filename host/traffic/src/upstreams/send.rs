@@ -21,6 +21,7 @@ use super::transport::{AnyBody, BoxError};
 use super::transport::{ErrorKind, ReceivedBody, SendError};
 use super::upload_wait::UploadWait;
 use super::{Inner, Members, Upstream};
+use crate::admission::TimeLimit;
 use crate::proxy::body::BodyError;
 use lodge_base::telemetry::traces::{ClientSpan, OutboundTrace, ServerAddress};
 use lodge_manifest::upstream::Policy;
@@ -41,9 +42,12 @@ pub enum Failure {
     /// The last attempt timed out, or the deadline of the request passed before a replica was selected.
     #[error("the service took too long")]
     TimedOut(String),
-    /// The last attempt gave no response, one that broke off, or one that is not valid HTTP.
+    /// The last attempt gave no response, or one that is not valid HTTP.
     #[error("the service failed")]
     Response(String),
+    /// The response broke off.
+    #[error("the service failed")]
+    BrokenOff(String),
     /// The body of the request is at fault.
     #[error(transparent)]
     Body(#[from] BodyError),
@@ -65,8 +69,11 @@ pub struct Attempt {
     inner: Arc<Inner>,
     members: Arc<Members>,
     chosen: ChosenReplica,
+    /// Whether another attempt of the request came before.
+    is_retry: bool,
     upload: Option<Arc<UploadWait>>,
     lateness: Option<Arc<AtomicBool>>,
+    limit: TimeLimit,
 }
 
 type AttemptResult = Result<Response<ReceivedBody<AnyBody>>, SendError<AnyBody>>;
@@ -82,7 +89,7 @@ struct Job<'a> {
     inner: &'a Arc<Inner>,
     repeatable: Repeatable,
     key: Option<u64>,
-    deadline: Instant,
+    limit: TimeLimit,
     /// The replicas at the start. `tried` has indexes into this set.
     members: Arc<Members>,
     /// The progress of the client's body, if there is one.
@@ -108,12 +115,12 @@ impl Upstream {
     /// attempt's response, which may itself report a failure, such as 503.
     ///
     /// # Errors
-    /// The last failure, when no replica responds before `deadline`.
+    /// The last failure, when no replica responds within `limit`.
     pub async fn send(
         &self,
         request: Request<AnyBody>,
         client: IpAddr,
-        deadline: Instant,
+        limit: TimeLimit,
         upload: Option<Arc<UploadWait>>,
         onward: Option<OutboundTrace>,
     ) -> Result<UpstreamResponse, Failure> {
@@ -133,7 +140,7 @@ impl Upstream {
         let spare = (again || refusable).then(|| head.clone());
         let members = inner.members.load_full();
         let (lateness, tried) = (again.then(Arc::default), Vec::new());
-        let mut job = Job { inner, repeatable, key, deadline, members, upload, tried, spare, replay, onward, lateness };
+        let mut job = Job { inner, repeatable, key, limit, members, upload, tried, spare, replay, onward, lateness };
         job.run(Request::from_parts(head, body)).await
     }
 }
@@ -169,7 +176,7 @@ impl Job<'_> {
 
     /// Returns whether another attempt is allowed and useful after this outcome.
     fn may_retry(&self, last: TryOutcome, now: Instant) -> bool {
-        self.repeatable.again(self.tried.len(), last, now, self.deadline, &self.inner.spec.retry)
+        self.repeatable.again(self.tried.len(), last, now, self.limit.deadline, &self.inner.spec.retry)
             && (!last.needs_another() || self.has_another(now))
     }
 
@@ -217,8 +224,8 @@ impl Job<'_> {
         let first = self.choose()?;
         let span = self.span(&mut request, &first);
         let hedge = self.inner.spec.hedge.filter(|_| self.tried.len() == 1 && self.repeatable.hedges());
-        let Some(patience) = hedge else { return first.send(request, self.deadline, span).await };
-        let mut first = Box::pin(first.send(request, self.deadline, span));
+        let Some(patience) = hedge else { return first.send(request, span).await };
+        let mut first = Box::pin(first.send(request, span));
         if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
             return done;
         }
@@ -226,7 +233,7 @@ impl Job<'_> {
         let Some(mut again) = self.next_request(self.has_another(now), None, now) else { return first.await };
         let Ok(second) = self.choose() else { return first.await };
         let span = self.span(&mut again, &second);
-        let mut second = Box::pin(second.send(again, self.deadline, span));
+        let mut second = Box::pin(second.send(again, span));
         let (done, other) = tokio::select! {
             done = &mut first => (done, second),
             done = &mut second => (done, first),
@@ -262,37 +269,38 @@ impl Job<'_> {
         let chosen = members.replicas.choose(Instant::now(), self.key, self.inner.random(), &self.tried);
         let chosen = chosen.ok_or(Failure::NoReplica)?;
         self.inner.log_panic_change(chosen.panic_change);
+        let is_retry = !self.tried.is_empty();
         self.tried.push(chosen.index);
-        let (upload, lateness) = (self.upload.clone(), self.lateness.clone());
-        Ok(Attempt { inner: Arc::clone(self.inner), members, chosen, upload, lateness })
+        let (upload, lateness, limit) = (self.upload.clone(), self.lateness.clone(), self.limit);
+        Ok(Attempt { inner: Arc::clone(self.inner), members, chosen, is_retry, upload, lateness, limit })
     }
 }
 
 impl Attempt {
     /// Sends the request to this replica.
-    async fn send(
-        self,
-        mut request: Request<AnyBody>,
-        deadline: Instant,
-        span: ClientSpan,
-    ) -> Result<FinishedAttempt, Failure> {
+    async fn send(self, mut request: Request<AnyBody>, span: ClientSpan) -> Result<FinishedAttempt, Failure> {
         let Some(pool) = self.members.pools.get(self.chosen.index) else { return Err(Failure::NoReplica) };
         let target = &self.chosen.replica().address;
         if !self.inner.spec.keeps_host(target.scheme) {
             set_host_to_replica(&mut request, &target.authority());
         }
         let start = Instant::now();
-        match tokio::time::timeout_at(deadline.into(), pool.send(request)).await {
+        let calls = self.inner.calls.as_ref().map(|(service, calls)| calls.of(service, target));
+        let is_retry = self.is_retry;
+        let count = |has_failed| calls.iter().for_each(|calls| calls.count(start.elapsed(), is_retry, has_failed));
+        match tokio::time::timeout_at(self.limit.deadline.into(), pool.send(request)).await {
             Ok(result) => {
                 match &result {
                     Ok(response) => span.finish(response),
                     Err(error) => span.fail(failed(error.kind)),
                 }
+                count(result.as_ref().map_or(true, |response| response.status().is_server_error()));
                 Ok(FinishedAttempt { attempt: self, result })
             }
             Err(_) => {
                 let cause = format!("{target}: no response before the deadline of the request");
                 span.fail("timed-out");
+                count(true);
                 self.inner.counts.failed.count("timed-out");
                 if start.elapsed() >= MIN_FAIR_TIME && !self.is_uploading() && self.is_late_first() {
                     self.settle(TryOutcome::TimedOut, &cause);
@@ -315,6 +323,8 @@ impl Attempt {
             Err(_) if outcome == TryOutcome::TimedOut && (self.is_uploading() || !self.is_late_first()) => {
                 return outcome;
             }
+            // The caller may have left too little time, also for the host that forwards the request to the service.
+            _ if outcome.verdict() == Some(false) && self.is_excused(outcome, now) => return outcome,
             result => move || match result {
                 Ok(response) => format!("it responded with {}", response.status()),
                 Err(error) => error.cause.clone(),
@@ -342,9 +352,17 @@ impl Attempt {
         self.settle(TryOutcome::Reset, cause);
     }
 
+    /// Whether this outcome may be due to a caller that leaves too little time. A replica without a connection knows no time.
+    fn is_excused(&self, outcome: TryOutcome, now: Instant) -> bool {
+        outcome != TryOutcome::Unconnected && self.limit.excuses(now)
+    }
+
     fn settle(&self, outcome: TryOutcome, cause: &str) {
-        let change = self.members.replicas.settle(&self.chosen, outcome, Instant::now());
-        self.inner.log_change(&self.chosen.replica().address, change, || cause.to_owned());
+        let now = Instant::now();
+        if !self.is_excused(outcome, now) {
+            let change = self.members.replicas.settle(&self.chosen, outcome, now);
+            self.inner.log_change(&self.chosen.replica().address, change, || cause.to_owned());
+        }
     }
 }
 

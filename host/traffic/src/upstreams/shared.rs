@@ -7,6 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::watch;
 
 use super::Upstream;
+use super::cluster_calls::ClusterCalls;
 use super::discover::cluster::ServingHosts;
 use super::discover::kubernetes::{ServiceWatches, WatchPace};
 use super::discover::{Pace, Resolver};
@@ -27,6 +28,8 @@ pub struct SharedUpstreams {
     pub(super) watches: Arc<ServiceWatches>,
     /// The other hosts of the cluster.
     pub(super) hosts: ServingHosts,
+    /// The requests that were sent to them.
+    pub(super) calls: Arc<ClusterCalls>,
     pub(super) roots: OnceLock<Result<Arc<RootCertStore>, String>>,
     pub(super) tls: OnceLock<Result<Arc<ClientConfig>, String>>,
     pub(super) via: Arc<Via>,
@@ -47,6 +50,7 @@ impl SharedUpstreams {
             pace: Pace::default(),
             watches: Arc::new(ServiceWatches::new(kubernetes, WatchPace::default())),
             hosts: ServingHosts::default(),
+            calls: Arc::default(),
             roots: OnceLock::new(),
             tls: OnceLock::new(),
             via: Arc::default(),
@@ -71,6 +75,11 @@ impl SharedUpstreams {
     /// Returns what is known of the other hosts of the cluster, which the cluster replaces.
     pub fn serving_hosts(&self) -> ServingHosts {
         self.hosts.clone()
+    }
+
+    /// Returns the requests that were sent to other hosts of the cluster.
+    pub fn cluster_calls(&self) -> Arc<ClusterCalls> {
+        Arc::clone(&self.calls)
     }
 
     /// Returns the pseudonym of this host in `Via`.

@@ -13,9 +13,31 @@ use super::health::HealthStatus;
 use super::replicas::Replica;
 use super::tls::ReplicaTls;
 use super::transport::Pool;
+use crate::live_files::OF_SERVICE;
 use crate::upstreams::transport::AnyBody;
 use lodge_base::time::rfc3339;
 use lodge_manifest::upstream::source::Source;
+
+impl Upstream {
+    /// Returns why files and names of replicas cannot be used now, a line each, with what is in force.
+    pub fn problems(&self) -> Vec<String> {
+        let tls = self.inner.tls.as_ref().and_then(ReplicaTls::problem).map(|why| format!("{why}; {OF_SERVICE}"));
+        let directory = self.deployment.spec.path.parent().unwrap_or(Path::new(""));
+        let sources = self.spec().sources(directory).into_iter().enumerate();
+        let unresolved = sources.filter_map(|(at, source)| {
+            let (source, why) = (shown(source), self.inner.source_errors.of(at)?);
+            Some(format!("upstream: {source}: {why}; the addresses that were found before stay in use"))
+        });
+        tls.into_iter().chain(unresolved).collect()
+    }
+}
+
+fn shown(source: Source) -> String {
+    match source {
+        Source::File(path) => path.display().to_string(),
+        named => named.to_string(),
+    }
+}
 
 /// The current state of a replica.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -105,10 +127,7 @@ impl Upstream {
     pub fn status(&self) -> UpstreamStatus {
         let spec = self.spec();
         let source_status = |(at, source): (usize, Source)| SourceStatus {
-            source: match source {
-                Source::File(path) => path.display().to_string(),
-                named => named.to_string(),
-            },
+            source: shown(source),
             fails: self.inner.source_errors.of(at),
         };
         let sources = spec.sources(Path::new("")).into_iter().enumerate().map(source_status).collect();

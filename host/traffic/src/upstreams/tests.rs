@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::discover::Pace;
 use super::discover::server::{LONG, Says, Server};
 use super::*;
+use crate::admission::TimeLimit;
 use crate::service::Services;
 use lodge_base::config;
 use lodge_base::cpu::scheduler::CpuScheduler;
@@ -42,7 +43,10 @@ async fn replicas(addresses: &[&str]) -> u16 {
 
 async fn serve(listener: TcpListener) {
     let name = listener.local_addr().unwrap().ip().to_string();
-    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+    respond(listener, format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len())).await;
+}
+
+async fn respond(listener: TcpListener, response: String) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let response = response.clone();
         tokio::spawn(async move {
@@ -71,6 +75,7 @@ async fn upstream(text: &str, shared: &SharedUpstreams) -> Upstream {
         content: None,
         digest: Digest::of(b""),
         size: 0,
+        middleware: Vec::new(),
         manifest,
     };
     let deployment = Arc::new(Deployment::new(file, &Services::new(CpuScheduler::new(1))));
@@ -82,7 +87,8 @@ async fn ask(upstream: &Upstream) -> String {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("http://far.test/").body(body).unwrap();
     let client = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let response = upstream.send(request, client, Instant::now() + LONG, None, None).await.expect("no request is lost");
+    let response =
+        upstream.send(request, client, (Instant::now() + LONG).into(), None, None).await.expect("no request is lost");
     assert_eq!(response.response.status(), 200);
     let body = response.response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
@@ -145,6 +151,43 @@ async fn a_flapping_name_loses_no_request() {
         let seen = client.await.expect("no request was lost");
         assert_eq!(seen.len(), 3, "{seen:?}");
     }
+}
+
+/// A caller ejects no replica by giving it little time. What fails long before its end counts, and so does a replica that is gone.
+#[tokio::test]
+async fn a_short_time_is_no_failure_of_the_replica() {
+    let gone = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (now, ms) = (Instant::now(), Duration::from_millis);
+    let minute = ms(60_000);
+    // Begun 50 seconds ago, with 51 of 60 seconds: what fails now may be due to that. Then begun now, with 51 seconds.
+    let near = TimeLimit::new(now - ms(50_000), minute, Some(now + ms(1_000)));
+    let far_off = TimeLimit::new(now, minute, Some(now + ms(51_000)));
+    for (limit, is_gone, state) in
+        [(near, false, "available"), (far_off, false, "ejected"), (near, true, "ejected"), (far_off, true, "ejected")]
+    {
+        let [one, two] = if is_gone { [gone(), gone()] } else { [unavailable().await, unavailable().await] };
+        let text = format!(
+            "[upstream]\nreplicas = ['http://{one}', 'http://{two}']\nejection = {{ failures = 2, share = '100%' }}\n\
+             retry.attempts = 0"
+        );
+        let far = upstream(&text, &shared()).await;
+        for _ in 0..8 {
+            let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+            let request = Request::get("http://far.test/").body(body).unwrap();
+            let sent = far.send(request, IpAddr::from(Ipv4Addr::LOCALHOST), limit, None, None).await;
+            assert!(sent.is_err() || sent.is_ok_and(|sent| sent.response.status() == 503));
+        }
+        let seen: Vec<_> = far.replicas().into_iter().map(|replica| replica.state).collect();
+        assert_eq!(seen, [state; 2], "{is_gone}");
+    }
+}
+
+/// Starts a replica that responds with 503, as another host does that has too little time.
+async fn unavailable() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(respond(listener, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".into()));
+    address
 }
 
 /// Starts an HTTP/2 server that refuses the first request on its first connection in this way and echoes all others.
@@ -234,7 +277,7 @@ async fn refused_requests_are_retried() {
         let body = http_body_util::Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri("http://far.test/").body(body).unwrap();
         let client = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let response = far.send(request, client, Instant::now() + LONG, None, None).await;
+        let response = far.send(request, client, (Instant::now() + LONG).into(), None, None).await;
         let response = response.unwrap_or_else(|failure| panic!("{method} of {size} bytes is lost: {failure:?}"));
         let body = response.response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, sent);

@@ -3,8 +3,8 @@
 //!
 //! The files of `upstream.tls` are looked at every second, as those of the TLS listener. What has changed is used once two looks in a
 //! row have read the same, and only if all of it is valid; else what was in use before stays. Each upstream has a configuration of
-//! its own, with sessions of its own, and each change makes a new one: no connection and no session of an authority that was removed
-//! is used for a new request.
+//! its own, and each change makes a new one: no connection of an authority that was removed is used for a new request. No session is
+//! resumed.
 
 mod verifier;
 
@@ -24,6 +24,7 @@ use lodge_base::lasting::forever;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::logs::CHANGE;
 use lodge_base::tls::pem::{self, CertificateNames, ChainDescription};
+use lodge_base::tls::without_resumption;
 use lodge_manifest::upstream::tls::TlsSpec;
 
 /// The time between two looks.
@@ -242,10 +243,10 @@ impl TlsFiles {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
-        Ok(match own {
+        Ok(without_resumption(match own {
             Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
             None => builder.with_no_client_auth(),
-        })
+        }))
     }
 }
 

@@ -29,6 +29,7 @@ mod error;
 mod form;
 mod h2_stats;
 mod idle_pool;
+pub mod interim;
 mod limit;
 mod received;
 mod slots;
@@ -40,7 +41,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::uri::Authority;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -48,7 +49,6 @@ use rustls::ClientConfig;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::proxy::headers::has_known_coding;
 use bytes::Bytes;
 use connect::{Connector, Opened};
 pub use error::{ErrorKind, SendError, is_refusal};
@@ -60,6 +60,7 @@ use limit::HTTP2_UNITS;
 use lodge_base::lasting::forever;
 use lodge_manifest::upstream::protocol::{Protocol, Scheme};
 pub use received::ReceivedBody;
+use received::{received, unusable};
 use slots::{ConnectionSlot, Full};
 pub use target::Target;
 use upload::{UploadBody, UploadProgress};
@@ -289,6 +290,9 @@ where
         if matches!(connection, Connection::Http1(_)) {
             form::set_chunked(&mut request);
         }
+        if let Connection::Http1(exchange) = &connection {
+            exchange.conn.interim().watch(&mut request);
+        }
         let request = request.map(UploadBody::new);
         let upload = request.body().upload();
         let before = connection.reads();
@@ -299,13 +303,13 @@ where
             Connection::Http2(stream) => self.in_time(stream.sender.try_send_request(request), upload.as_deref()).await,
         };
         match outcome {
-            Some(Ok(response)) if !has_known_coding(response.headers()) => {
-                // As in requests: without the header, its body would be taken for a plain one.
-                let cause = self.connector.message("its Transfer-Encoding is not `chunked`, exactly once");
-                let reused = connection.reused();
-                ExchangeOutcome::Failed(SendError { kind: ErrorKind::Rubbish, cause, reused, never_sent: None })
-            }
-            Some(Ok(response)) => ExchangeOutcome::Responded(received(response, connection, upload)),
+            Some(Ok(response)) => match unusable(&response, &connection) {
+                Some(why) => {
+                    let (cause, reused) = (self.connector.message(&why), connection.reused());
+                    ExchangeOutcome::Failed(SendError { kind: ErrorKind::Rubbish, cause, reused, never_sent: None })
+                }
+                None => ExchangeOutcome::Responded(received(response, connection, upload)),
+            },
             Some(Err(error)) => self.failed(error, connection, upload.as_deref()),
             None => {
                 let read = humantime::format_duration(self.read);
@@ -350,7 +354,8 @@ where
     ) -> ExchangeOutcome<B> {
         let (back, reused) = (error.take_message(), connection.reused());
         let error = error.into_error();
-        let cause = self.connector.message(&chain(&error));
+        let is_closed = !reused && (back.is_some() || judge(&error) == ErrorKind::Reset);
+        let cause = if is_closed { self.connector.closed(&error) } else { self.connector.message(&chain(&error)) };
         if let Some(back) = back {
             connection.retire();
             return ExchangeOutcome::Back(back.map(UploadBody::into_inner), (ErrorKind::Reset, cause));
@@ -366,21 +371,6 @@ impl<B> Drop for Pool<B> {
         self.reaper.abort();
         self.idle_pool.close();
     }
-}
-
-/// Puts the connection into the body of the response.
-fn received<B>(
-    response: Response<Incoming>,
-    mut connection: Connection<B>,
-    upload: Option<Arc<UploadProgress>>,
-) -> Response<ReceivedBody<B>> {
-    if let Connection::Http1(exchange) = &mut connection {
-        exchange.upload = upload;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            exchange.conn.release_slot();
-        }
-    }
-    response.map(|body| ReceivedBody::new(body, connection))
 }
 
 async fn reap<B>(idle_pool: Arc<IdlePool<B>>, period: Duration) {

@@ -7,6 +7,9 @@ mod evaluated;
 mod parts;
 mod place;
 
+use std::fmt;
+use std::sync::Arc;
+
 use self::evaluated::EvaluatedParts;
 use self::place::ValuePlace;
 use super::json::Json;
@@ -18,7 +21,7 @@ use super::schema::pattern::Pattern;
 const DEPTH: usize = 300;
 
 /// The most errors that a client is told of.
-const MOST_ERRORS: usize = 20;
+pub(super) const MOST_ERRORS: usize = 20;
 
 /// The bytes of text that one step reads.
 const BYTES: usize = 16;
@@ -30,10 +33,27 @@ const MATCH: usize = 512;
 /// What is wrong with a part of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaError {
+    /// The parameter that the value is of; `None` for the body.
+    pub parameter: Option<ParameterName>,
     /// The part, as a JSON Pointer.
     pub pointer: String,
     /// What it has to be. It says nothing of the value.
     pub message: String,
+}
+
+/// The name of a parameter, and its place in a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterName {
+    /// `path`, `query`, `header` or `cookie`.
+    pub place: &'static str,
+    /// The name in the document.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ParameterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} parameter {}", self.place, self.name.escape_debug())
+    }
 }
 
 /// Why a value is not valid.
@@ -51,18 +71,27 @@ impl Schema {
     ///
     /// # Errors
     /// If it does not, or there are too few steps.
-    pub fn check(&self, value: &Json<'_>, steps: usize) -> Result<(), Invalid> {
-        let mut quick = SchemaEvaluation::new(self, steps, None);
+    pub fn check(&self, value: &Json<'_>, mut steps: usize) -> Result<(), Invalid> {
+        self.check_within(value, &mut steps)
+    }
+
+    /// As [`Self::check`], for several values: takes the steps from those that are left.
+    pub(super) fn check_within(&self, value: &Json<'_>, steps: &mut usize) -> Result<(), Invalid> {
+        let all = *steps;
+        let mut quick = SchemaEvaluation::new(self, all, None);
         let valid = quick.meets(self.root, value, &ValuePlace::Root, None);
+        *steps = quick.steps;
         if quick.exhausted {
             return Err(Invalid::Steps);
         }
         if valid {
             return Ok(());
         }
-        // Once more for the errors, which a valid value does not pay for. If the steps end meanwhile, some were found.
-        let mut thorough = SchemaEvaluation::new(self, steps, Some(Vec::new()));
+        // Once more for the errors, which a valid value does not pay for. If the steps end meanwhile, some were found: it begins with as
+        // many as before, and the values that follow have fewer.
+        let mut thorough = SchemaEvaluation::new(self, all, Some(Vec::new()));
         thorough.meets(self.root, value, &ValuePlace::Root, None);
+        *steps = steps.saturating_sub(all.saturating_sub(thorough.steps));
         Err(Invalid::Errors(thorough.errors.unwrap_or_default()))
     }
 }
@@ -97,7 +126,7 @@ impl<'s> SchemaEvaluation<'s> {
 
     fn fail(&mut self, at: &ValuePlace<'_>, message: impl FnOnce() -> String) -> bool {
         if let Some(errors) = self.errors.as_mut().filter(|errors| errors.len() < MOST_ERRORS) {
-            errors.push(SchemaError { pointer: at.pointer(), message: message() });
+            errors.push(SchemaError { parameter: None, pointer: at.pointer(), message: message() });
         }
         false
     }

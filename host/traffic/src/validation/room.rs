@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::{BodyCheck, BodyFault};
+use super::{ExpectedBody, ValidationFault};
 use crate::admission::client_memory::ClientMemory;
 use crate::admission::rate::key_of;
 use lodge_base::slots::Slots;
@@ -46,17 +46,23 @@ impl ValidationRoom {
     ///
     /// # Errors
     /// If the body is not valid, or too many wait: 64, or four of this client.
-    pub async fn check(&self, check: &Arc<BodyCheck>, body: &bytes::Bytes, client: IpAddr) -> Result<(), BodyFault> {
-        let slot = self.checks.take(vec![key_of(client)]).ok_or(BodyFault::Unavailable)?;
-        let Ok(thread) = Arc::clone(&self.threads).acquire_owned().await else { return Err(BodyFault::Unavailable) };
-        let (check, body) = (Arc::clone(check), body.clone());
+    pub async fn check(
+        &self,
+        expected: &ExpectedBody,
+        body: &bytes::Bytes,
+        client: IpAddr,
+    ) -> Result<(), ValidationFault> {
+        let unavailable = ValidationFault::Unavailable;
+        let slot = self.checks.take(vec![key_of(client)]).ok_or(ValidationFault::Unavailable)?;
+        let Ok(thread) = Arc::clone(&self.threads).acquire_owned().await else { return Err(unavailable) };
+        let (expected, body) = (expected.clone(), body.clone());
         let checking = spawn_blocking(move || {
-            let result = check.check(&body);
+            let result = expected.check(&body);
             // Not earlier, if the request is cancelled: the thread is busy until now.
             drop((thread, slot));
             result
         });
-        checking.await.unwrap_or(Err(BodyFault::Unavailable))
+        checking.await.unwrap_or(Err(unavailable))
     }
 }
 
@@ -66,15 +72,11 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
-    use crate::validation::BodyChecks;
-    use lodge_manifest::policies::{Policies, PolicySettings};
-    use lodge_manifest::validate::{BodySchema, Validation};
+    use crate::validation::BodyContent;
 
-    fn check() -> Arc<BodyCheck> {
-        let validation = Some(Validation::Body(BodySchema { schema: "a.json".into(), size: 1 << 20 }));
-        let service = PolicySettings { validation, ..PolicySettings::default() };
-        let checks = BodyChecks::new(&Policies { service, ..Policies::default() }).unwrap();
-        Arc::clone(checks.of_route(0).unwrap())
+    /// A body that is never valid.
+    fn expected() -> ExpectedBody {
+        ExpectedBody { content: BodyContent::Refused(ValidationFault::Coding), required: true, size: 1 << 20 }
     }
 
     async fn polled<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
@@ -84,7 +86,7 @@ mod tests {
     /// A client whose bodies take long leaves turns to others, also while it waits.
     #[tokio::test]
     async fn a_client_has_few_long_checks() {
-        let (room, check, body) = (ValidationRoom::new(4 << 20), check(), bytes::Bytes::from_static(b"1"));
+        let (room, check, body) = (ValidationRoom::new(4 << 20), expected(), bytes::Bytes::from_static(b"1"));
         let threads = Arc::clone(&room.threads);
         let all = threads.available_permits();
         let busy = threads.try_acquire_many_owned(u32::try_from(all).unwrap()).unwrap();
@@ -96,18 +98,17 @@ mod tests {
             waiting.push(checking);
             if number + 1 == CHECKS_OF_CLIENT {
                 let more = polled(&mut Box::pin(room.check(&check, &body, address(0)))).await;
-                assert_eq!(more, Poll::Ready(Err(BodyFault::Unavailable)), "a fifth of one client");
+                assert_eq!(more, Poll::Ready(Err(ValidationFault::Unavailable)), "a fifth of one client");
             }
         }
         let more = polled(&mut Box::pin(room.check(&check, &body, address(200)))).await;
-        assert_eq!(more, Poll::Ready(Err(BodyFault::Unavailable)), "a bound for all");
+        assert_eq!(more, Poll::Ready(Err(ValidationFault::Unavailable)), "a bound for all");
         // Those that go away leave their slots.
         waiting.pop();
         let mut other = Box::pin(room.check(&check, &body, address(200)));
         assert!(polled(&mut other).await.is_pending());
         drop((waiting, busy));
-        // It has no schema, but has its turn.
-        assert_eq!(other.await, Err(BodyFault::Unavailable));
+        assert_eq!(other.await, Err(ValidationFault::Coding), "it has its turn");
         assert_eq!(room.threads.available_permits(), all);
     }
 }

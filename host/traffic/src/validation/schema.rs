@@ -4,8 +4,10 @@
 //! * `locations`: where subschemas are, and where references lead.
 //! * `keywords` reads the keywords of a schema into a list of checks (`node`).
 //! * `pattern`: regular expressions.
+//! * `hints`: what is valid, and may be a slip.
 
 mod dialect;
+pub(super) mod hints;
 mod keywords;
 mod locations;
 pub(super) mod node;
@@ -13,13 +15,15 @@ pub(super) mod pattern;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use self::dialect::Dialect;
 use self::keywords::keywords;
 use self::locations::Locations;
-pub(super) use self::locations::escaped;
+pub(super) use self::locations::{check_places, escaped};
 use self::node::{NodeId, SchemaNode};
-use super::json::{Json, JsonBounds};
+use super::json::{Json, JsonBounds, shown};
+use super::yaml;
 
 /// The bounds of the text of a schema.
 const BOUNDS: JsonBounds = JsonBounds { depth: 100, values: 200_000 };
@@ -30,10 +34,13 @@ const MOST_SUBSCHEMAS: usize = 10_000;
 /// The most patterns of a file.
 const MOST_PATTERNS: usize = 200;
 
-/// A compiled schema.
-#[derive(Debug)]
+/// The most bytes of memory for the values of `enum` and `const` of a file. Schemas inside of such a value have copies of their own.
+const MOST_VALUE_BYTES: usize = 32 << 20;
+
+/// A compiled schema. A copy shares what is compiled.
+#[derive(Clone, Debug)]
 pub struct Schema {
-    pub(super) nodes: Vec<SchemaNode>,
+    pub(super) nodes: Arc<[SchemaNode]>,
     pub(super) root: NodeId,
 }
 
@@ -46,15 +53,21 @@ pub(super) struct SchemaMistake {
 }
 
 impl SchemaMistake {
-    fn new(place: &str, why: impl Into<String>) -> Self {
+    pub(super) fn new(place: &str, why: impl Into<String>) -> Self {
         Self { place: place.to_owned(), why: why.into() }
+    }
+
+    /// Returns the mistake with its line in the text of the file.
+    pub(super) fn located(&self, text: &str) -> String {
+        let line = yaml::line_of(text, &self.place).map_or(String::new(), |line| format!("line {line}: "));
+        format!("{line}{self}")
     }
 }
 
 impl fmt::Display for SchemaMistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = if self.place.is_empty() { "the schema" } else { &self.place };
-        write!(f, "{}: {}", place.escape_debug(), self.why)
+        write!(f, "{}: {}", shown(place), self.why)
     }
 }
 
@@ -67,15 +80,15 @@ impl Schema {
     /// # Errors
     /// One line: what is wrong, and where.
     pub fn read(text: &str) -> Result<Self, String> {
-        let document = Json::read(text.as_bytes(), BOUNDS).map_err(|fault| fault.to_string())?;
-        Self::compile(&document).map_err(|mistake| mistake.to_string())
+        let document = yaml::read_json(text, BOUNDS)?;
+        check_places(&document).and_then(|()| Self::compile(&document)).map_err(|mistake| mistake.located(text))
     }
 
     fn compile(document: &Json<'_>) -> Result<Self, SchemaMistake> {
         let mut compiler = SchemaCompiler::new(document, Dialect::of(document)?);
         compiler.locations.add("")?;
         let root = compiler.node("");
-        Ok(Self { nodes: compiler.finish()?, root })
+        Ok(Self { nodes: compiler.finish()?.into(), root })
     }
 
     /// Returns the number of schemas in it.
@@ -85,7 +98,7 @@ impl Schema {
 }
 
 /// Compiles the schemas of a document, as far as they are referred to.
-struct SchemaCompiler<'d, 't> {
+pub(super) struct SchemaCompiler<'d, 't> {
     locations: Locations<'d, 't>,
     dialect: Dialect,
     nodes: Vec<SchemaNode>,
@@ -94,6 +107,8 @@ struct SchemaCompiler<'d, 't> {
     /// The places of schemas that are not compiled yet, in the order of their numbers.
     waiting: std::collections::VecDeque<String>,
     patterns: usize,
+    /// The bytes of the values of `enum` and `const` so far.
+    value_bytes: usize,
 }
 
 impl<'d, 't> SchemaCompiler<'d, 't> {
@@ -106,7 +121,27 @@ impl<'d, 't> SchemaCompiler<'d, 't> {
             numbers: HashMap::new(),
             waiting: Default::default(),
             patterns: 0,
+            value_bytes: 0,
         }
+    }
+
+    /// Returns a compiler of schemas in a document that is none itself.
+    pub(super) fn of_document(document: &'d Json<'t>) -> Self {
+        Self::new(document, Dialect::Draft2020)
+    }
+
+    /// Returns what is at a place of the document.
+    pub(super) fn at(&self, place: &str) -> Option<&'d Json<'t>> {
+        self.locations.at(place)
+    }
+
+    /// Returns the number of the schema at a place of the document, with all that it has inside.
+    ///
+    /// # Errors
+    /// If there are too many, or their identifiers contradict each other.
+    pub(super) fn add(&mut self, place: &str) -> Result<NodeId, SchemaMistake> {
+        self.locations.add(place)?;
+        Ok(self.node(place))
     }
 
     /// Returns the number of the schema at this place, which is compiled later.
@@ -121,7 +156,10 @@ impl<'d, 't> SchemaCompiler<'d, 't> {
     }
 
     /// Compiles the schemas that have a number, and those that they refer to.
-    fn finish(mut self) -> Result<Vec<SchemaNode>, SchemaMistake> {
+    ///
+    /// # Errors
+    /// If one of them has a mistake.
+    pub(super) fn finish(mut self) -> Result<Vec<SchemaNode>, SchemaMistake> {
         while let Some(place) = self.waiting.pop_front() {
             if self.locations.count() > MOST_SUBSCHEMAS {
                 return Err(SchemaMistake::new(&place, format!("there are more than {MOST_SUBSCHEMAS} subschemas")));

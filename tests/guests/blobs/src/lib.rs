@@ -139,6 +139,20 @@ fn run(
             assert!(operation != "trap", "as asked for");
             "dropped".into()
         }
+        // Streams for content until there is an error, which the end of that content gives; with as many containers besides.
+        "hoard" => {
+            let more: usize = argument.parse().unwrap();
+            let (of, _containers) = (get()?, (0..more).map(|_| get()).collect::<Vec<_>>());
+            let mut open = Vec::new();
+            loop {
+                let value = OutgoingValue::new_outgoing_value();
+                of.write_data(object, &value)?;
+                match value.outgoing_value_write_body() {
+                    Ok(stream) => open.push((stream, value)),
+                    Err(()) => break format!("{:?} {}", OutgoingValue::finish(value), of.has_object(object)?),
+                }
+            }
+        }
         "get" => {
             return Ok(Done::Content(IncomingValue::incoming_value_consume_async(open(container, object, argument)?)?));
         }

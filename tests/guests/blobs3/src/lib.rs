@@ -166,6 +166,18 @@ async fn run(
             let (start, end) = (start.parse().unwrap(), end.parse().unwrap_or(u64::MAX));
             return Ok(Done::Content(get().await?.get_data(object, start, end).await?));
         }
+        // Streams that are not read until there is an error, and one after they are dropped.
+        "hoard" => {
+            let (of, mut open) = (get().await?, Vec::new());
+            let error = loop {
+                match (of.get_data(object.clone(), 0, u64::MAX).await, of.list_objects().await) {
+                    (Ok(content), Ok(names)) => open.push((content, names)),
+                    (content, names) => break format!("{:?}", content.err().or(names.err())),
+                }
+            };
+            drop(open);
+            format!("{error} {}", of.get_data(object, 0, u64::MAX).await.is_ok())
+        }
         "list" => {
             let mut names = get().await?.list_objects().await?.collect().await;
             names.sort();

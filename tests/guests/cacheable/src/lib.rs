@@ -27,7 +27,15 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
         }
         let fields = Fields::new();
         let set = |name: &str, value: &str| fields.append(name, value.as_bytes()).unwrap();
-        for name in ["cache-control", "vary", "expires", "last-modified", "age", "set-cookie", "content-length"] {
+        // This header takes the place of the query, which would be another key of a cache.
+        let lasting = asked("x-cache-control");
+        lasting.iter().for_each(|value| set("cache-control", value));
+        wanted
+            .get("cache-control")
+            .filter(|_| lasting.is_none())
+            .into_iter()
+            .for_each(|value| set("cache-control", value));
+        for name in ["vary", "expires", "last-modified", "age", "set-cookie", "content-length"] {
             wanted.get(name).into_iter().for_each(|value| set(name, value));
         }
         // The response with this name meets any condition.

@@ -4,6 +4,7 @@
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
+    path: ["../kit/wit/spin@2.0.0"],
     inline: "
         package lodge:configured;
 
@@ -35,13 +36,6 @@ wit_bindgen::generate!({
                 variant error { upstream(string), io(string) }
                 get: func(key: string) -> result<option<string>, error>;
                 get-all: func() -> result<list<tuple<string, string>>, error>;
-            }
-        }
-
-        package fermyon:spin@2.0.0 {
-            interface variables {
-                get: func(name: string) -> result<string, error>;
-                variant error { invalid-name(string), undefined(string), provider(string), other(string) }
             }
         }
     ",

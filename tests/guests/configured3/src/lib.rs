@@ -5,6 +5,7 @@ use wasip3::http::types::{ErrorCode, Request, Response};
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
     wit_bindgen::generate!({
+        path: ["../kit/wit/spin-variables@3.0.0"],
         inline: "
             package lodge:configured3;
 
@@ -12,13 +13,6 @@ mod bindings {
                 import spin:variables/variables@3.0.0;
                 import wasmcloud:secrets/store@2.1.0;
                 import wasmcloud:secrets/reveal@2.1.0;
-            }
-
-            package spin:variables@3.0.0 {
-                interface variables {
-                    get: async func(name: string) -> result<string, error>;
-                    variant error { invalid-name(string), undefined(string), provider(string), other(string) }
-                }
             }
 
             package wasmcloud:secrets@2.1.0 {

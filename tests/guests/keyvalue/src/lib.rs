@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
+    path: ["../kit/wit/spin@2.0.0"],
     inline: "
         package lodge:keyvalue;
 
@@ -75,20 +76,6 @@ wit_bindgen::generate!({
                     -> result<list<tuple<string, option<list<u8>>>>, error>;
                 set-many: func(bucket: borrow<bucket>, key-values: list<tuple<string, list<u8>>>) -> result<_, error>;
                 delete-many: func(bucket: borrow<bucket>, keys: list<string>) -> result<_, error>;
-            }
-        }
-
-        package fermyon:spin@2.0.0 {
-            interface key-value {
-                resource store {
-                    open: static func(label: string) -> result<store, error>;
-                    get: func(key: string) -> result<option<list<u8>>, error>;
-                    set: func(key: string, value: list<u8>) -> result<_, error>;
-                    delete: func(key: string) -> result<_, error>;
-                    exists: func(key: string) -> result<bool, error>;
-                    get-keys: func() -> result<list<string>, error>;
-                }
-                variant error { store-table-full, no-such-store, access-denied, other(string) }
             }
         }
     ",

@@ -1,13 +1,15 @@
 //! Runs statements on one connection: `/SERVICE/INTERFACE/DATABASE?STATEMENT|STATEMENT…`, percent-encoded. Responds with the rows of the
 //! last one as text, and with status 500 and the error if there is one. Parameters follow a statement after `^`: `i:7`, `r:0.5`,
-//! `t:text`, `b:ff00`, `n`, and of `v3` `d:2024-2-29` and `s:SECONDS`. Interfaces: `v2`, `v3`, and `kept` with a connection that
-//! outlives requests. The database `url` is the value of the variable `database`.
+//! `t:text`, `b:ff00`, `n`, and of `v3` and `v4` `d:2024-2-29` and `s:SECONDS`. Interfaces: `v2`, `v3`, `v4`, and `kept` with a connection that
+//! outlives requests. The database `url` is the value of the variable `database`. `v4` is `spin:postgres@4.0.0`, and has `u:UUID`, `j:JSON` and
+//! `c:DECIMAL` as well.
 
 use std::cell::RefCell;
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
+    path: ["../kit/wit/spin@2.0.0", "../kit/wit/spin-postgres@3.0.0", "../kit/wit/spin-postgres@4.0.0"],
     inline: "
         package lodge:postgres;
 
@@ -15,75 +17,7 @@ wit_bindgen::generate!({
             import fermyon:spin/postgres@2.0.0;
             import fermyon:spin/variables@2.0.0;
             import spin:postgres/postgres@3.0.0;
-        }
-
-        package fermyon:spin@2.0.0 {
-            interface variables {
-                variant error { invalid-name(string), undefined(string), provider(string), other(string) }
-                get: func(name: string) -> result<string, error>;
-            }
-
-            interface rdbms-types {
-                variant error {
-                    connection-failed(string), bad-parameter(string), query-failed(string), value-conversion-failed(string),
-                    other(string)
-                }
-                enum db-data-type {
-                    boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, floating32, floating64, str, binary, other
-                }
-                variant db-value {
-                    boolean(bool), int8(s8), int16(s16), int32(s32), int64(s64), uint8(u8), uint16(u16), uint32(u32), uint64(u64),
-                    floating32(f32), floating64(f64), str(string), binary(list<u8>), db-null, unsupported
-                }
-                variant parameter-value {
-                    boolean(bool), int8(s8), int16(s16), int32(s32), int64(s64), uint8(u8), uint16(u16), uint32(u32), uint64(u64),
-                    floating32(f32), floating64(f64), str(string), binary(list<u8>), db-null
-                }
-                record column { name: string, data-type: db-data-type }
-                type row = list<db-value>;
-                record row-set { columns: list<column>, rows: list<row> }
-            }
-
-            interface postgres {
-                use rdbms-types.{parameter-value, row-set, error};
-                resource connection {
-                    open: static func(address: string) -> result<connection, error>;
-                    query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
-                    execute: func(statement: string, params: list<parameter-value>) -> result<u64, error>;
-                }
-            }
-        }
-
-        package spin:postgres@3.0.0 {
-            interface postgres {
-                variant error {
-                    connection-failed(string), bad-parameter(string), query-failed(string), value-conversion-failed(string),
-                    other(string)
-                }
-                enum db-data-type {
-                    boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, floating32, floating64, str, binary, date,
-                    time, datetime, timestamp, other
-                }
-                variant db-value {
-                    boolean(bool), int8(s8), int16(s16), int32(s32), int64(s64), uint8(u8), uint16(u16), uint32(u32), uint64(u64),
-                    floating32(f32), floating64(f64), str(string), binary(list<u8>), date(tuple<s32, u8, u8>),
-                    time(tuple<u8, u8, u8, u32>), datetime(tuple<s32, u8, u8, u8, u8, u8, u32>), timestamp(s64), db-null,
-                    unsupported
-                }
-                variant parameter-value {
-                    boolean(bool), int8(s8), int16(s16), int32(s32), int64(s64), uint8(u8), uint16(u16), uint32(u32), uint64(u64),
-                    floating32(f32), floating64(f64), str(string), binary(list<u8>), date(tuple<s32, u8, u8>),
-                    time(tuple<u8, u8, u8, u32>), datetime(tuple<s32, u8, u8, u8, u8, u8, u32>), timestamp(s64), db-null
-                }
-                record column { name: string, data-type: db-data-type }
-                type row = list<db-value>;
-                record row-set { columns: list<column>, rows: list<row> }
-                resource connection {
-                    open: static func(address: string) -> result<connection, error>;
-                    query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
-                    execute: func(statement: string, params: list<parameter-value>) -> result<u64, error>;
-                }
-            }
+            import spin:postgres/postgres@4.0.0;
         }
     ",
     generate_all,
@@ -92,8 +26,10 @@ wit_bindgen::generate!({
 use fermyon::spin::postgres as v2;
 use fermyon::spin::rdbms_types as v2_types;
 use fermyon::spin::variables;
-use spin::postgres::postgres as v3;
-use spin::postgres::postgres as v3_types;
+use spin::postgres3_0_0::postgres as v3;
+use spin::postgres4_0_0::postgres as v4;
+use v3 as v3_types;
+use v4 as v4_types;
 
 use percent_encoding::percent_decode_str;
 
@@ -122,6 +58,9 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
                 .map_err(|error| format!("{error:?}")),
             Some(&"v3") => v3::Connection::open(&address)
                 .and_then(|connection| with_v3(&connection, &statements))
+                .map_err(|error| format!("{error:?}")),
+            Some(&"v4") => v4::Connection::open(&address)
+                .and_then(|connection| with_v4(&connection, &statements))
                 .map_err(|error| format!("{error:?}")),
             Some(&"kept") => KEPT.with_borrow_mut(|kept| {
                 let kept = kept.get_or_insert_with(|| v3::Connection::open(&address).unwrap());
@@ -181,13 +120,26 @@ fn with_v2(connection: &v2::Connection, statements: &str) -> Result<String, v2::
     statements!(v2_types, connection, statements, |_| ParameterValue::DbNull)
 }
 
+fn date(text: &str) -> (i32, u8, u8) {
+    let parts: Vec<_> = text.split('-').collect();
+    (parts[0].parse().unwrap(), parts[1].parse().unwrap(), parts[2].parse().unwrap())
+}
+
 fn with_v3(connection: &v3::Connection, statements: &str) -> Result<String, v3::Error> {
     let more = |(kind, text): (&str, &str)| match kind {
-        "d" => {
-            let parts: Vec<_> = text.split('-').collect();
-            v3::ParameterValue::Date((parts[0].parse().unwrap(), parts[1].parse().unwrap(), parts[2].parse().unwrap()))
-        }
+        "d" => v3::ParameterValue::Date(date(text)),
         _ => v3::ParameterValue::Timestamp(text.parse().unwrap()),
     };
     statements!(v3_types, connection, statements, more)
+}
+
+fn with_v4(connection: &v4::Connection, statements: &str) -> Result<String, v4::Error> {
+    let more = |(kind, text): (&str, &str)| match kind {
+        "d" => v4::ParameterValue::Date(date(text)),
+        "u" => v4::ParameterValue::Uuid(text.into()),
+        "j" => v4::ParameterValue::Jsonb(text.into()),
+        "c" => v4::ParameterValue::Decimal(text.into()),
+        _ => v4::ParameterValue::Timestamp(text.parse().unwrap()),
+    };
+    statements!(v4_types, connection, statements, more)
 }

@@ -7,40 +7,13 @@ use std::cell::RefCell;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
+    path: ["../kit/wit/spin@2.0.0", "../kit/wit/spin-sqlite@3.0.0"],
     inline: "
         package lodge:sqlite;
 
         world sqlite {
             import fermyon:spin/sqlite@2.0.0;
             import spin:sqlite/sqlite@3.0.0;
-        }
-
-        package fermyon:spin@2.0.0 {
-            interface sqlite {
-                resource connection {
-                    open: static func(database: string) -> result<connection, error>;
-                    execute: func(statement: string, parameters: list<value>) -> result<query-result, error>;
-                }
-                variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
-                record query-result { columns: list<string>, rows: list<row-result> }
-                record row-result { values: list<value> }
-                variant value { integer(s64), real(f64), text(string), blob(list<u8>), null }
-            }
-        }
-
-        package spin:sqlite@3.0.0 {
-            interface sqlite {
-                resource connection {
-                    open: static func(database: string) -> result<connection, error>;
-                    execute: func(statement: string, parameters: list<value>) -> result<query-result, error>;
-                    last-insert-rowid: func() -> s64;
-                    changes: func() -> u64;
-                }
-                variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
-                record query-result { columns: list<string>, rows: list<row-result> }
-                record row-result { values: list<value> }
-                variant value { integer(s64), real(f64), text(string), blob(list<u8>), null }
-            }
         }
     ",
     generate_all,

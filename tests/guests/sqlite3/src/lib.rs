@@ -1,37 +1,18 @@
 //! Runs statements on one connection: `/SERVICE/INTERFACE/DATABASE?STATEMENT|STATEMENT…`, percent-encoded. Responds with the columns, the
 //! number of rows and the first of the last one as text, and with status 500 and the error if there is one. Interfaces: `sync` and
-//! `async`.
+//! `async`; `hoard` makes results until there is an error.
 
 use wasip3::http::types::{ErrorCode, Request, Response};
 
 /// Apart, because the names of streams and futures are those of `wasip3`, too.
 mod bindings {
     wit_bindgen::generate!({
+        path: ["../kit/wit/spin-sqlite@3.1.0"],
         inline: "
         package lodge:sqlite3;
 
         world sqlite3 {
             import spin:sqlite/sqlite@3.1.0;
-        }
-
-        package spin:sqlite@3.1.0 {
-            interface sqlite {
-                resource connection {
-                    open: static func(database: string) -> result<connection, error>;
-                    open-async: static async func(database: string) -> result<connection, error>;
-                    execute: func(statement: string, parameters: list<value>) -> result<query-result, error>;
-                    execute-async: async func(statement: string, parameters: list<value>)
-                        -> result<tuple<list<string>, stream<row-result>, future<result<_, error>>>, error>;
-                    last-insert-rowid: func() -> s64;
-                    last-insert-rowid-async: async func() -> s64;
-                    changes: func() -> u64;
-                    changes-async: async func() -> u64;
-                }
-                variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
-                record query-result { columns: list<string>, rows: list<row-result> }
-                record row-result { values: list<value> }
-                variant value { integer(s64), real(f64), text(string), blob(list<u8>), null }
-            }
         }
     ",
         generate_all,
@@ -55,6 +36,7 @@ impl wasip3::exports::http::handler::Guest for Guest {
         let parts: Vec<_> = path.splitn(4, '/').skip(2).collect();
         let result = match parts[..] {
             ["sync", database] => with_sync(database, &statements).map_err(|error| format!("{error:?}")),
+            ["hoard", database] => hoard(database, &statements).await.map_err(|error| format!("{error:?}")),
             ["async", database] => with_async(database, &statements).await.map_err(|error| format!("{error:?}")),
             _ => Err(format!("no operation: {path}")),
         };
@@ -75,6 +57,20 @@ fn with_sync(database: &str, statements: &str) -> Result<String, Error> {
         last = text(&result.columns, &result.rows, connection.last_insert_rowid(), connection.changes());
     }
     Ok(last)
+}
+
+/// Makes results whose rows are not read until there is an error, and one after they are dropped.
+async fn hoard(database: &str, statement: &str) -> Result<String, Error> {
+    let connection = Connection::open_async(database.into()).await?;
+    let (execute, mut open) = (|| connection.execute_async(statement.into(), Vec::new()), Vec::new());
+    let error = loop {
+        match execute().await {
+            Ok(result) => open.push(result),
+            Err(error) => break error,
+        }
+    };
+    drop(open);
+    Ok(format!("{error:?} {}", execute().await.is_ok()))
 }
 
 async fn with_async(database: &str, statements: &str) -> Result<String, Error> {

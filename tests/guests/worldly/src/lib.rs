@@ -4,6 +4,7 @@
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 wit_bindgen::generate!({
+    path: ["../kit/wit/spin@2.0.0", "../kit/wit/spin-postgres@3.0.0"],
     inline: "
         package lodge:worldly;
 
@@ -14,67 +15,8 @@ wit_bindgen::generate!({
             import fermyon:spin/postgres@2.0.0;
             import fermyon:spin/redis@2.0.0;
             import fermyon:spin/key-value@2.0.0;
+            import spin:postgres/postgres@3.0.0;
             import wasi:cli/environment@0.3.0-rc-2026-03-15;
-        }
-
-        package fermyon:spin@2.0.0 {
-            interface llm {
-                record inferencing-params {
-                    max-tokens: u32,
-                    repeat-penalty: f32,
-                    repeat-penalty-last-n-token-count: u32,
-                    temperature: f32,
-                    top-k: u32,
-                    top-p: f32,
-                }
-                variant error { model-not-supported, runtime-error(string), invalid-input(string) }
-                record inferencing-usage { prompt-token-count: u32, generated-token-count: u32 }
-                record inferencing-result { text: string, usage: inferencing-usage }
-                infer: func(model: string, prompt: string, params: option<inferencing-params>)
-                    -> result<inferencing-result, error>;
-            }
-            interface mqtt {
-                variant error { invalid-address, too-many-connections, connection-failed(string), other(string) }
-                resource connection {
-                    open: static func(address: string, username: string, password: string, keep-alive-interval-in-secs: u64)
-                        -> result<connection, error>;
-                }
-            }
-            interface rdbms-types {
-                variant error {
-                    connection-failed(string),
-                    bad-parameter(string),
-                    query-failed(string),
-                    value-conversion-failed(string),
-                    other(string),
-                }
-            }
-            interface mysql {
-                use rdbms-types.{error};
-                resource connection {
-                    open: static func(address: string) -> result<connection, error>;
-                }
-            }
-            interface postgres {
-                use rdbms-types.{error};
-                resource connection {
-                    open: static func(address: string) -> result<connection, error>;
-                }
-            }
-            interface redis {
-                variant error { invalid-address, too-many-connections, type-error, other(string) }
-                resource connection {
-                    open: static func(address: string) -> result<connection, error>;
-                }
-            }
-            interface key-value {
-                variant error { store-table-full, no-such-store, access-denied, other(string) }
-                resource store {
-                    open: static func(label: string) -> result<store, error>;
-                    get: func(key: string) -> result<option<list<u8>>, error>;
-                    set: func(key: string, value: list<u8>) -> result<_, error>;
-                }
-            }
         }
 
         package wasi:cli@0.3.0-rc-2026-03-15 {
@@ -88,6 +30,7 @@ wit_bindgen::generate!({
 
 use fermyon::spin::key_value::{Error, Store};
 use fermyon::spin::{llm, mqtt, mysql, postgres, redis};
+use spin::postgres::postgres as postgres3;
 
 struct Guest;
 
@@ -111,6 +54,7 @@ fn call(interface: &str) -> Option<String> {
         "mqtt" => format!("{:?}", mqtt::Connection::open(address, "", "", 1).err()?),
         "mysql" => format!("{:?}", mysql::Connection::open(address).err()?),
         "postgres" => format!("{:?}", postgres::Connection::open(address).err()?),
+        "postgres3" => format!("{:?}", postgres3(address).err()?),
         "redis" => format!("{:?}", redis::Connection::open(address).err()?),
         "arguments" => format!("{:?}", wasi::cli::environment::get_arguments()),
         "visits" => match visits() {
@@ -119,6 +63,13 @@ fn call(interface: &str) -> Option<String> {
         },
         _ => return None,
     })
+}
+
+/// Imports all functions of the interface, with all their types.
+fn postgres3(address: &str) -> Result<u64, postgres3::Error> {
+    let connection = postgres3::Connection::open(address)?;
+    connection.query("SELECT 1", &[])?;
+    connection.execute("SELECT 1", &[])
 }
 
 /// Counts in the store, as a real component does.

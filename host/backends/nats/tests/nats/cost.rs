@@ -6,6 +6,8 @@ use crate::server;
 #[ignore = "measures; tests nothing"]
 async fn cost() {
     if let Some(server) = server::start("") {
-        lodge_remote::testing::cost("NATS", &server::connect(&server)).await;
+        let backend = server::connect(&server);
+        lodge_remote::testing::cost("NATS", &backend).await;
+        lodge_remote::testing::queue_cost("NATS", &backend).await;
     }
 }

@@ -10,7 +10,11 @@
 
 mod conformance;
 mod cost;
+mod leftovers;
+mod limits;
 mod outages;
+mod queues;
 mod refusals;
 mod server;
 mod tls;
+mod unstored;

@@ -32,6 +32,11 @@ pub(crate) fn start(configuration: &str) -> Option<TestServer> {
 
 /// A backend on `server`.
 pub(crate) fn connect(server: &TestServer) -> Nats {
-    let url = format!("nats://127.0.0.1:{}", server.port());
+    connect_at(server.port())
+}
+
+/// A backend on the server at a port of this machine.
+pub(crate) fn connect_at(port: u16) -> Nats {
+    let url = format!("nats://127.0.0.1:{port}");
     Nats::new(NatsSettings::new(&url, &Tls::default(), None, 1).unwrap(), &Handle::current())
 }

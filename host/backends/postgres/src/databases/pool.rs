@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lodge_remote::{ConnectFailure, connect};
-use lodge_state::postgres::{IDLE, PostgresError, PostgresRows, PostgresValue};
+use lodge_state::postgres::{IDLE, PostgresError, PostgresMode, PostgresRows, PostgresValue};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::session::{DatabaseClient, MOST_RECEIVED};
+use crate::connector::drive;
 use crate::failure::refused;
 use crate::settings::PostgresSettings;
 use crate::tls::Connect;
@@ -71,10 +72,7 @@ impl Pool {
         let received = stream.unanswered();
         let to = Connect { host: host.clone(), config: tls.clone() };
         let (client, connection) = config.connect_raw(stream, to).await.map_err(|error| refused(&error))?;
-        let driver = self.runtime.spawn(async move {
-            // Statements that wait get the error themselves.
-            let _ = connection.await;
-        });
+        let driver = self.runtime.spawn(drive(connection));
         let client = DatabaseClient::new(client, driver, received, self.settings.clone(), self.runtime.clone());
         client.await
     }
@@ -100,13 +98,14 @@ impl Pool {
 }
 
 impl PooledClient {
-    /// Runs a statement.
+    /// Runs a text in this way.
     pub(super) async fn run(
         &mut self,
+        mode: PostgresMode,
         text: &str,
         parameters: &[PostgresValue],
     ) -> Result<PostgresRows, PostgresError> {
-        self.session.run(text, parameters).await
+        self.session.run(mode, text, parameters).await
     }
 
     /// Whether the connection can run another statement after this result.

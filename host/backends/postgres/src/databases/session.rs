@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use lodge_remote::{ConnectFailure, Unanswered, connect};
-use lodge_state::postgres::{MAX_TRANSFER, PostgresColumn, PostgresError, PostgresRows, PostgresValue};
+use lodge_state::postgres::{
+    MAX_TRANSFER, PostgresColumn, PostgresError, PostgresMode, PostgresReport, PostgresRows, PostgresValue, ROW,
+};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Statement};
 
 use super::parameter::Parameter;
-use super::value;
+use super::value::{self, TOO_LARGE, form};
 use crate::failure::refused;
 use crate::settings::PostgresSettings;
 use crate::tls::Connect;
 
 /// The most bytes that the server sends for one statement. More than a result may have, since rows come in before they are counted.
 pub(super) const MOST_RECEIVED: u64 = 8 << 20;
-
-const TOO_LARGE: PostgresError = PostgresError::TooLarge { what: "the result", limit: MAX_TRANSFER, unit: "bytes" };
 
 /// The longest time for which a statement may go on after it was cancelled.
 const STOP: Duration = Duration::from_secs(2);
@@ -92,45 +93,60 @@ impl DatabaseClient {
         let is_over = match result {
             Ok(_) | Err(PostgresError::Parameter { .. }) => true,
             // A prepared statement that the driver relies on is gone.
-            Err(PostgresError::Failed { code, .. }) => code != "26000",
+            Err(PostgresError::Failed(report)) => report.code != "26000",
             Err(_) => false,
         };
         is_over && !self.is_busy && self.is_open()
     }
 
-    /// Runs a statement. Dropping the future leaves the connection unusable.
+    /// Runs a text in this way. Dropping the future leaves the connection unusable.
     pub(super) async fn run(
         &mut self,
+        mode: PostgresMode,
         text: &str,
         parameters: &[PostgresValue],
     ) -> Result<PostgresRows, PostgresError> {
         self.received.reset();
         self.is_busy = true;
-        let result = match self.exchange(text, parameters).await {
+        let result = match self.exchange(mode, text, parameters).await {
             Err(PostgresError::Lost) if self.received.is_excessive(MOST_RECEIVED) => Err(TOO_LARGE),
             other => other,
         };
-        self.is_busy = !matches!(result, Ok(_) | Err(PostgresError::Failed { .. } | PostgresError::Parameter { .. }));
+        self.is_busy = !matches!(result, Ok(_) | Err(PostgresError::Failed(_) | PostgresError::Parameter { .. }));
         result
     }
 
-    async fn exchange(&self, text: &str, parameters: &[PostgresValue]) -> Result<PostgresRows, PostgresError> {
+    async fn exchange(
+        &self,
+        mode: PostgresMode,
+        text: &str,
+        parameters: &[PostgresValue],
+    ) -> Result<PostgresRows, PostgresError> {
+        if mode == PostgresMode::Batch {
+            let done = self.client.batch_execute(text).await;
+            return done.map(|()| PostgresRows::default()).map_err(|error| failed(&error));
+        }
         let statement = self.client.prepare(text).await.map_err(|error| failed(&error))?;
+        if mode == PostgresMode::Check {
+            return Ok(PostgresRows::default());
+        }
         let bound = bind(&statement, parameters)?;
-        let columns = statement
-            .columns()
-            .iter()
-            .map(|column| PostgresColumn { name: column.name().to_owned(), kind: value::kind(column.type_()) });
-        let columns: Vec<_> = columns.collect();
-        let mut result = PostgresRows { columns, ..PostgresRows::default() };
-        let mut size = result.columns.iter().map(|column| column.name.len()).fold(0, usize::saturating_add);
+        let columns = statement.columns().iter().map(|column| PostgresColumn {
+            name: column.name().to_owned(),
+            kind: value::kind(column.type_()),
+            type_name: column.type_().name().to_owned(),
+            form: form(column.type_()).to_owned(),
+        });
+        let mut result = PostgresRows { columns: columns.collect(), ..PostgresRows::default() };
+        let names = result.columns.iter().map(|column| column.name.len() + column.type_name.len() + column.form.len());
+        let mut size = names.fold(0, usize::saturating_add);
         let rows = self.client.query_raw(&statement, bound).await.map_err(|error| failed(&error))?;
         let mut rows = pin!(rows);
         while let Some(row) = rows.try_next().await.map_err(|error| failed(&error))? {
             let mut values = Vec::with_capacity(row.len());
-            size = size.saturating_add(24);
+            size = size.saturating_add(ROW);
             for column in 0..row.len() {
-                let value = value::read(&row, column).map_err(|error| failed(&error))?;
+                let value = value::read(&row, column, mode == PostgresMode::RunInDetail)?;
                 size = size.saturating_add(value.size());
                 if size > MAX_TRANSFER {
                     return Err(TOO_LARGE);
@@ -213,14 +229,31 @@ fn failed(error: &tokio_postgres::Error) -> PostgresError {
     match error.as_db_error() {
         // The server shuts down, or has restarted after the crash of a process.
         Some(error) if error.code().code().starts_with("57P") => PostgresError::Lost,
-        Some(error) => {
-            let (code, mut message) = (error.code().code().to_owned(), error.message().to_owned());
-            for more in error.detail().into_iter().chain(error.hint()) {
-                message.push_str("; ");
-                message.push_str(more);
-            }
-            PostgresError::Failed { code, message }
-        }
+        Some(error) => PostgresError::Failed(Box::new(report(error))),
         None => PostgresError::Lost,
+    }
+}
+
+/// What the server reports of a statement that it has not done.
+fn report(error: &DbError) -> PostgresReport {
+    let line = error.line().map(|line| line.to_string());
+    let extras = [
+        ("hint", error.hint()),
+        ("schema", error.schema()),
+        ("table", error.table()),
+        ("column", error.column()),
+        ("datatype", error.datatype()),
+        ("constraint", error.constraint()),
+        ("where_", error.where_()),
+        ("file", error.file()),
+        ("line", line.as_deref()),
+        ("routine", error.routine()),
+    ];
+    PostgresReport {
+        severity: error.severity().to_owned(),
+        code: error.code().code().to_owned(),
+        message: error.message().to_owned(),
+        detail: error.detail().map(str::to_owned),
+        extras: extras.into_iter().filter_map(|(name, text)| Some((name, text?.to_owned()))).collect(),
     }
 }

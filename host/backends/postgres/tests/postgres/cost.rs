@@ -6,6 +6,8 @@ use crate::server;
 #[ignore = "measures; tests nothing"]
 async fn cost() {
     if let Some(server) = server::start(&["fsync=on"]) {
-        lodge_remote::testing::cost("PostgreSQL", &server::connect(&server)).await;
+        let backend = server::connect(&server);
+        lodge_remote::testing::cost("PostgreSQL", &backend).await;
+        lodge_remote::testing::queue_cost("PostgreSQL", &backend).await;
     }
 }

@@ -12,6 +12,8 @@ mod conformance;
 mod cost;
 mod databases;
 mod outages;
+mod queues;
 mod refusals;
 mod server;
 mod tls;
+mod values;

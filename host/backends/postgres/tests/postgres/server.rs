@@ -41,12 +41,27 @@ pub(crate) fn start(settings: &[&str]) -> Option<TestServer> {
 
 /// The URL of `server`.
 pub(crate) fn url(server: &TestServer) -> String {
-    format!("postgres://me:hunter2@127.0.0.1:{}/postgres?sslmode=disable", server.port())
+    url_at(server.port(), "me:hunter2")
+}
+
+fn url_at(port: u16, login: &str) -> String {
+    format!("postgres://{login}@127.0.0.1:{port}/postgres?sslmode=disable")
 }
 
 /// A backend on `server`.
 pub(crate) fn connect(server: &TestServer) -> Postgres {
-    Postgres::new(PostgresSettings::new(&url(server), &Tls::default(), 4).unwrap(), &Handle::current())
+    connect_at(server.port())
+}
+
+/// A backend on the server at a port of this machine.
+pub(crate) fn connect_at(port: u16) -> Postgres {
+    connect_as(port, "me:hunter2")
+}
+
+/// The same as another user.
+pub(crate) fn connect_as(port: u16, login: &str) -> Postgres {
+    let settings = PostgresSettings::new(&url_at(port, login), &Tls::default(), 4).unwrap();
+    Postgres::new(settings, &Handle::current())
 }
 
 /// Another client of `server`.

@@ -18,3 +18,11 @@ async fn fixture() -> Option<Fixture> {
 }
 
 lodge_conformance::conformance!(fixture);
+
+/// The same with a unit that leaves a loaded machine time between the end of a lease and the next one.
+async fn messages() -> Option<Fixture> {
+    let fixture = fixture().await?;
+    Some(Fixture { time: Time::Real(Duration::from_millis(300)), ..fixture })
+}
+
+lodge_conformance::conformance!(messages messages);

@@ -6,6 +6,8 @@ use crate::server;
 #[ignore = "measures; tests nothing"]
 async fn cost() {
     if let Some(server) = server::start(&["--appendfsync", "everysec"]) {
-        lodge_remote::testing::cost("Redis", &server::connect(&server)).await;
+        let backend = server::connect(&server);
+        lodge_remote::testing::cost("Redis", &backend).await;
+        lodge_remote::testing::queue_cost("Redis", &backend).await;
     }
 }

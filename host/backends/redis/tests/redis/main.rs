@@ -11,6 +11,7 @@
 mod conformance;
 mod cost;
 mod outages;
+mod queues;
 mod refusals;
 mod server;
 mod tls;

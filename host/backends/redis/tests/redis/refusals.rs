@@ -26,7 +26,7 @@ async fn set(store: &Arc<dyn Store>, size: usize) -> Result<(), String> {
 }
 
 /// Asks the server as another client does.
-async fn other<T: redis::FromRedisValue>(server: &TestServer, command: &[&str]) -> T {
+pub(crate) async fn other<T: redis::FromRedisValue>(server: &TestServer, command: &[&str]) -> T {
     let client = redis::Client::open(format!("redis://127.0.0.1:{}", server.port())).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut cmd = redis::cmd(command[0]);

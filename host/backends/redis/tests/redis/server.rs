@@ -33,6 +33,11 @@ pub(crate) fn start(options: &[&str]) -> Option<TestServer> {
 
 /// A backend on `server`.
 pub(crate) fn connect(server: &TestServer) -> Redis {
-    let url = format!("redis://127.0.0.1:{}", server.port());
+    connect_at(server.port())
+}
+
+/// A backend on the server at a port of this machine.
+pub(crate) fn connect_at(port: u16) -> Redis {
+    let url = format!("redis://127.0.0.1:{port}");
     Redis::new(RedisSettings::new(&url, &Tls::default(), 2).unwrap(), &Handle::current())
 }

@@ -1,6 +1,6 @@
 //! Counts of a service's messages, and of its schedule.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Mutex;
 
 use super::ReasonCounter;
 
@@ -13,23 +13,21 @@ pub struct MessageMetrics {
     pub delivered: ReasonCounter,
     /// Runs of its schedule, by outcome.
     pub scheduled: ReasonCounter,
-    /// Messages that wait for it or are being processed.
-    pub waiting: AtomicU64,
-    /// Bytes of these messages.
-    pub bytes: AtomicU64,
-    /// Dead messages that are kept.
-    pub dead: AtomicU64,
-    /// The age of the oldest waiting message, in milliseconds.
-    pub oldest: AtomicU64,
+    /// The state of its messages, when it was last read.
+    pub backlog: Mutex<Option<MessageBacklog>>,
 }
 
-impl MessageMetrics {
-    /// Records the state of its messages: how many wait, their bytes, how many dead ones are kept, and the age of the oldest in
-    /// milliseconds.
-    pub fn set_backlog(&self, waiting: u64, bytes: u64, dead: u64, oldest: u64) {
-        self.waiting.store(waiting, Relaxed);
-        self.bytes.store(bytes, Relaxed);
-        self.dead.store(dead, Relaxed);
-        self.oldest.store(oldest, Relaxed);
-    }
+/// The messages of a service that are not acknowledged, and the dead ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageBacklog {
+    /// Messages that wait for it or are being processed.
+    pub messages: u64,
+    /// Those of them that are being processed.
+    pub leased: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Dead messages that are kept.
+    pub dead: u64,
+    /// The age of the oldest one that is not acknowledged, in milliseconds.
+    pub oldest: u64,
 }

@@ -90,7 +90,14 @@ pub(super) fn check(
         let (Some(text), [part]) = (target, args) else {
             return fail(id, format!("write it like request.path.{name}(\"/a\")"));
         };
-        let (text, part) = (checker.expect(text, &CelType::Text)?, checker.expect(part, &CelType::Text)?);
+        let (of, kind) = checker.check(text)?;
+        if matches!(kind, CelType::List(_)) {
+            return fail(text.id, format!("{kind} has no {name}(); write `a in list`"));
+        }
+        if !kind.fits(&CelType::Text) {
+            return fail(text.id, format!("the type is {kind}, and must be {}", CelType::Text));
+        }
+        let (text, part) = (Box::new(of), checker.expect(part, &CelType::Text)?);
         literals::check_part(id, *search, &text, &part)?;
         return Ok((CelNode::Search(*search, text, part), CelType::Bool));
     }

@@ -12,7 +12,7 @@ use lodge_base::canonical;
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
 
 /// What `identity.kind` can be.
-const KINDS: [&str; 7] = ["anonymous", "api-key", "basic", "jwt", "client-certificate", "call", "host"];
+const KINDS: [&str; 8] = ["anonymous", "api-key", "basic", "jwt", "client-certificate", "login", "call", "host"];
 
 /// Refuses a text that a variable never is.
 pub(super) fn check(id: u64, variable: &CelNode, text: &CelNode) -> Result<(), CelProblem> {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use lodge_state::blobs::{BlobError, BlobNames, BlobObject, BlobUpload, MAX_NAMES};
+use lodge_state::blobs::{BlobError, BlobPages, BlobReader, BlobWriter, MAX_NAMES};
 use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
@@ -44,7 +44,7 @@ enum OutgoingContent {
     #[default]
     Empty,
     /// What was written to the stream.
-    Written(Arc<BlobUpload>),
+    Written(Arc<dyn BlobWriter>),
     /// There could be no stream.
     Failed(BlobFailure),
 }
@@ -70,19 +70,26 @@ fn link_outgoing(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
         "[method]outgoing-value.outgoing-value-write-body",
         |mut caller: GuestCall<'_>, (value,): (Resource<OutgoingValue>,)| {
             Box::new(async move {
-                if !matches!(caller.data().table.get(&value)?.content, OutgoingContent::Empty) {
+                let ctx = caller.data();
+                let OutgoingValue { content, place } = ctx.table.get(&value)?;
+                if !matches!(content, OutgoingContent::Empty) {
                     return Ok((Err(()),));
                 }
-                let begun = match BlobCall::on(caller.data(), "") {
-                    Ok(call) => call.begin_upload().await,
+                let (container, object) =
+                    place.as_ref().map_or(("", None), |(of, name)| (&*of.name, Some(name.clone())));
+                let begun = match BlobCall::on(ctx, container) {
+                    Ok(call) => call.begin_upload(object.as_deref()).await,
                     Err(denied) => Err(denied),
                 };
                 let ctx = caller.data_mut();
-                let (content, stream) = match begun {
-                    Ok(upload) => {
-                        let stream: DynOutputStream = Box::new(ContentOutput::new(Arc::clone(&upload)));
-                        (OutgoingContent::Written(upload), ctx.table.push(stream).map_err(drop))
-                    }
+                let stream = begun.and_then(|upload| {
+                    let stream: DynOutputStream = Box::new(ContentOutput::new(Arc::clone(&upload)));
+                    let stream = ctx.table.push(stream).map_err(|_| BlobFailure::Handles)?;
+                    Ok((OutgoingContent::Written(upload), stream))
+                });
+                // A content that cannot be written is not stored either.
+                let (content, stream) = match stream {
+                    Ok((content, stream)) => (content, Ok(stream)),
                     Err(failure) => (OutgoingContent::Failed(failure), Err(())),
                 };
                 ctx.table.get_mut(&value)?.content = content;
@@ -101,10 +108,10 @@ fn link_outgoing(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
                 let stored = async {
                     let upload = match content {
                         OutgoingContent::Written(upload) => upload,
-                        OutgoingContent::Empty => call.begin_upload().await?,
+                        OutgoingContent::Empty => call.begin_upload(Some(&object)).await?,
                         OutgoingContent::Failed(failure) => return Err(failure),
                     };
-                    call.publish(&upload, &object).await
+                    call.publish(&*upload, &object).await
                 };
                 Ok((stored.await.map_err(String::from),))
             })
@@ -114,12 +121,12 @@ fn link_outgoing(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 fn link_incoming(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     let mut types = linker.instance("wasi:blobstore/types@0.2.0-draft")?;
-    types.resource("incoming-value", ResourceType::host::<BlobObject>(), |mut caller, rep| {
-        drop_handle::<BlobObject>(caller.data_mut(), rep)
+    types.resource("incoming-value", ResourceType::host::<Box<dyn BlobReader>>(), |mut caller, rep| {
+        drop_handle::<Box<dyn BlobReader>>(caller.data_mut(), rep)
     })?;
     types.func_wrap_async(
         "[static]incoming-value.incoming-value-consume-sync",
-        |mut caller: GuestCall<'_>, (value,): (Resource<BlobObject>,)| {
+        |mut caller: GuestCall<'_>, (value,): (Resource<Box<dyn BlobReader>>,)| {
             Box::new(async move {
                 let object = caller.data_mut().table.delete(value)?;
                 Ok((whole(object).await.map_err(|error| String::from(BlobFailure::from(error))),))
@@ -128,19 +135,22 @@ fn link_incoming(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap(
         "[static]incoming-value.incoming-value-consume-async",
-        |mut caller: GuestCall<'_>, (value,): (Resource<BlobObject>,)| {
+        |mut caller: GuestCall<'_>, (value,): (Resource<Box<dyn BlobReader>>,)| {
             let ctx = caller.data_mut();
             let stream: DynInputStream = Box::new(ContentInput::new(ctx.table.delete(value)?));
             Ok((handle::<_, String>(ctx, Ok(stream))?,))
         },
     )?;
-    types.func_wrap("[method]incoming-value.size", |caller: GuestCall<'_>, (value,): (Resource<BlobObject>,)| {
-        Ok((caller.data().table.get(&value)?.left(),))
-    })
+    types.func_wrap(
+        "[method]incoming-value.size",
+        |caller: GuestCall<'_>, (value,): (Resource<Box<dyn BlobReader>>,)| {
+            Ok((caller.data().table.get(&value)?.left(),))
+        },
+    )
 }
 
 /// Reads an object as a whole.
-async fn whole(mut object: BlobObject) -> Result<Vec<u8>, BlobError> {
+async fn whole(mut object: Box<dyn BlobReader>) -> Result<Vec<u8>, BlobError> {
     if object.left() > WHOLE {
         let what = "a value that is not consumed as a stream";
         return Err(BlobError::TooLarge { what, unit: "bytes", limit: WHOLE as usize });
@@ -269,7 +279,7 @@ fn link_objects(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
 
 /// A listing whose pages a guest reads.
 struct ObjectNames {
-    names: BlobNames,
+    names: Box<dyn BlobPages>,
     blobs: Arc<GrantedBlobs>,
 }
 

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lodge_state::blobs::{BlobError, BlobObject, BlobUpload, PIECE};
+use lodge_state::blobs::{BlobError, BlobReader, BlobWriter, PIECE};
 use tokio::task::JoinHandle;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
@@ -40,12 +40,12 @@ fn failed(error: BlobError) -> StreamError {
 
 /// The content of an object that a guest reads.
 pub(super) struct ContentInput {
-    object: BlobObject,
+    object: Box<dyn BlobReader>,
     work: BlobWork<Bytes>,
 }
 
 impl ContentInput {
-    pub(super) fn new(object: BlobObject) -> Self {
+    pub(super) fn new(object: Box<dyn BlobReader>) -> Self {
         Self { object, work: BlobWork::Idle }
     }
 
@@ -90,12 +90,12 @@ impl Pollable for ContentInput {
 
 /// The content of an object that a guest writes.
 pub(super) struct ContentOutput {
-    upload: Arc<BlobUpload>,
+    upload: Arc<dyn BlobWriter>,
     work: BlobWork<()>,
 }
 
 impl ContentOutput {
-    pub(super) fn new(upload: Arc<BlobUpload>) -> Self {
+    pub(super) fn new(upload: Arc<dyn BlobWriter>) -> Self {
         Self { upload, work: BlobWork::Idle }
     }
 

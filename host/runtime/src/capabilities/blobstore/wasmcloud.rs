@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::Ctx;
+use super::super::handles::made;
 use super::wasmcloud_streams::{ContentConsumer, ContentProducer, NameProducer};
 use super::{
     BlobCall, BlobFailure, ContainerMetadata, ObjectId, ObjectMetadata, OpenContainer, drop_handle, handle, since_epoch,
@@ -118,7 +119,8 @@ fn link_container(container: &mut LinkerInstance<'_, Ctx>) -> wasmtime::Result<(
                     Ok(names) => NameProducer::new(call.blobs, names),
                     Err(failure) => return Ok((Err(Error::from(failure)),)),
                 };
-                Ok((Ok(accessor.with(|access| StreamReader::new(access, names))?),))
+                let names = made(accessor.with(|access| StreamReader::new(access, names)))?;
+                Ok((names.ok_or_else(|| BlobFailure::Handles.into()),))
             })
         },
     )
@@ -135,7 +137,8 @@ fn link_content(container: &mut LinkerInstance<'_, Ctx>) -> wasmtime::Result<()>
                     Ok(object) => ContentProducer::new(object),
                     Err(failure) => return Ok((Err(Error::from(failure)),)),
                 };
-                Ok((Ok(accessor.with(|access| StreamReader::new(access, content))?),))
+                let content = made(accessor.with(|access| StreamReader::new(access, content)))?;
+                Ok((content.ok_or_else(|| BlobFailure::Handles.into()),))
             })
         },
     )?;
@@ -156,7 +159,7 @@ async fn write(
     mut data: StreamReader<u8>,
 ) -> wasmtime::Result<Result<(), BlobFailure>> {
     let begun = match call.check_name(name) {
-        Ok(()) => call.begin_upload().await,
+        Ok(()) => call.begin_upload(Some(name)).await,
         Err(failure) => Err(failure),
     };
     let upload = match begun {
@@ -179,7 +182,7 @@ async fn write(
     if incomplete {
         return Ok(Err(BlobFailure::Body));
     }
-    Ok(call.publish(&upload, name).await)
+    Ok(call.publish(&*upload, name).await)
 }
 
 /// Links what is done with objects of a container.

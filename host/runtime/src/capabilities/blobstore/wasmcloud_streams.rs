@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use lodge_state::blobs::{BlobError, BlobNames, BlobObject, BlobUpload, MAX_NAMES, PIECE};
+use lodge_state::blobs::{BlobError, BlobPages, BlobReader, BlobWriter, MAX_NAMES, PIECE};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wasmtime::StoreContextMut;
@@ -22,12 +22,12 @@ fn stopped<T>(error: tokio::task::JoinError) -> Result<T, BlobError> {
 /// The content of an object that a guest reads. The stream has no place for an error, so one ends the guest: it must not take a
 /// part for the whole.
 pub(super) struct ContentProducer {
-    object: BlobObject,
+    object: Box<dyn BlobReader>,
     reading: Option<JoinHandle<Result<Bytes, BlobError>>>,
 }
 
 impl ContentProducer {
-    pub(super) fn new(object: BlobObject) -> Self {
+    pub(super) fn new(object: Box<dyn BlobReader>) -> Self {
         Self { object, reading: None }
     }
 }
@@ -62,7 +62,7 @@ impl StreamProducer<Ctx> for ContentProducer {
 
 /// The content of an object that a guest writes.
 pub(super) struct ContentConsumer {
-    upload: Arc<BlobUpload>,
+    upload: Arc<dyn BlobWriter>,
     /// The bytes that are being written, and the task that does it.
     writing: Option<(usize, JoinHandle<Result<(), BlobError>>)>,
     /// Receives the result when the stream ends.
@@ -70,7 +70,7 @@ pub(super) struct ContentConsumer {
 }
 
 impl ContentConsumer {
-    pub(super) fn new(upload: Arc<BlobUpload>, ended: oneshot::Sender<Result<(), BlobError>>) -> Self {
+    pub(super) fn new(upload: Arc<dyn BlobWriter>, ended: oneshot::Sender<Result<(), BlobError>>) -> Self {
         Self { upload, writing: None, ended: Some(ended) }
     }
 
@@ -132,14 +132,14 @@ impl Drop for ContentConsumer {
 pub(super) struct NameProducer {
     blobs: Arc<GrantedBlobs>,
     /// The listing between two pages.
-    names: Option<BlobNames>,
+    names: Option<Box<dyn BlobPages>>,
     reading: Option<NamesFuture>,
 }
 
-type NamesFuture = Pin<Box<dyn Future<Output = Result<(Vec<String>, Option<BlobNames>), BlobError>> + Send>>;
+type NamesFuture = Pin<Box<dyn Future<Output = Result<(Vec<String>, Option<Box<dyn BlobPages>>), BlobError>> + Send>>;
 
 impl NameProducer {
-    pub(super) fn new(blobs: Arc<GrantedBlobs>, names: BlobNames) -> Self {
+    pub(super) fn new(blobs: Arc<GrantedBlobs>, names: Box<dyn BlobPages>) -> Self {
         Self { blobs, names: Some(names), reading: None }
     }
 }
@@ -156,7 +156,7 @@ impl StreamProducer<Ctx> for NameProducer {
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
         let me = &mut *self;
-        let begin = |mut names: BlobNames| -> NamesFuture {
+        let begin = |mut names: Box<dyn BlobPages>| -> NamesFuture {
             let deadline = store.data().sandbox.operation_deadline(me.blobs.timeout).into();
             Box::pin(async move {
                 let (page, ended) = names.next(MAX_NAMES, deadline).await?;

@@ -19,6 +19,7 @@ use wasmtime_wasi_http::{FieldMap, RequestOptions, WasiBody, WasiHttpHooks, Wasi
 
 use super::TYPES;
 use crate::capabilities::Ctx;
+use crate::capabilities::handles::TOO_MANY_HANDLES;
 use crate::capabilities::outbox::SendResult;
 
 /// The newest name, as for [`TYPES`].
@@ -85,7 +86,9 @@ fn handle(
     };
     let whole = Box::new(std::future::ready(Ok(())));
     let sending = ctx.hooks.send_request(request, options, whole);
-    Ok(Ok(ctx.table.push(FutureResponse::Waiting(Box::into_pin(sending)))?))
+    // There is room: the handle of the request is gone.
+    let pushed = ctx.table.push(FutureResponse::Waiting(Box::into_pin(sending)));
+    Ok(pushed.map_err(|_| too_many_handles()))
 }
 
 /// Converts a guest's request to the type that the host uses. Header fields were checked when the guest set them.
@@ -126,7 +129,8 @@ fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Get
         Ok(result) => result,
         Err(error) => {
             // wasmtime's conversion from errors to codes is private, so it is reached through `get`.
-            let failed = ctx.table.push(HostFutureIncomingResponse::Ready(Err(error)))?;
+            let failed = HostFutureIncomingResponse::Ready(Err(error));
+            let Ok(failed) = ctx.table.push(failed) else { return Ok(Some(Ok(Err(too_many_handles())))) };
             let code = ctx.http().get(Resource::new_borrow(failed.rep()));
             ctx.table.delete(failed)?;
             return code;
@@ -136,5 +140,9 @@ fn get(ctx: &mut Ctx, future: &Resource<FutureResponse>) -> wasmtime::Result<Get
     let headers = FieldMap::new_immutable(&mut ctx.hooks, head.headers);
     let body = Some(HostIncomingBody::new(body));
     let response = HostIncomingResponse { status: head.status.as_u16(), headers, body };
-    Ok(Some(Ok(Ok(ctx.table.push(response)?))))
+    Ok(Some(Ok(ctx.table.push(response).map_err(|_| too_many_handles()))))
+}
+
+fn too_many_handles() -> ErrorCode {
+    ErrorCode::InternalError(Some(TOO_MANY_HANDLES.into()))
 }

@@ -4,8 +4,9 @@
 use lodge_state::{Condition, Cursor, Error as StateError, Swap, Version};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
+use super::super::handles::TOO_MANY_HANDLES;
 use super::super::outcome::guest_text;
-use super::super::{Ctx, GuestCall, TOO_MANY_HANDLES};
+use super::super::{Ctx, GuestCall};
 use super::operation::{Operation, size_of_entries, size_of_keys};
 use super::{Closed, HandlePermit, KeyPage, OpenBucket, StoreBucket, TOO_MANY, bytes, drop_handle, link_basics, open};
 

@@ -135,7 +135,7 @@ impl<'a> Texts<'a> {
             links,
             status,
             scope,
-            service: (sandbox.service.name.clone(), sandbox.version.clone()),
+            service: (sandbox.service.name.clone(), sandbox.version.name.clone()),
         })
     }
 }

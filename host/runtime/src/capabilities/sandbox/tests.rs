@@ -8,7 +8,7 @@ fn the_side_that_used_most_of_the_time_caused_the_timeout() {
     let limits = config::resolve(&[]).unwrap().config.limits;
     let clock = Clock::new(Duration::from_millis(1));
     let service = Arc::new(Service::new("users", Arc::new(CpuScheduler::new(1)).share()));
-    let sandbox = Sandbox::new(service, (Arc::from("1"), Arc::default()), &limits, clock.clone(), None);
+    let sandbox = Sandbox::new(service, Arc::default(), &limits, clock.clone(), None);
     // Ticks of guest work, of waiting for the body, and of guest work again; the flag says whether the wait continues
     // at the end.
     let blamed = |work: u64, wait: u64, more: u64, waits_on: bool| {

@@ -35,7 +35,7 @@ fn values_come_from_everywhere() {
         ("path", key(ConfigSource::Environment("PATH".into()))),
         ("other", ConfigKey { default: Some("usual".into()), ..key(ConfigSource::File("nowhere".into())) }),
     ];
-    let values = reader(directory.path(), &keys, &["secrets"]).read().unwrap().config;
+    let values = reader(directory.path(), &keys, &["secrets"]).read().unwrap().reading.config;
     let text = |name: &str| (values[name].text.as_str(), values[name].secret);
     assert_eq!(text("name"), ("Ada", false));
     assert_eq!(text("password"), ("hunter2", false));
@@ -61,7 +61,7 @@ fn what_is_missing_is_named() {
     let defaulted = ConfigKey { default: Some("usual".into()), ..key(ConfigSource::File("x".into())) };
     assert!(problem(defaulted.clone()).contains("cannot be read"));
     fs::remove_file(directory.path().join("x")).unwrap();
-    let read = reader(directory.path(), &[("a", defaulted)], &[]).read().unwrap();
+    let read = reader(directory.path(), &[("a", defaulted)], &[]).read().unwrap().reading;
     assert_eq!(read.config["a"].text, "usual");
     let missing = reader(directory.path(), &[], &["nowhere"]).read().err().unwrap();
     assert!(missing.starts_with("config_directories: ") && missing.contains("nowhere cannot be read"), "{missing}");
@@ -81,11 +81,11 @@ fn a_swapped_symlink_is_a_new_value() {
     symlink("..1", at("..data")).unwrap();
     symlink("..data/name", at("name")).unwrap();
     let reader = reader(directory.path(), &[], &["."]);
-    assert_eq!(reader.read().unwrap().config["name"].text, "one");
+    assert_eq!(reader.read().unwrap().reading.config["name"].text, "one");
     symlink("..2", at("..new")).unwrap();
     fs::rename(at("..new"), at("..data")).unwrap();
-    assert_eq!(reader.read().unwrap().config["name"].text, "two");
-    assert_eq!(reader.read().unwrap().config.len(), 1);
+    assert_eq!(reader.read().unwrap().reading.config["name"].text, "two");
+    assert_eq!(reader.read().unwrap().reading.config.len(), 1);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn variables_have_the_same_sources() {
         variable("PATH", key(ConfigSource::Environment("PATH".into()))),
     ]);
     assert!(reader.has_files());
-    let env = reader.read().unwrap().env;
+    let env = reader.read().unwrap().reading.env;
     let text = |name: &str| (env[name].text.as_str(), env[name].secret);
     assert_eq!((text("A"), text("FILE"), text("REGION")), (("1", false), ("t0ken", false), ("eu", false)));
     // What is secret in the configuration is secret here.
@@ -143,7 +143,7 @@ fn values_of_others_are_shared_by_them() {
     let mut with_host = reader(directory.path(), &keys, &[]);
     with_host.host = Some(directory.path().join("shared.toml"));
     assert!(with_host.has_files());
-    let values = with_host.read().unwrap().config;
+    let values = with_host.read().unwrap().reading.config;
     let text = |name: &str| (values[name].text.as_str(), values[name].secret);
     // A secret of another service is a secret here.
     assert_eq!((text("url"), text("password")), (("http://users", false), ("hunter22", true)));

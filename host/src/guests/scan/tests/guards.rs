@@ -3,13 +3,15 @@
 use super::*;
 
 /// What denies requests, each on a line of its own.
-const GUARDS: [&str; 6] = [
+const GUARDS: [&str; 8] = [
     "auth.api_keys = 'k'",
     "deny = ['10.0.0.0/8']",
     "routes = [{ path = '/a', allow = ['10.0.0.0/8'] }]",
     "routes = [{ path = '/a', methods = ['POST'] }]",
     "rules = [{ deny = true }]",
     "rate = '1/h'",
+    "headers.request.remove = ['x-role']",
+    "routes = [{ path = '/*', rewrite = '/public' }]",
 ];
 
 /// Who may send requests is not undone by a file that is gone or empty, nor soon by the first part of one.
@@ -129,6 +131,63 @@ fn a_refused_text_disarms_nothing() {
     }
 }
 
+/// The files of a service that cannot be served with the guard, from the start or since they came.
+fn unserved(guard: &str) -> [(String, Vec<u8>); 5] {
+    let with = |line: &str| format!("env.N = '1'\n{guard}\n{line}\n");
+    [
+        (with("alow = ['10.0.0.0/8']"), component(0)),
+        (with("env.B = 'cut off"), component(0)),
+        (with("isolation = 'none'"), component(0)),
+        (with(""), b"\0as".to_vec()),
+        (with(""), Vec::new()),
+    ]
+}
+
+/// A manifest that was never served ends like one that was: by a text that is complete. It may be refused since the host started.
+#[test]
+fn what_was_never_served_opens_nothing_either() {
+    let cases = GUARDS.into_iter().flat_map(|guard| unserved(guard).map(|files| (guard, files)));
+    for (guard, (text, wasm)) in cases {
+        for (is_start, is_version) in [(true, false), (false, false), (true, true)] {
+            let told = format!("{text}, at start: {is_start}, a version: {is_version}");
+            let mut files: Vec<(&str, &[u8])> = vec![("a.toml", text.as_bytes()), ("b.wasm", &wasm)];
+            let name = if is_version { "a@2" } else { "a" };
+            let file = format!("{name}.wasm");
+            files[1].0 = &file;
+            files.retain(|(_, bytes)| !bytes.is_empty());
+            let mut world = World::new(if is_start { &files } else { &[] }, true);
+            if !is_start {
+                files.iter().for_each(|(name, bytes)| world.write(name, bytes));
+                world.pass(SETTLE);
+            }
+            assert!(world.live(name).is_none(), "{told}");
+            // It is emptied, vanishes, and is written in pieces.
+            world.write("a.toml", "");
+            world.write(&file, component(1));
+            world.pass(Duration::from_secs(60));
+            assert!(world.live(name).is_none(), "{told}: empty");
+            assert!(world.refused().concat().contains("it is gone or empty"), "{told}: {:?}", world.refused());
+            world.unlink("a.toml");
+            world.pass(Duration::from_secs(60));
+            assert!(world.live(name).is_none(), "{told}: gone");
+            world.write("a.toml", "env.N = '2'\n");
+            world.pass(OPENS - Duration::from_millis(1));
+            assert!(world.live(name).is_none(), "{told}: cut off");
+            world.append("a.toml", &format!("{guard}\n"));
+            world.pass(OPENS);
+            world.pass(HELD * 2);
+            assert_eq!(world.said(name), Some("2".into()), "{told}: {:?}", world.refused());
+            let denies = |world: &World| world.live(name).is_some_and(|spec| spec.manifest.denies());
+            assert!(denies(&world) || is_version, "{told}");
+        }
+        // What is complete at once is taken at once.
+        let mut world = World::new(&[("a.toml", text.as_bytes()), ("a.wasm", &component(0))], true);
+        world.rename("a.toml", "env.N = '3'");
+        world.pass(PLACED * 2);
+        assert_eq!(world.said("a"), Some("3".into()), "{text}");
+    }
+}
+
 /// A service without a component of its own stays while its manifest is empty, and goes with it. What it denied is remembered.
 #[test]
 fn a_service_that_is_its_manifest_keeps_its_guards() {
@@ -198,4 +257,36 @@ fn neither_a_disabled_service_nor_a_version_opens_by_accident() {
     }
     world.pass(HELD * 2);
     assert!(world.live("b").is_some() && world.live("a@2").is_some());
+}
+
+/// A version that is removed and comes again needs no more than it had: what it gets of the requests denies none.
+#[test]
+fn a_version_returns_without_the_manifest_of_its_service() {
+    let steps = |percent: u8| [("a@2.toml", format!("percent = {percent}").into_bytes()), ("a@2.wasm", component(1))];
+    for (gap, is_renamed) in [0, 10, 60, 700].into_iter().flat_map(|gap| [(gap, true), (gap, false)]) {
+        for order in [0, 1] {
+            let mut world = World::new(&[("a.wasm", &component(0))], true);
+            for percent in [40, 50, 60] {
+                let mut steps = steps(percent);
+                steps.rotate_left(order);
+                for (name, bytes) in &steps {
+                    if is_renamed {
+                        world.rename(name, bytes);
+                    } else {
+                        world.write(name, bytes);
+                    }
+                    world.pass(Duration::from_millis(gap));
+                }
+                world.pass(Duration::from_secs(60));
+                assert!(world.live("a@2").is_some(), "{gap} {is_renamed} {order} {percent}: {:?}", world.refused());
+                // As `lodge rollback` does.
+                world.rename("a@2.toml", "enabled = false");
+                world.pass(Duration::from_millis(gap + 60));
+                for (name, _) in &steps {
+                    world.unlink(name);
+                    world.pass(Duration::from_millis(gap));
+                }
+            }
+        }
+    }
 }

@@ -157,3 +157,34 @@ fn without_keys_nothing_is_served() {
     signed.world.pass(SETTLE * 2);
     assert!(signed.serves("b", 0));
 }
+
+/// Each component in front of a service needs a signature for it, and what changes there is another version.
+#[test]
+fn middleware_is_signed_as_well() {
+    let mut signed = Signed::new();
+    fs::create_dir(signed.world.at("m")).unwrap();
+    signed.world.write("b.toml", "middleware = 'm/gate.wasm'");
+    signed.world.write("b.wasm", component(0));
+    signed.sign("b.wasm", &component(0));
+    signed.world.pass(SETTLE * 4);
+    assert!(signed.world.live("b").is_none());
+    let refused = signed.world.refused().concat();
+    assert!(refused.contains("b.toml: middleware m/gate.wasm: there is no such file"), "{refused}");
+    signed.world.write("m/gate.wasm", component(1));
+    signed.world.pass(SETTLE * 4);
+    let refused = signed.world.refused().concat();
+    assert!(refused.contains("b.toml: middleware m/gate.wasm: it has no signature"), "{refused}");
+    signed.sign("m/gate.wasm", &component(1));
+    signed.world.pass(SETTLE * 4);
+    let before = signed.world.live("b").unwrap();
+    assert_eq!((before.middleware.len(), before.middleware[0].digest), (1, Digest::of(&component(1))));
+    // What is not signed does not take its place.
+    signed.world.write("m/gate.wasm", component(2));
+    signed.world.pass(SETTLE * 100);
+    assert_eq!(signed.world.live("b").as_ref(), Some(&before));
+    signed.sign("m/gate.wasm", &component(2));
+    signed.world.pass(SETTLE * 4);
+    let now = signed.world.live("b").unwrap();
+    assert_eq!(now.digest, before.digest);
+    assert_ne!(now.code_digest(), before.code_digest());
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lodge_conformance::soon;
-use lodge_state::messages::{Backlog, Headers, MessageBody, Receipt, Settlement, SettlementOutcome};
+use lodge_state::messages::{Backlog, Fault, Headers, MessageBody, Receipt, Settlement, SettlementOutcome};
 use lodge_state::{
     Backend, Lease, Message, MessageQueue, Namespace, Pattern, Sqlite, Subject, Subscription, SystemClock, verify,
 };
@@ -60,7 +60,7 @@ async fn consume(queue: Arc<dyn MessageQueue>, name: &str) {
         assert_eq!(received.dead, 0);
         for (number, delivery) in received.deliveries.iter().enumerate() {
             if number % 4 == 3 {
-                settle(&delivery.receipt, Settlement::Retry(Duration::from_millis(5))).await;
+                settle(&delivery.receipt, Settlement::Retry(Duration::from_millis(5), Fault::Status(500))).await;
                 continue;
             }
             say(&format!("b {name} {}\n", delivery.id));

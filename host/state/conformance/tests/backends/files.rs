@@ -151,10 +151,10 @@ async fn wrong_files_are_named() {
     sqlite.close().await;
     assert_eq!(verify(&path), Ok(()));
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 7").unwrap();
-    assert_eq!(error(), OpenError::Newer { path: path.clone(), version: 7, known: 2 });
+    assert_eq!(error(), OpenError::Newer { path: path.clone(), version: 7, known: 3 });
     Connection::open(&path)
         .unwrap()
-        .execute_batch("PRAGMA user_version = 2; UPDATE namespace SET bytes = bytes + 1")
+        .execute_batch("PRAGMA user_version = 3; UPDATE namespace SET bytes = bytes + 1")
         .unwrap();
     assert!(verify(&path).unwrap_err().to_string().contains("do not fit their entries"));
 

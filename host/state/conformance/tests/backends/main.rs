@@ -8,8 +8,10 @@
     reason = "tests fail by panics"
 )]
 
+mod blobs;
 mod crash;
 mod crash_messages;
+mod damage;
 mod files;
 mod memory;
 mod sqlite;

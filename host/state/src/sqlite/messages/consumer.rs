@@ -24,22 +24,6 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Checks that a message of `size` bytes may wait.
-    ///
-    /// # Errors
-    /// [`Error::QuotaExceeded`].
-    pub(super) fn check(&self, size: u64) -> Result<(), Error> {
-        let (quota, used) = (self.subscription.quota(), self.backlog);
-        let exceeded = |resource, used, limit| Err(Error::QuotaExceeded { resource, used, limit });
-        if used.messages >= quota.messages {
-            return exceeded(Resource::Messages, used.messages, quota.messages);
-        }
-        if used.bytes.saturating_add(size) > quota.bytes {
-            return exceeded(Resource::Bytes, used.bytes, quota.bytes);
-        }
-        Ok(())
-    }
-
     /// Whether it has not received for so long that it has no subscription any more.
     pub(super) fn is_absent(&self, now: Timestamp) -> bool {
         now.since(self.seen) >= MAX_ABSENCE

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, params};
 
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::key::Namespace;
-use crate::limits::{MAX_DEAD, MAX_PAUSE, MAX_RECEIVE, MAX_RECEIVE_BYTES};
+use crate::limits::{MAX_PAUSE, MAX_RECEIVE, MAX_RECEIVE_BYTES};
 use crate::locks::Lease;
 use crate::messages::{
-    Delivery, Headers, Message, MessageBody, MessageId, Published, Receipt, Received, Settlement, SettlementOutcome,
-    Subject,
+    Delivery, Fault, Message, MessageId, Published, Receipt, Received, Settlement, SettlementOutcome,
 };
 use crate::sqlite::Id;
 use crate::sqlite::messages::consumer::{self, Consumer};
+use crate::sqlite::messages::dead;
+use crate::sqlite::messages::stored::{COLUMNS, StoredMessage, add, count, execute};
 use crate::sqlite::transaction::{Transaction, unusable};
 
 /// The longest time that a receiver waits for the database.
@@ -22,40 +23,6 @@ pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is noted that a consumer receives.
 const SEEN_EVERY: Duration = Duration::from_secs(60);
-
-/// A message as it is stored.
-struct StoredMessage {
-    id: i64,
-    number: u64,
-    published: u64,
-    attempt: u32,
-    origin: Option<Subject>,
-    message: Message,
-}
-
-const COLUMNS: &str = "id, number, published, attempt, subject, origin, reply_to, headers, body";
-
-impl StoredMessage {
-    /// Reads a row of [`COLUMNS`].
-    fn read(row: &Row<'_>) -> rusqlite::Result<StoredMessage> {
-        // Checked when it was written, so anything else is damage.
-        let damaged = |_| rusqlite::Error::InvalidQuery;
-        let subject = |text: Option<String>| text.as_deref().map(Subject::new).transpose().map_err(damaged);
-        Ok(StoredMessage {
-            id: row.get(0)?,
-            number: row.get(1)?,
-            published: row.get(2)?,
-            attempt: row.get(3)?,
-            origin: subject(row.get(5)?)?,
-            message: Message {
-                subject: Subject::new(row.get_ref(4)?.as_str()?).map_err(damaged)?,
-                reply_to: subject(row.get(6)?)?,
-                headers: Headers::stored(row.get(7)?).map_err(damaged)?,
-                body: MessageBody::new(row.get::<_, Vec<u8>>(8)?).map_err(damaged)?,
-            },
-        })
-    }
-}
 
 /// Stores a message for all of its consumers.
 pub(super) fn publish(transaction: &mut Transaction<'_, '_>, message: Message) -> Result<Published, Error> {
@@ -71,29 +38,8 @@ fn store(transaction: &mut Transaction<'_, '_>, stored: &StoredMessage) -> Resul
     let (now, size) = (transaction.now, stored.message.size());
     let mut consumers = consumer::all(transaction.connection)?;
     consumers.retain(|consumer| !consumer.is_absent(now) && consumer.subscription.matches(&stored.message.subject));
-    consumers.iter().try_for_each(|consumer| consumer.check(size))?;
-    let insert = "INSERT INTO message
-         (consumer, number, published, due, attempt, subject, origin, reply_to, headers, size, body)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)";
-    let Message { subject, reply_to, headers, body } = &stored.message;
-    for consumer in &consumers {
-        let row = params![
-            consumer.id,
-            stored.number,
-            stored.published,
-            now.milliseconds(),
-            subject.as_str(),
-            stored.origin.as_ref().map(Subject::as_str),
-            reply_to.as_ref().map(Subject::as_str),
-            headers.as_str(),
-            size,
-            &*body.bytes()
-        ];
-        execute(transaction, insert, row)?;
-        count(transaction, consumer.id, 1, size)?;
-        // The receiver's job comes after this one: it sees the message, or fails as this one does.
-        transaction.shared.arrivals.notify(consumer.id);
-    }
+    consumers.iter().try_for_each(|consumer| consumer.subscription.check(consumer.backlog, size))?;
+    consumers.iter().try_for_each(|consumer| add(transaction, consumer.id, stored))?;
     Ok(consumers.len())
 }
 
@@ -110,9 +56,15 @@ pub(super) fn receive(
         execute(transaction, "UPDATE consumer SET seen = ?2 WHERE id = ?1", params![id, now.milliseconds()])?;
     }
     let mut received = Received::default();
-    for stored in due(transaction, id, limit.min(MAX_RECEIVE))? {
+    let (found, damaged) = due(transaction, id, limit.min(MAX_RECEIVE))?;
+    for id in damaged {
+        // It keeps none of the others from being delivered.
+        dead::keep_damaged(transaction, &consumer, id)?;
+        received.dead += 1;
+    }
+    for stored in found {
         if stored.attempt >= consumer.subscription.max_deliver() {
-            bury(transaction, &consumer, stored)?;
+            bury(transaction, &consumer, Fault::Unsettled, stored)?;
             received.dead += 1;
             continue;
         }
@@ -135,21 +87,25 @@ pub(super) fn receive(
     Ok((received, next.map(|next| Timestamp::new(next).since(now))))
 }
 
-/// Reads the messages that can be delivered now, the longest due first, up to a size.
-fn due(transaction: &Transaction<'_, '_>, consumer: Id, limit: usize) -> Result<Vec<StoredMessage>, Error> {
+/// Reads the messages that can be delivered now, the longest due first, up to a size, and the ids of those that cannot be read.
+fn due(transaction: &Transaction<'_, '_>, consumer: Id, limit: usize) -> Result<(Vec<StoredMessage>, Vec<Id>), Error> {
     let read = || {
         let select =
             format!("SELECT {COLUMNS} FROM message WHERE consumer = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3");
         let mut statement = transaction.connection.prepare_cached(&select)?;
         let mut rows = statement.query(params![consumer, transaction.now.milliseconds(), limit])?;
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut damaged, mut bytes) = (Vec::new(), Vec::new(), 0);
         while bytes < MAX_RECEIVE_BYTES {
             let Some(row) = rows.next()? else { break };
-            let stored = StoredMessage::read(row)?;
-            bytes += stored.message.size();
-            found.push(stored);
+            match StoredMessage::read(row) {
+                Ok(stored) => {
+                    bytes += stored.message.size();
+                    found.push(stored);
+                }
+                Err(_) => damaged.push(row.get(0)?),
+            }
         }
-        Ok(found)
+        Ok((found, damaged))
     };
     read().map_err(|error: rusqlite::Error| unusable(&error))
 }
@@ -167,11 +123,11 @@ pub(super) fn settle(
         return Ok(SettlementOutcome::Stale);
     };
     // The pause, and how many deliveries do not count; nothing for a message that dies.
-    let again = match settlement {
+    let (again, fault) = match settlement {
         Settlement::Acknowledge => return acknowledge(transaction, consumer.id, (id, lease)),
-        Settlement::Retry(pause) => Some((pause, 0)),
-        Settlement::Release(pause) => Some((pause, 1)),
-        Settlement::Reject => None,
+        Settlement::Retry(pause, fault) => (Some((pause, 0)), fault),
+        Settlement::Release(pause) => (Some((pause, 1)), Fault::Unsettled),
+        Settlement::Reject(fault) => (None, fault),
     };
     let select = format!("SELECT {COLUMNS} FROM message WHERE id = ?1 AND lease = ?2 AND consumer = ?3");
     let found = transaction
@@ -181,7 +137,7 @@ pub(super) fn settle(
     let Some(stored) = found.map_err(|error| unusable(&error))? else { return Ok(SettlementOutcome::Stale) };
     let again = again.map(|(pause, uncounted)| (pause, stored.attempt.saturating_sub(uncounted)));
     let Some((pause, attempt)) = again.filter(|(_, attempt)| *attempt < consumer.subscription.max_deliver()) else {
-        bury(transaction, &consumer, stored)?;
+        bury(transaction, &consumer, fault, stored)?;
         return Ok(SettlementOutcome::Dead);
     };
     let due = transaction.now.after(pause.min(MAX_PAUSE)).milliseconds();
@@ -192,7 +148,12 @@ pub(super) fn settle(
 }
 
 /// Ends the life of a message: it goes to the dead-letter subject once, or is kept apart.
-fn bury(transaction: &mut Transaction<'_, '_>, consumer: &Consumer, stored: StoredMessage) -> Result<(), Error> {
+fn bury(
+    transaction: &mut Transaction<'_, '_>,
+    consumer: &Consumer,
+    fault: Fault,
+    stored: StoredMessage,
+) -> Result<(), Error> {
     delete(transaction, consumer, &stored)?;
     if let (Some(subject), None) = (consumer.subscription.dead_letter(), &stored.origin) {
         let origin = Some(stored.message.subject.clone());
@@ -203,42 +164,7 @@ fn bury(transaction: &mut Transaction<'_, '_>, consumer: &Consumer, stored: Stor
             result => return result.map(|_| ()),
         }
     }
-    keep(transaction, consumer, &stored)
-}
-
-/// Keeps a dead message, and removes the oldest ones that are too many.
-fn keep(transaction: &mut Transaction<'_, '_>, consumer: &Consumer, stored: &StoredMessage) -> Result<(), Error> {
-    let insert = "INSERT INTO dead_message
-         (consumer, number, published, died, attempt, subject, origin, reply_to, headers, size, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    let Message { subject, reply_to, headers, body } = &stored.message;
-    let row = params![
-        consumer.id,
-        stored.number,
-        stored.published,
-        transaction.now.milliseconds(),
-        stored.attempt,
-        subject.as_str(),
-        stored.origin.as_ref().map(Subject::as_str),
-        reply_to.as_ref().map(Subject::as_str),
-        headers.as_str(),
-        stored.message.size(),
-        &*body.bytes()
-    ];
-    execute(transaction, insert, row)?;
-    let sum = "SELECT count(*), ifnull(sum(size), 0) FROM dead_message WHERE consumer = ?1";
-    let oldest = "DELETE FROM dead_message WHERE id = (SELECT min(id) FROM dead_message WHERE consumer = ?1)";
-    loop {
-        let total = transaction
-            .connection
-            .prepare_cached(sum)
-            .and_then(|mut sum| sum.query_row([consumer.id], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))));
-        let (messages, bytes) = total.map_err(|error| unusable(&error))?;
-        if messages <= MAX_DEAD && bytes <= consumer.subscription.quota().bytes {
-            return Ok(());
-        }
-        execute(transaction, oldest, [consumer.id])?;
-    }
+    dead::keep(transaction, consumer, fault, &stored)
 }
 
 /// Acknowledges a message.
@@ -261,16 +187,4 @@ fn acknowledge(
 fn delete(transaction: &mut Transaction<'_, '_>, consumer: &Consumer, stored: &StoredMessage) -> Result<(), Error> {
     execute(transaction, "DELETE FROM message WHERE id = ?1", [stored.id])?;
     count(transaction, consumer.id, -1, stored.message.size())
-}
-
-/// Counts a message that was added or removed.
-fn count(transaction: &mut Transaction<'_, '_>, consumer: Id, sign: i64, size: u64) -> Result<(), Error> {
-    let update = "UPDATE consumer SET messages = messages + ?2, bytes = bytes + ?2 * ?3 WHERE id = ?1";
-    execute(transaction, update, params![consumer, sign, size])
-}
-
-/// Runs a statement that changes the database, compiled once.
-fn execute(transaction: &mut Transaction<'_, '_>, sql: &str, params: impl rusqlite::Params) -> Result<(), Error> {
-    let result = transaction.connection.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
-    transaction.changed(result).map(|_| ())
 }

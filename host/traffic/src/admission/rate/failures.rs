@@ -1,5 +1,6 @@
 //! Failed attempts at credentials: a rate of their own for each client address.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::iter::once;
 use std::net::IpAddr;
 use std::sync::{Mutex, OnceLock};
@@ -43,18 +44,34 @@ struct Told {
 pub struct Attempter {
     client: IpAddr,
     claimed: Option<IpAddr>,
+    /// The key of a service of this client, which is another host of the cluster.
+    calling: Option<u64>,
 }
 
 impl Attempter {
     /// Returns the client at this address, with the one that it claims.
     pub fn new(client: IpAddr, claimed: Option<IpAddr>) -> Self {
-        Self { client, claimed }
+        Self { client, claimed, calling: None }
+    }
+
+    /// Returns the same for a call of this service of the client, which is another host of the cluster.
+    pub fn calling(self, service: Option<&str>) -> Self {
+        let calling = service.map(|service| {
+            let mut key = DefaultHasher::new();
+            (key_of(self.client), service).hash(&mut key);
+            key.finish()
+        });
+        Self { calling, ..self }
     }
 
     /// Returns the keys of the addresses, without repetition.
     pub fn keys(self) -> impl Iterator<Item = u64> {
-        let own = key_of(self.client);
+        let own = self.own();
         once(own).chain(self.claimed.map(key_of).filter(move |key| *key != own))
+    }
+
+    fn own(self) -> u64 {
+        self.calling.unwrap_or_else(|| key_of(self.client))
     }
 }
 
@@ -107,7 +124,7 @@ impl FailedAttempts {
     /// Returns a line for the log about a client that may not try again now: one for each address and minute, and not for more than
     /// sixteen addresses in a minute.
     pub fn tell(&self, client: Attempter, now: Instant) -> Option<String> {
-        let (now, key) = (self.since(now), key_of(client.client));
+        let (now, key) = (self.since(now), client.own());
         let mut told = lock(&self.told);
         if told.began.is_none_or(|began| now.saturating_sub(began) >= MINUTE) {
             told.began = Some(now);
@@ -126,8 +143,9 @@ impl FailedAttempts {
             untold => format!("; before it, {untold} refusals of other addresses had no line"),
         };
         let (address, most) = (client.client.to_canonical(), self.per_minute);
+        let whose = if client.calling.is_some() { "a service of " } else { "" };
         Some(format!(
-            "{address} has had {most} failed attempts at credentials, and gets 429 until it waits (auth_failures){others}"
+            "{whose}{address} has had {most} failed attempts at credentials, and gets 429 until it waits (auth_failures){others}"
         ))
     }
 
@@ -199,6 +217,23 @@ mod tests {
         // What was refused by one took nothing from the other.
         assert_eq!([0; 2].map(|_| attempts.take(client("192.0.2.1"), start)), [Ok(()), Ok(())]);
         assert_eq!(Attempter::new(one, Some(one)).keys().count(), 1);
+    }
+
+    /// Services of one host are several clients, and their host is another one.
+    #[test]
+    fn a_service_locks_out_no_other() {
+        let start = Instant::now();
+        let attempts = FailedAttempts::new(2, start).unwrap();
+        let of = |service| client("192.0.2.1").calling(service);
+        (0..3).for_each(|_| attempts.count(of(Some("evil")), start));
+        let may = [Some("evil"), Some("shop"), None].map(|service| attempts.check(of(service), start).is_ok());
+        assert_eq!(may, [false, true, true]);
+        assert!(attempts.check(client("192.0.2.2").calling(Some("evil")), start).is_ok());
+        let claims =
+            Attempter::new("192.0.2.1".parse().unwrap(), Some("192.0.2.9".parse().unwrap())).calling(Some("shop"));
+        (0..2).for_each(|_| attempts.count(client("192.0.2.9"), start));
+        assert!(attempts.check(claims, start).is_err());
+        assert!(attempts.tell(of(Some("evil")), start).unwrap().starts_with("a service of 192.0.2.1 has had 2 failed"));
     }
 
     #[test]

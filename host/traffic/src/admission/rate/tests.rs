@@ -5,10 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use http::header::HeaderName;
+use lodge_manifest::rate::Scope;
 use std::time::Duration;
 
 fn settings(count: u32, per: Duration, burst: u32, by: By) -> Settings {
-    Settings { count, per, burst, by }
+    Settings { count, per, burst, by, scope: Scope::Host }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,17 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Takes one request from the client's bucket.
 fn ask(rate: &Rate, client: &str, now: Instant) -> Result<RateStatus, RateStatus> {
     let headers = HeaderMap::new();
-    rate.take(
-        &RequestView {
-            client: client.parse().unwrap(),
-            claimed: None,
-            inside: false,
-            headers: &headers,
-            route: 0,
-            identity: None,
-        },
-        now,
-    )
+    rate.take(&RequestView::new(client.parse().unwrap(), &headers), now)
 }
 
 fn admitted(rate: &Rate, now: Instant, view: usize) -> usize {
@@ -89,15 +80,12 @@ fn keys_are_clients() {
     for (value, expected) in [(None, true), (None, false), (Some("a"), true), (Some("a"), false), (Some("b"), true)] {
         headers.clear();
         value.map(|value: &str| headers.insert("x-api-key", value.parse().unwrap()));
-        let view = RequestView {
-            client: "192.0.2.1".parse().unwrap(),
-            claimed: None,
-            inside: false,
-            headers: &headers,
-            route: 0,
-            identity: None,
-        };
+        let view = RequestView::new("192.0.2.1".parse().unwrap(), &headers);
         assert_eq!(header.take(&view, start).is_ok(), expected, "{value:?}");
+        // Each service that calls from another host is a client, besides that host.
+        let of = |calling| Rate::take(&rate, &RequestView { calling, client: [198, 51, 100, 7].into(), ..view }, start);
+        let first = headers.is_empty() && expected;
+        assert_eq!([Some("evil"), Some("shop"), None].map(|calling| of(calling).is_ok()), [first; 3], "{value:?}");
     }
 }
 

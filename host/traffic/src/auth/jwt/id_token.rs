@@ -53,6 +53,25 @@ pub(in crate::auth) fn verify(
     Ok(IdToken { subject, claims })
 }
 
+/// Returns what is wrong with an ID token, for the log.
+pub(in crate::auth) fn fault(cause: Cause) -> &'static str {
+    match cause {
+        Cause::NoKeys => "the keys that verify its ID token could not be fetched",
+        Cause::Malformed => "its ID token is no signed JWT, or one that gives access",
+        Cause::Algorithm => {
+            "its ID token has an algorithm that `auth.login.algorithms` does not allow, or not for its key"
+        }
+        Cause::UnknownKid => "its ID token names no key of the provider",
+        Cause::Signature => "the signature of its ID token is not by the key that it names",
+        Cause::Issuer => "`iss` of its ID token is another issuer than `auth.login.issuer`",
+        Cause::Audience => "`aud` or `azp` of its ID token is not `auth.login.client_id`",
+        Cause::ExpiredToken => "`exp` of its ID token is over, or `iat` was more than 10 minutes ago; check the clocks",
+        Cause::EarlyToken => "`nbf` or `iat` of its ID token is to come; check the clocks",
+        Cause::Nonce => "`nonce` of its ID token is that of another login",
+        _ => "a claim of its ID token is missing or of a wrong type",
+    }
+}
+
 /// Checks that the token was issued for this client, and not for another one that passes it on.
 fn check_party(claims: &Map<String, Value>, settings: &Jwt) -> Result<(), Cause> {
     let several = matches!(claims.get("aud"), Some(Value::Array(list)) if list.len() > 1);

@@ -20,6 +20,8 @@ pub struct BrowserRequest {
     pub cookies: HostCookies,
     /// Whether a person opens a page, who can log in then.
     pub navigates: bool,
+    /// Whether the client reached another host than that of the login.
+    pub is_elsewhere: bool,
     /// Whether a page of another origin, which may not use the session, sends a request that can change something.
     pub is_foreign: bool,
     /// The cookie of the session with its last use, which the response sets.
@@ -29,7 +31,8 @@ pub struct BrowserRequest {
 impl BrowserRequest {
     /// Returns it for a request with this method and these headers.
     pub fn new(target: PathAndQuery, cookies: HostCookies, method: &Method, headers: &HeaderMap) -> Self {
-        Self { target, cookies, navigates: navigates(method, headers), is_foreign: false, renewed: None }
+        let navigates = navigates(method, headers);
+        Self { target, cookies, navigates, is_elsewhere: false, is_foreign: false, renewed: None }
     }
 }
 

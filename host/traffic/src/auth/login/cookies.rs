@@ -9,6 +9,11 @@ const PREFIX: &str = "__Host-lodge-";
 /// The most bytes of a cookie with its attributes, which all browsers keep (RFC 6265 6.1).
 pub(super) const MOST: usize = 4096;
 
+/// Whether a cookie of this name is one of the host.
+pub fn is_host_cookie(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// The cookies of the host in a request: names and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostCookies(Vec<(Vec<u8>, Vec<u8>)>);

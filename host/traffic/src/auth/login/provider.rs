@@ -1,7 +1,11 @@
 //! An OpenID provider: its configuration, which is fetched again while the host runs, and the exchange of codes for ID tokens.
+//! `exchanges` are those in progress.
 
+mod exchanges;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use base64::Engine as _;
@@ -9,9 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::Serializer;
 use http::{HeaderValue, StatusCode, Uri};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use self::exchanges::{ExchangePlace, Exchanges};
 use crate::auth::denial::Cause;
 use crate::auth::jwt::json;
 use crate::auth::remote::{PAUSE, Remote, jittered};
@@ -27,9 +31,6 @@ const MOST: usize = 64 << 10;
 /// The time for one exchange with the provider.
 const TIME: Duration = Duration::from_secs(5);
 
-/// How many codes are exchanged at once for each login. Others wait for as long as an exchange may take.
-const EXCHANGES: usize = 16;
-
 /// How often the configuration is fetched.
 const REFRESH: Duration = Duration::from_secs(3600);
 
@@ -39,16 +40,26 @@ const KEYS: (Duration, Duration) = (Duration::from_secs(900), Duration::from_sec
 /// The least time between two log lines that say the same of exchanges.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// What to do if the provider does not accept the service.
+const CHECK: &str = "check `auth.login.client_id` and the file of `auth.login.client_secret`";
+
+/// The most characters of a text of the provider that are shown.
+const SHOWN: usize = 256;
+
 /// A provider.
 #[derive(Debug)]
 pub(super) struct Provider {
     /// What its ID tokens must be.
     pub(super) tokens: Jwt,
     configuration: ArcSwapOption<ProviderConfiguration>,
-    exchanges: Semaphore,
+    exchanges: Exchanges,
     metrics: Arc<Metrics>,
-    /// When the log was last told of an exchange that failed.
-    said: Mutex<Option<Instant>>,
+    /// When the log was last told of a login that failed, by the name of the cause.
+    said: Mutex<BTreeMap<&'static str, Instant>>,
+    /// When a login failed last, and why.
+    refusal: Mutex<Option<(SystemTime, String)>>,
+    /// Why the last attempt to fetch the configuration failed.
+    problem: Mutex<Option<String>>,
 }
 
 /// What a provider says of itself.
@@ -77,8 +88,12 @@ pub(super) struct Granted {
 
 impl Provider {
     /// Begins to fetch the configuration, and returns after the first attempt, whether it succeeds or not: until there is one,
-    /// nobody can log in.
-    pub(super) async fn open(login: &Login, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// nobody can log in. The `last` one is in force until then.
+    pub(super) async fn open(
+        login: &Login,
+        last: Option<Arc<ProviderConfiguration>>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let tokens = Jwt {
             issuer: login.issuer.clone(),
             audience: vec![login.client_id.clone()],
@@ -91,10 +106,12 @@ impl Provider {
         };
         let this = Arc::new(Self {
             tokens,
-            configuration: ArcSwapOption::empty(),
-            exchanges: Semaphore::new(EXCHANGES),
+            configuration: ArcSwapOption::new(last),
+            exchanges: Exchanges::new(),
             metrics,
             said: Mutex::default(),
+            refusal: Mutex::default(),
+            problem: Mutex::default(),
         });
         let first = this.refresh().await;
         tokio::spawn(follow(Arc::downgrade(&this), first));
@@ -106,8 +123,24 @@ impl Provider {
         self.configuration.load_full()
     }
 
+    /// Returns why the last attempt to fetch the configuration failed, if it did.
+    pub(super) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
+    /// Returns when a login failed last for a reason that operators see, and the reason.
+    pub(super) fn refusal(&self) -> Option<(SystemTime, String)> {
+        lock(&self.refusal).clone()
+    }
+
     /// Fetches the configuration.
     async fn refresh(&self) -> Result<(), String> {
+        let fetched = self.fetch().await;
+        *lock(&self.problem) = fetched.as_ref().err().cloned();
+        fetched
+    }
+
+    async fn fetch(&self) -> Result<(), String> {
         let url = format!("{}/.well-known/openid-configuration", self.tokens.issuer.trim_end_matches('/'));
         let url: Uri = url.parse().map_err(|_| "its issuer is no URL".to_owned())?;
         let document = fetch::document(&url, MOST, TIME).await?;
@@ -119,16 +152,21 @@ impl Provider {
             None => Remote::open(read.keys.clone(), &self.tokens, Arc::clone(&self.metrics)).await,
         };
         let ProviderUrls { authorization, token, end_session, basic, names_itself, keys: keys_at } = read;
-        let configuration =
-            ProviderConfiguration { authorization, token, end_session, basic, names_itself, keys_at, keys };
-        self.configuration.store(Some(Arc::new(configuration)));
+        let read = ProviderConfiguration { authorization, token, end_session, basic, names_itself, keys_at, keys };
+        self.configuration.store(Some(Arc::new(read)));
         Ok(())
     }
 
-    /// Exchanges a code and its verifier for an ID token.
+    /// Waits until a client with these keys may have a code exchanged, for as long as an exchange may take.
+    pub(super) async fn place(&self, client: Vec<u64>) -> Option<ExchangePlace> {
+        timeout(TIME, self.exchanges.place(client)).await.ok()
+    }
+
+    /// Exchanges a code and its verifier for an ID token. The caller has a [`place`](Self::place).
     ///
     /// # Errors
-    /// [`Cause::LoginRefused`] if the provider does not accept the code, [`Cause::NoProvider`] if it does not respond as it must.
+    /// [`Cause::LoginRefused`] if the provider does not accept the code, [`Cause::ClientRefused`] if it does not accept the service,
+    /// [`Cause::NoProvider`] if it does not respond as it must.
     pub(super) async fn exchange(
         &self,
         configuration: &ProviderConfiguration,
@@ -136,21 +174,23 @@ impl Provider {
         secret: Option<&str>,
         code: (&str, &str),
     ) -> Result<Granted, Cause> {
-        let Ok(Ok(_place)) = timeout(TIME, self.exchanges.acquire()).await else { return Err(Cause::NoProvider) };
         let (form, credentials) = configuration.form(login, secret, code);
         let result = fetch::form(&configuration.token, form, credentials, MOST, TIME).await;
-        result.and_then(|(status, body)| granted(status, &body)).unwrap_or_else(|why| {
-            self.say(why);
-            Err(Cause::NoProvider)
+        let result = result.map_err(|why| (Cause::NoProvider, why));
+        result.and_then(|(status, body)| granted(status, &body)).map_err(|(cause, why)| {
+            self.tell(cause, &why);
+            cause
         })
     }
 
-    /// Tells the log why a code could not be exchanged, at most once a minute.
-    fn say(&self, why: String) {
+    /// Tells the log why a login could not be completed, for each cause at most once a minute.
+    pub(super) fn tell(&self, cause: Cause, why: &str) {
+        *lock(&self.refusal) = Some((SystemTime::now(), format!("{}: {why}", cause.name())));
         let mut said = lock(&self.said);
-        if said.is_none_or(|at| at.elapsed() >= QUIET) {
-            tracing::warn!("{}: a login could not be completed: {why}; said once a minute", self.tokens.issuer);
-            *said = Some(Instant::now());
+        if said.get(cause.name()).is_none_or(|at| at.elapsed() >= QUIET) {
+            let (issuer, name) = (&self.tokens.issuer, cause.name());
+            tracing::warn!("{issuer}: a login could not be completed: {why} (cause {name}; said once a minute)");
+            said.insert(name, Instant::now());
         }
     }
 }
@@ -225,8 +265,15 @@ struct ProviderUrls {
 impl ProviderUrls {
     /// Reads the configuration of this issuer.
     fn read(fields: &Map<String, Value>, issuer: &str) -> Result<Self, String> {
-        if fields.get("issuer").and_then(Value::as_str) != Some(issuer) {
-            return Err("its configuration is that of another issuer; write `issuer` exactly as it is there".into());
+        match fields.get("issuer").and_then(Value::as_str) {
+            Some(own) if own == issuer => {}
+            Some(other) => {
+                let other: String = other.escape_debug().take(SHOWN).collect();
+                return Err(format!(
+                    "its configuration is that of another issuer, `{other}`; write `auth.login.issuer` exactly as it is there"
+                ));
+            }
+            None => return Err("its configuration has no `issuer`".into()),
         }
         let plain = issuer.starts_with("http://");
         let url = |name: &str| match fields.get(name) {
@@ -269,25 +316,31 @@ fn basic(id: &str, secret: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret))))).ok()
 }
 
-/// Reads the response to a code. The outer error is one of the provider or of the settings.
-fn granted(status: StatusCode, body: &[u8]) -> Result<Result<Granted, Cause>, String> {
+/// Reads the response to a code.
+fn granted(status: StatusCode, body: &[u8]) -> Result<Granted, (Cause, String)> {
     let fields = json::object(body);
     let text = |name: &str| fields.as_ref()?.get(name)?.as_str();
-    match text("error") {
-        // The code is wrong, was used before, or is of another login.
-        Some("invalid_grant") if status.is_client_error() => return Ok(Err(Cause::LoginRefused)),
-        Some(error) if status.is_client_error() => {
-            let shown: String = error.chars().filter(char::is_ascii_graphic).take(64).collect();
-            return Err(format!("the provider responded with {status} and the error `{shown}`"));
-        }
-        _ => {}
+    if status.is_client_error() {
+        let error = text("error").unwrap_or_default();
+        let shown: String = error.chars().filter(char::is_ascii_graphic).take(64).collect();
+        let said = if shown.is_empty() { String::new() } else { format!(" and the error `{shown}`") };
+        let why = format!("the provider responded with {status}{said}");
+        return Err(match error {
+            // The code is wrong, was used before, or is of another login.
+            "invalid_grant" => (Cause::LoginRefused, why),
+            // RFC 6749 5.2: the one is for credentials, the other for what a client may do.
+            "invalid_client" | "unauthorized_client" => (Cause::ClientRefused, format!("{why}; {CHECK}")),
+            _ if status == StatusCode::UNAUTHORIZED => (Cause::ClientRefused, format!("{why}; {CHECK}")),
+            _ => (Cause::NoProvider, why),
+        });
     }
     if status != StatusCode::OK {
-        return Err(format!("the provider responded with {status}"));
+        return Err((Cause::NoProvider, format!("the provider responded with {status}")));
     }
-    let id_token = text("id_token").ok_or("the provider gave no ID token")?.to_owned();
-    let scope = fields.as_ref().and_then(|fields| fields.get("scope")).map(scope).transpose()?;
-    Ok(Ok(Granted { id_token, scope }))
+    let wrong = |why: &str| (Cause::NoProvider, why.to_owned());
+    let id_token = text("id_token").ok_or_else(|| wrong("the provider gave no ID token"))?.to_owned();
+    let scope = fields.as_ref().and_then(|fields| fields.get("scope")).map(scope).transpose();
+    Ok(Granted { id_token, scope: scope.map_err(|why| (Cause::NoProvider, why))? })
 }
 
 /// Reads the scopes that a provider granted. Some send a list. What is neither must not count as absent, which would grant all.
@@ -301,99 +354,4 @@ fn scope(value: &Value) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn written(changes: &Value) -> Result<ProviderUrls, String> {
-        let mut fields = json!({
-            "issuer": "https://i.example",
-            "authorization_endpoint": "https://i.example/authorize?tenant=1",
-            "token_endpoint": "https://i.example/token",
-            "jwks_uri": "https://keys.example/jwks",
-        });
-        for (name, value) in changes.as_object().unwrap() {
-            fields[name] = value.clone();
-        }
-        ProviderUrls::read(fields.as_object().unwrap(), "https://i.example")
-    }
-
-    #[test]
-    fn configurations() {
-        let plain = written(&json!({})).unwrap();
-        assert_eq!((plain.basic, plain.names_itself, plain.end_session.is_some()), (true, false, false));
-        let methods = |list: &[&str]| written(&json!({ "token_endpoint_auth_methods_supported": list })).unwrap().basic;
-        assert!(methods(&["client_secret_post", "client_secret_basic"]) && methods(&["private_key_jwt"]));
-        assert!(!methods(&["client_secret_post"]));
-        let more = json!({ "end_session_endpoint": "https://i.example/end", "code_challenge_methods_supported": ["S256"],
-            "authorization_response_iss_parameter_supported": true });
-        assert!(written(&more).is_ok_and(|read| read.names_itself && read.end_session.is_some()));
-        for (changes, expected) in [
-            (json!({ "issuer": "https://i.example/" }), "another issuer"),
-            (json!({ "issuer": "https://evil.example" }), "another issuer"),
-            (json!({ "issuer": ["https://i.example"] }), "another issuer"),
-            (
-                json!({ "token_endpoint": "http://i.example/token" }),
-                "`token_endpoint` of its configuration is no https",
-            ),
-            (json!({ "token_endpoint": "http://127.0.0.1/token" }), "`token_endpoint`"),
-            (json!({ "token_endpoint": "https://u:p@i.example/" }), "`token_endpoint`"),
-            (json!({ "authorization_endpoint": "javascript:alert(1)" }), "`authorization_endpoint`"),
-            (json!({ "authorization_endpoint": "https://i.example/#x" }), "`authorization_endpoint`"),
-            (json!({ "jwks_uri": null }), "`jwks_uri` of its configuration is no text"),
-            (json!({ "jwks_uri": "file:///etc/passwd" }), "`jwks_uri`"),
-            (json!({ "end_session_endpoint": "/end" }), "`end_session_endpoint`"),
-            (json!({ "code_challenge_methods_supported": ["plain"] }), "S256"),
-        ] {
-            let problem = written(&changes).unwrap_err();
-            assert!(problem.contains(expected), "{changes}: {problem}");
-        }
-    }
-
-    #[test]
-    fn responses_to_codes() {
-        let check = |status: u16, body: &str| {
-            granted(StatusCode::from_u16(status).unwrap(), body.as_bytes()).map(|granted| granted.map(|it| it.id_token))
-        };
-        assert_eq!(check(200, r#"{"id_token":"a.b.c","scope":"openid"}"#), Ok(Ok("a.b.c".into())));
-        assert_eq!(check(400, r#"{"error":"invalid_grant"}"#), Ok(Err(Cause::LoginRefused)));
-        for (status, body, expected) in [
-            (401, r#"{"error":"invalid_client"}"#, "the error `invalid_client`"),
-            (400, "{\"error\":\"a\\nb\\u001b[31m\"}", "the error `ab[31m`"),
-            (500, r#"{"error":"invalid_grant"}"#, "responded with 500"),
-            (302, "", "responded with 302"),
-            (200, "", "no ID token"),
-            (200, r#"{"id_token":7}"#, "no ID token"),
-            (200, r#"{"id_token":"a","scope":null}"#, "`scope`"),
-            (200, r#"{"id_token":"a","scope":7}"#, "`scope`"),
-            (200, r#"{"id_token":"a","scope":{"openid":true}}"#, "`scope`"),
-            (200, r#"{"id_token":"a","scope":["openid",null]}"#, "`scope`"),
-            (200, r#"{"id_token":"a","id_token":"b"}"#, "no ID token"),
-        ] {
-            let problem = check(status, body).unwrap_err();
-            assert!(problem.contains(expected), "{body}: {problem}");
-        }
-    }
-
-    #[test]
-    fn scopes_that_were_granted() {
-        for (more, expected) in [
-            ("", None),
-            (r#","scope":"openid email""#, Some("openid email")),
-            (r#","scope":["openid","email"]"#, Some("openid email")),
-            (r#","scope":[]"#, Some("")),
-            (r#","scope":"""#, Some("")),
-        ] {
-            let granted = granted(StatusCode::OK, format!(r#"{{"id_token":"a"{more}}}"#).as_bytes()).unwrap().unwrap();
-            assert_eq!(granted.scope.as_deref(), expected, "{more}");
-        }
-    }
-
-    #[test]
-    fn credentials_are_encoded() {
-        let shown = basic("a:b", "p w%").unwrap();
-        let text = shown.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        assert_eq!(STANDARD.decode(text).unwrap(), b"a%3Ab:p+w%25");
-    }
-}
+mod tests;

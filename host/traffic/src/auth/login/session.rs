@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::sealing::{SealPurpose, SealingKeys};
 use super::state::seconds;
 use crate::auth::identity::{AuthMethod, Claims, Identity};
+use lodge_base::sealing::{SealPurpose, SealingKeys};
 use lodge_manifest::auth::login::Login;
 
 /// The part of the idle time after which a cookie is replaced by one with the last use.

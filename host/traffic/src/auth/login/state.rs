@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::sealing::{SALT, SealPurpose, SealingKeys};
+use lodge_base::sealing::{SALT, SealPurpose, SealingKeys};
 
 /// How long a login may take.
 pub(super) const TIME: Duration = Duration::from_secs(600);

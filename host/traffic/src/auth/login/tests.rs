@@ -3,10 +3,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{COOKIE, ORIGIN};
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::cookies::HostCookies;
 use super::*;
+use crate::routing::router::Router;
 use lodge_base::config;
 use lodge_manifest::Manifest;
 use lodge_manifest::auth::Auth;
@@ -28,7 +30,7 @@ fn changed(from: &str, to: &str) -> settings::Login {
 
 async fn logins_of(service: &str, key: u8, settings: settings::Login) -> Logins {
     let keys = SealingKeys::read(&STANDARD.encode((key..key + 32).collect::<Vec<_>>())).unwrap();
-    Logins::open(service, settings, Arc::new(LiveValue::new(keys)), None, &Arc::default()).await
+    Logins::open(service, settings, Arc::new(LiveValue::new(keys)), None, None, &Arc::default()).await
 }
 
 async fn logins(more: &str) -> Logins {
@@ -126,7 +128,6 @@ async fn large_sessions_are_refused() {
     let cookie = |bytes: usize| logins.cookie(&session(json!({ "groups": "x".repeat(bytes) })), at(0));
     assert!(cookie(2_800).unwrap().len() <= 4_096);
     assert_eq!(cookie(3_000).unwrap_err(), Cause::SessionTooLarge);
-    assert!(Cause::SessionTooLarge.advice().is_some());
 }
 
 /// Without a provider nobody can log in, and nothing else fails.
@@ -146,7 +147,7 @@ async fn a_provider_that_is_away() {
     };
     assert!(origin("https://shop.example").is_ok());
     for other in ["https://evil.example", "null", "http://shop.example", "https://shop.example.evil.example", ""] {
-        assert_eq!(origin(other).unwrap_err(), Cause::LoginState, "{other}");
+        assert_eq!(origin(other).unwrap_err(), Cause::ForeignPage, "{other}");
     }
     // One with `Referrer-Policy: no-referrer` hides its own.
     let mut hidden = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static("null"))]);
@@ -177,10 +178,47 @@ fn answers_have_each_parameter_once() {
     let read = |query: &str| AuthorizationResponse::read(&browser(&format!("/login/callback?{query}"), "a=b"));
     let answer = read("code=c%20d&state=s&iss=https%3A%2F%2Fi&session_state=x").unwrap();
     let [code, state, issuer] = [answer.code, answer.state, answer.issuer].map(Option::unwrap);
-    assert_eq!((&*code, &*state, &*issuer, answer.is_error), ("c d", "s", "https://i", false));
-    assert!(read("error=access_denied&state=s").unwrap().is_error);
+    assert_eq!((&*code, &*state, &*issuer, answer.error), ("c d", "s", "https://i", None));
+    let said = |query: &str| read(query).unwrap().said();
+    assert_eq!(said("error=access_denied&state=s").unwrap(), "access_denied");
+    assert_eq!(said("error=a&error_description=no%0Aentry%1b[2J").unwrap(), "a: no\u{fffd}entry\u{fffd}[2J");
+    let long = said(&format!("error={0}&error_description={0}", "x".repeat(5_000))).unwrap();
+    assert!(long.len() <= 402, "{}", long.len());
+    assert_eq!(said("code=c&error_description=d"), None, "a description alone is none of an error");
     for twice in ["code=a&code=a", "state=a&st%61te=b", "iss=a&iss=a", "error=a&error=b"] {
         assert_eq!(read(twice), None, "{twice}");
     }
     assert_eq!(read(""), Some(AuthorizationResponse::default()));
+}
+
+proptest! {
+    /// A manifest with a login is accepted where the router leads the requests of the login to the service.
+    #[test]
+    fn a_login_is_accepted_where_its_paths_are_routed(
+        routes in prop::collection::btree_set(
+            (
+                prop::sample::select(vec!["/", "/*", "/in", "/in/back", "/in/{a}", "/{a}", "/{a}/back", "/out", "/{a}/{b}"]),
+                prop::sample::select(vec!["", ", methods = 'GET'", ", methods = 'POST'", ", methods = ['GET', 'POST']", ", methods = 'PUT'"]),
+                prop::sample::select(vec!["", ", host = 'shop.example'", ", host = 'other.example'"]),
+            ),
+            1..6,
+        ),
+        logout in prop::sample::select(vec!["/out", "/"]),
+    ) {
+        let routes: Vec<_> = routes.iter().map(|(path, methods, host)| format!("{{ path = '{path}'{methods}{host} }}")).collect();
+        let text = format!("routes = [{}]\n", routes.join(", "));
+        let login = format!(
+            "[auth.login]\nissuer = 'https://login.example'\nclient_id = 'shop'\nurl = 'https://shop.example'\ncookie_keys = 'k'\n\
+             callback = '/in/back'\nlogout = '{logout}'"
+        );
+        let limits = config::resolve(&[]).unwrap().config.limits;
+        let read = |text: &str| Manifest::read("shop", text, &limits, 1 << 30);
+        let Ok(plain) = read(&text) else { return Ok(()) };
+        let mut router = Router::default();
+        router.insert(plain.routes.iter(), &(), false).unwrap();
+        let is_routed = |path: &str, method: &Method| router.find("shop.example", path, method, true).is_ok();
+        let expected = is_routed("/in/back", &Method::GET) && is_routed(logout, &Method::POST);
+        let accepted = read(&(text + &login));
+        prop_assert_eq!(accepted.is_ok(), expected, "{:?}", accepted.err());
+    }
 }

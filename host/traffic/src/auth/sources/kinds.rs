@@ -1,17 +1,19 @@
 //! The kinds of files, and what each contains.
 
 use super::WatchedKeys;
-use crate::auth::api_keys::{self, KeyRing};
+use crate::auth::api_keys::{self, KeyFile, KeyRing};
 use crate::auth::jwt::keys::{self, KeySet};
-use crate::auth::login::sealing::{self, SealingKeys};
 use crate::auth::login::secret::{self, ClientSecret};
 use crate::auth::passwords::UserList;
 use crate::live_files::FileContent;
 use lodge_base::key_changes::KeyMarks;
+use lodge_base::sealing::{self, SealingKeys};
 
 impl FileContent for KeyRing {
     const WHAT: &'static str = "API keys";
     const MOST_BYTES: u64 = api_keys::MOST_BYTES;
+    // The first lines of an entry are one: what follows may be when it expires.
+    const MAY_BE_CUT: bool = true;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
@@ -19,6 +21,11 @@ impl FileContent for KeyRing {
 
     fn describe(&self) -> String {
         format!("{} are", self.count())
+    }
+
+    fn hints(text: &str) -> Vec<String> {
+        let is_empty = KeyFile::read(text).is_ok_and(|file| file.keys.is_empty());
+        if is_empty { vec!["it has no keys, so nobody can use one".into()] } else { Vec::new() }
     }
 }
 
@@ -31,6 +38,8 @@ impl WatchedKeys for KeyRing {
 impl FileContent for UserList {
     const WHAT: &'static str = "passwords";
     const MOST_BYTES: u64 = api_keys::MOST_BYTES;
+    // As those of API keys.
+    const MAY_BE_CUT: bool = true;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
@@ -69,6 +78,8 @@ impl WatchedKeys for KeySet {
 impl FileContent for SealingKeys {
     const WHAT: &'static str = "keys of cookies";
     const MOST_BYTES: u64 = sealing::MOST_BYTES;
+    // Fewer keys end sessions.
+    const MAY_BE_CUT: bool = true;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)
@@ -88,6 +99,8 @@ impl WatchedKeys for SealingKeys {
 impl FileContent for ClientSecret {
     const WHAT: &'static str = "the secret of a client";
     const MOST_BYTES: u64 = secret::MOST_BYTES;
+    // Half of a secret is one.
+    const MAY_BE_CUT: bool = true;
 
     fn read(text: &str) -> Result<Self, String> {
         Self::read(text)

@@ -28,6 +28,9 @@ pub(super) struct Failed {
 /// The failure of an origin server that cannot be reached.
 pub(super) const GONE: Failed = Failed { status: StatusCode::SERVICE_UNAVAILABLE, may_have_taken_effect: false };
 
+/// A policy refused the request, before the origin server had it.
+pub(super) const REFUSED: Failed = GONE;
+
 /// The failure of an origin server that worked on the request.
 pub(super) const FAILED: Failed = Failed { status: StatusCode::BAD_GATEWAY, may_have_taken_effect: true };
 

@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 
 use super::fakes::{Body, Failed, NoRecord};
-use crate::cache::{Lookup, ResponseCache, Settled};
+use crate::cache::{CacheFill, Lookup, ResponseCache, Settled};
 use crate::proxy::headers::strip_hop_by_hop;
 use crate::service::Services;
 use crate::service::deployment::Deployment;
@@ -23,6 +23,12 @@ use lodge_manifest::spec::GuestSpec;
 
 thread_local! {
     static NOW: Cell<SystemTime> = const { Cell::new(SystemTime::UNIX_EPOCH) };
+    static READS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often the cache has read the clock. It does so whenever a request looks for a response.
+pub(super) fn clock_reads() -> usize {
+    READS.get()
 }
 
 /// The cache of one service.
@@ -97,10 +103,14 @@ impl Proxy {
             content: None,
             digest: Digest::of(b"users"),
             size: 0,
+            middleware: Vec::new(),
             manifest,
         };
         let mut cache = ResponseCache::new(1 << 20, 64 << 10).unwrap();
-        Arc::get_mut(&mut cache).unwrap().clock = || NOW.get();
+        Arc::get_mut(&mut cache).unwrap().clock = || {
+            READS.set(READS.get() + 1);
+            NOW.get()
+        };
         Self { cache, of: Deployment::new(spec, &Services::new(CpuScheduler::new(1))), made: Cell::new(0) }
     }
 
@@ -175,6 +185,35 @@ impl Proxy {
         // Lets the task run that records a body which the client does not get.
         tokio::task::yield_now().await;
         Ok(Got { status: head.status.as_u16(), headers: head.headers, body, asked: seen })
+    }
+}
+
+impl Proxy {
+    /// Whether requests wait for one that begins now.
+    pub(super) async fn lets_others_wait(&self) -> bool {
+        self.begin("").await.is_joinable()
+    }
+
+    /// Begins a request for `/a`, which nothing stored satisfies.
+    pub(super) async fn begin(&self, asked: &str) -> CacheFill {
+        self.look(asked).await.expect("it is stored")
+    }
+
+    /// Begins a request for `/a`; `None` if it has a stored response.
+    pub(super) async fn look(&self, asked: &str) -> Option<CacheFill> {
+        let uri: Uri = "http://example.com/a".parse().unwrap();
+        let mut request = Request::get(&uri).body(Full::new(Bytes::new())).unwrap();
+        *request.headers_mut() = headers(asked);
+        let rules = Rules { keep: true, ttl: Duration::ZERO };
+        let found: Lookup<Body> = self.cache.lookup(rules, (&uri, 0), &self.of, &mut request, &mut NoRecord).await;
+        if let Lookup::Miss(fill) = found { Some(fill) } else { None }
+    }
+
+    /// Another service calls this one with a POST to `/a`.
+    pub(super) fn change(&self) {
+        let mut fill = self.cache.invalidated_by_call(&self.of, &Request::post("/a").body(()).unwrap());
+        fill.begin(Instant::now());
+        let Settled::Done(Ok(_)) = fill.settle(Ok::<_, Failed>(Response::new(Body::text(None)))) else { panic!() };
     }
 }
 

@@ -3,7 +3,7 @@
 use http::Response;
 use http::header::HeaderMap;
 
-use super::fakes::{Body, Failed, GONE};
+use super::fakes::{Body, FAILED, Failed, GONE, REFUSED};
 use super::proxy::How::{Hit, Miss};
 use super::proxy::{Got, Proxy, pass, set_back};
 
@@ -155,4 +155,72 @@ async fn a_later_no_store_forbids_stale_use() {
         ask_unreachable(&proxy, "").await.is_none()
             && ask_unreachable(&proxy, "cache-control: max-stale").await.is_none()
     );
+}
+
+/// A request that fails, for whatever reason, says nothing of the next one: others wait for that as before. Anybody can send one that fails.
+#[tokio::test]
+async fn failures_do_not_end_coalescing() {
+    let errors: [fn() -> Failed; 3] = [|| REFUSED, || GONE, || FAILED];
+    for error in errors {
+        for is_stale in [false, true] {
+            let proxy = Proxy::new("cache = true");
+            if is_stale {
+                proxy.send(GET, "", proxy.responds("cache-control: max-age=1, stale-if-error=600")).await;
+                pass(3);
+            }
+            let sent = proxy.send_by(0, GET, "", |_| Err(error())).await;
+            assert_eq!(sent.is_ok(), is_stale);
+            assert!(proxy.lets_others_wait().await, "{:?} {is_stale}", error());
+        }
+    }
+}
+
+/// Only a response about the resource says that others need not wait for one another, and that a stored one must not be used any more.
+#[tokio::test]
+async fn only_the_service_says_what_is_uncacheable() {
+    let (mark, forbid) = ("cache-control: no-store", "the stored response is not used");
+    for (status, marks, forbids) in [
+        (200, true, true),
+        (204, true, true),
+        (302, true, true),
+        (404, true, true),
+        (410, true, true),
+        (501, true, true),
+        (401, false, true),
+        (403, false, true),
+        (451, false, true),
+        (400, false, false),
+        (406, false, false),
+        (408, false, false),
+        (412, false, false),
+        (416, false, false),
+        (422, false, false),
+        (429, false, false),
+        (431, false, false),
+        (500, false, false),
+        (503, false, false),
+    ] {
+        let response = format!("status: {status}\n{mark}");
+        let proxy = Proxy::new("cache = true");
+        proxy.send(GET, "x-forged: 1", proxy.responds(&response)).await;
+        assert_eq!(!proxy.lets_others_wait().await, marks, "{status}");
+        let proxy = Proxy::new("cache = true");
+        proxy.send(GET, "", proxy.responds("cache-control: max-age=1, stale-if-error=600")).await;
+        proxy.send(GET, "cache-control: no-cache\nx-forged: 1", proxy.responds(&response)).await;
+        pass(3);
+        assert_eq!(ask_unreachable(&proxy, "").await.is_none(), forbids, "{status}: {forbid}");
+    }
+}
+
+/// What is not stored since clients use the memory or the places of variants is no word of the service.
+#[tokio::test]
+async fn a_full_cache_does_not_end_coalescing() {
+    let proxy = Proxy::new("cache = true");
+    let filled = proxy.cache.budget.reserve(1 << 20).unwrap();
+    proxy.send(GET, "", proxy.responds(HOUR)).await;
+    assert!(proxy.lets_others_wait().await);
+    drop(filled);
+    // Too large for ever.
+    proxy.send(GET, "", proxy.responds(&format!("{HOUR}\nx-large: {}", "x".repeat(70_000)))).await;
+    assert!(!proxy.lets_others_wait().await);
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use super::encoder::{self, Encoder, EncoderError, EncoderStep};
+use super::encoder::{Encoder, EncoderError, EncoderStep, TURN};
 use super::without_digests;
 use crate::admission::client_memory::ClientRoom;
 use lodge_base::cpu::turn::yield_turn;
@@ -124,15 +124,15 @@ impl<B: Body<Data = Bytes> + Unpin> Body for CompressedBody<B> {
             if this.output.len() >= if this.keeps { FRAME } else { 1 } {
                 return Poll::Ready(Some(Ok(Frame::data(this.take_output()))));
             }
-            let Some(turn) = this.encoder.as_ref().map(|encoder| encoder::turn(encoder.coding())) else {
+            if this.encoder.is_none() {
                 return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
-            };
-            if this.worked >= turn {
+            }
+            if this.worked >= TURN {
                 this.worked = 0;
                 return yield_turn(cx);
             }
             let (piece, step) = if !this.input.is_empty() || this.ended {
-                let piece = this.input.split_to(this.input.len().min(turn - this.worked));
+                let piece = this.input.split_to(this.input.len().min(TURN - this.worked));
                 let is_last = this.ended && this.input.is_empty();
                 (piece, if is_last { EncoderStep::Finish } else { EncoderStep::Process })
             } else {

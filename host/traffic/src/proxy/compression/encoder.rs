@@ -15,8 +15,9 @@ use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
 
 use lodge_manifest::compress::Coding;
 
-/// The levels: what is common for responses that are compressed while a client waits.
-const GZIP_LEVEL: u32 = 6;
+/// The levels: what is common for responses that are compressed while a client waits. Level 6 of gzip takes a tenth to a half more CPU
+/// time than level 4, for up to 2 % fewer bytes.
+const GZIP_LEVEL: u32 = 4;
 const BROTLI_QUALITY: u32 = 4;
 const ZSTD_LEVEL: i32 = 3;
 
@@ -28,14 +29,9 @@ const ZSTD_WINDOW: u32 = 17;
 /// The tables of Zstandard as powers of two, for this window.
 const ZSTD_TABLES: u32 = 15;
 
-/// Returns how many bytes an encoder of this coding compresses before other tasks have their turn: about 0.2 ms of work. Brotli and
-/// Zstandard collect a block of 64 and 128 KiB and compress it in one turn, in up to a millisecond.
-pub const fn turn(coding: Coding) -> usize {
-    match coding {
-        Coding::Gzip | Coding::Brotli => 8 << 10,
-        Coding::Zstd => 32 << 10,
-    }
-}
+/// How many bytes an encoder reads before other tasks have their turn: about 0.2 ms of work. Brotli and Zstandard collect a block of 64
+/// and 128 KiB and compress it in one turn, in up to a millisecond.
+pub const TURN: usize = 32 << 10;
 
 /// By how much the room for output grows at once.
 const OUTPUT: usize = 16 << 10;

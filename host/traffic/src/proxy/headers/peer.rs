@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -29,6 +30,8 @@ pub struct Peer {
     scheme: Scheme,
     /// The verified certificate of the client.
     pub(super) certificate: Option<Arc<ClientCertificate>>,
+    /// When the certificate of the connection, or one of its chain, expires.
+    valid_until: Option<SystemTime>,
     /// The address as a header value, made once per connection.
     pub(super) plain: HeaderValue,
     element: String,
@@ -60,14 +63,33 @@ impl Peer {
         // An address is always a valid header value.
         let plain = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let trusted = proxies.iter().any(|net| net.contains(&address));
-        let (scheme, certificate) = (Scheme::HTTP, None);
+        let (scheme, certificate, valid_until) = (Scheme::HTTP, None, None);
         let (claimed, inside, relayed, last) = (None, false, false, Mutex::new(None));
-        Self { address, local, trusted, claimed, inside, relayed, scheme, certificate, plain, element, last }
+        Self {
+            address,
+            local,
+            trusted,
+            claimed,
+            inside,
+            relayed,
+            scheme,
+            certificate,
+            valid_until,
+            plain,
+            element,
+            last,
+        }
     }
 
     /// Returns the peer of a connection over TLS, with the verified certificate of the client.
     pub fn over_tls(self, certificate: Option<ClientCertificate>) -> Self {
-        Self { scheme: Scheme::HTTPS, certificate: certificate.map(Arc::new), ..self }
+        let valid_until = certificate.as_ref().map(ClientCertificate::expires);
+        Self { scheme: Scheme::HTTPS, certificate: certificate.map(Arc::new), valid_until, ..self }
+    }
+
+    /// Returns when the certificate of the connection, or one of its chain, expires: from then on it takes no requests.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        self.valid_until
     }
 
     /// Returns the peer whose bytes a proxy relays, so that its address says nothing about where it is.
@@ -75,10 +97,9 @@ impl Peer {
         Self { relayed: true, ..self }
     }
 
-    /// Returns the certificate of the client. That of a trusted proxy says nothing of the clients behind it, nor does it of a
-    /// request that a guest may have sent through the proxy.
+    /// Returns the certificate of the client. That of a trusted proxy says nothing of the clients behind it.
     pub fn client_certificate(&self) -> Option<&ClientCertificate> {
-        self.certificate.as_deref().filter(|_| !self.trusted && self.claimed.is_none())
+        self.certificate.as_deref().filter(|_| !self.trusted)
     }
 
     /// Returns the peer for a service of this host that calls another one. It has no address of its own, so `Forwarded`
@@ -98,6 +119,7 @@ impl Peer {
             relayed: false,
             scheme: Scheme::HTTP,
             certificate: None,
+            valid_until: None,
             plain: HeaderValue::from_str(&shown).unwrap_or(HeaderValue::from_static("unknown")),
             element: format!("for={shown}"),
             last: Mutex::new(None),
@@ -105,13 +127,24 @@ impl Peer {
     }
 
     /// Returns the same peer for a request whose forwarding headers are not trusted. Policies check the client that
-    /// they name, `claimed`, as well, because the mark that a guest sent the request can be forged.
+    /// they name, `claimed`, as well, because the mark that a guest sent the request can be forged. The certificate is that of the
+    /// proxy, which may pass on a request of anybody.
     pub fn distrusted(&self, claimed: IpAddr) -> Self {
-        let Self { address, local, inside, relayed, .. } = *self;
-        let Self { plain, element, scheme, certificate, .. } = self;
-        let (plain, element, scheme) = (plain.clone(), element.clone(), scheme.clone());
-        let (claimed, certificate, last) = (Some(claimed), certificate.clone(), Mutex::new(None));
-        Self { address, local, trusted: false, claimed, inside, relayed, scheme, certificate, plain, element, last }
+        let Self { address, local, inside, relayed, valid_until, .. } = *self;
+        Self {
+            address,
+            local,
+            trusted: false,
+            claimed: Some(claimed),
+            inside,
+            relayed,
+            scheme: self.scheme.clone(),
+            certificate: None,
+            valid_until,
+            plain: self.plain.clone(),
+            element: self.element.clone(),
+            last: Mutex::new(None),
+        }
     }
 
     /// Returns the address.

@@ -1,7 +1,10 @@
+use super::*;
+use crate::auth::certificate::ClientCertificate;
 use http::Request;
 use ipnet::IpNet;
-
-use super::*;
+use lodge_base::headers::HeaderFate;
+use proptest::prelude::*;
+use std::time::SystemTime;
 
 fn peer(address: &str, proxies: &[&str]) -> Peer {
     let proxies: Vec<IpNet> = proxies.iter().map(|net| net.parse().unwrap()).collect();
@@ -56,6 +59,21 @@ fn trusted_forwarding_headers_are_extended() {
         "x-forwarded-proto: https",
     ];
     assert_eq!(lines, expected);
+}
+
+/// A request with the mark of a guest may be of anybody behind the proxy, whose certificate is not that of the client.
+#[test]
+fn a_proxy_lends_its_certificate_to_no_mark() {
+    let end = SystemTime::UNIX_EPOCH;
+    let certificate = ClientCertificate::new(HeaderValue::from_static("URI=spiffe://a.test/proxy"), &[], &[], end);
+    let proxy = peer("10.1.2.3:9", &["10.0.0.0/8"]).over_tls(Some(certificate));
+    let marked = proxy.distrusted("192.0.2.1".parse().unwrap());
+    assert!(proxy.client_certificate().is_none() && marked.client_certificate().is_none());
+    let request = || Request::get("/").header("host", "h").body(()).unwrap();
+    let (uri, lines) = seen(request(), &marked).unwrap();
+    assert!(uri == "https://h/" && !lines.iter().any(|line| line.contains("client-cert")), "{lines:?}");
+    // The connection ends with it all the same.
+    assert_eq!(marked.valid_until(), Some(end));
 }
 
 #[test]
@@ -207,15 +225,21 @@ fn clients_cannot_remove_the_hosts_headers() {
 }
 
 #[test]
-fn names_with_underscores_are_removed() {
-    let aliases =
-        ["x_forwarded_for", "X_Forwarded-Proto", "x-real_ip", "x_request_id", "x_b3_traceid", "transfer_encoding"];
+fn other_spellings_are_removed() {
+    let aliases = "x_forwarded_for X_Forwarded-Proto x-real_ip x_request_id x_b3_traceid transfer_encoding x.forwarded.for \
+        x-lodge-auth.subject x!lodge~auth|scopes";
     for peer in [peer("192.0.2.1:9", &[]), peer("10.1.2.3:9", &["10.0.0.0/8"])] {
-        let head = Request::get("/").header("host", "h").header("x_own", "1").header("content_length", "5");
-        let head = aliases.iter().fold(head, |head, name| head.header(*name, "6.6.6.6"));
+        let head = Request::get("/")
+            .header("host", "h")
+            .header("x_own", "1")
+            .header("x.own", "1")
+            .header("content_length", "5");
+        let head = aliases.split(' ').fold(head, |head, name| head.header(name, "6.6.6.6"));
         let (_, lines) = seen(head.body(()).unwrap(), &peer).unwrap();
-        let with: Vec<_> = lines.iter().filter(|line| line.split(':').next().unwrap().contains('_')).collect();
-        assert_eq!(with, ["x_own: 1"]);
+        let mut with: Vec<_> =
+            lines.iter().filter(|line| line.split(':').next().unwrap().contains(['_', '.', '!'])).collect();
+        with.sort_unstable();
+        assert_eq!(with, ["x.own: 1", "x_own: 1"]);
     }
 }
 
@@ -226,6 +250,7 @@ fn kinds_of_headers() {
     for hop in [
         "connection",
         "keep-alive",
+        "proxy",
         "proxy-connection",
         "proxy-authenticate",
         "proxy-authorization",
@@ -242,7 +267,8 @@ fn kinds_of_headers() {
     for forwarding in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-prefix", "x-forwarded-new"] {
         assert!(matches!(of(forwarding), FieldKind::Forwarding), "{forwarding}");
     }
-    for alias in ["content_length", "x_forwarded_for", "x-forwarded_new", "x_real-ip", "x_request_id", "x_b3_sampled"] {
+    let aliases = ["content_length", "x_forwarded_for", "x-forwarded_new", "x_real-ip", "x_request_id", "x_b3_sampled"];
+    for alias in aliases.into_iter().chain(["x-request.id", "x-lodge-auth.subject", "x^forwarded`for"]) {
         assert!(matches!(of(alias), FieldKind::Alias), "{alias}");
     }
     for other in
@@ -267,6 +293,10 @@ fn forbidden_trailers_are_removed() {
         "traceparent",
         "via",
         "grpc-status",
+        "content-type",
+        "content_encoding",
+        "x_api-key",
+        "x.api.key",
     ];
     let trailers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
     let kept = filter_trailers(Frame::trailers(trailers.collect())).into_trailers().unwrap();
@@ -297,4 +327,73 @@ fn local_clients() {
     assert!(!local(&peer("127.0.0.1:9", &["127.0.0.0/8"]), None), "a trusted proxy is not a local client");
     assert!(!local(&peer("127.0.0.1:9", &[]).relayed(), None), "a proxy elsewhere has a loopback address, too");
     assert!(!local(&Peer::service("me"), None));
+}
+
+/// Names of headers: those that the host knows, those that differ from them a little, and any others.
+fn any_name() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "forwarded",
+        "host",
+        "x-real-ip",
+        "via",
+        "te",
+        "upgrade",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "http2-settings",
+        "traceparent",
+        "tracestate",
+        "b3",
+        "x-b3-sampled",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-prefix",
+        "x-forwarded-client-cert",
+        "x-forwarded-port",
+        "x-lodge-auth-subject",
+        "content-length",
+        "accept",
+        "cookie",
+        "x-own",
+    ]);
+    let spelt = |name: &str, at: usize| match name.match_indices('-').nth(at) {
+        Some((at, _)) => format!("{}{}{}", &name[..at], ["_", ".", "~"][name.len() % 3], &name[at + 1..]),
+        None => name.to_owned(),
+    };
+    prop_oneof![
+        4 => (known.clone(), 0..4usize).prop_map(move |(name, at)| spelt(name, at)),
+        2 => (known, "[a-z0-9_-]{1,3}").prop_map(|(name, end)| format!("{name}{end}")),
+        1 => "[a-z][a-z0-9_.-]{0,12}",
+    ]
+}
+
+proptest! {
+    /// No layer takes for the host's own what the client has sent: the host does with a header what the list says that all of them use.
+    #[test]
+    fn headers_fare_as_listed(name in any_name()) {
+        // Others write these two.
+        prop_assume!(!["x-request-id", "lodge-call", "transfer-encoding"].contains(&&*name));
+        let fate = HeaderFate::of(&name);
+        let arrives = |peer: &Peer| {
+            let head = Request::get("/").header("host", "h");
+            let head = if name == "host" { head } else { head.header(&name, "sent") };
+            let (mut head, ()) = head.body(()).unwrap().into_parts();
+            normalize(&mut head, peer).unwrap();
+            head.headers.get_all(&name).iter().any(|value| value.to_str().unwrap().split(", ").any(|value| value == "sent"))
+        };
+        let (stranger, proxy) = (arrives(&peer("192.0.2.1:9", &[])), arrives(&peer("10.1.2.3:9", &["10.0.0.0/8"])));
+        match fate {
+            HeaderFate::Kept if name == "te" => prop_assert!(!stranger && !proxy),
+            HeaderFate::Kept => prop_assert!(stranger && proxy, "{name} is removed"),
+            HeaderFate::Removed => prop_assert!(!stranger, "{name} arrives"),
+            HeaderFate::Written => {
+                prop_assert!(!stranger, "{name} arrives");
+                prop_assert!(!proxy || name.starts_with("x-forwarded-") || name == "forwarded", "{name} arrives from a proxy");
+            }
+        }
+    }
 }

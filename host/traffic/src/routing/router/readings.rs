@@ -3,7 +3,8 @@
 //!
 //! A path is refused when a reading leads to another route of the same service that has policies or methods of its own,
 //! or to a route of another service with policies (two services may have the same replicas). It is also refused when a
-//! `..` appears only in a reading and leads out of the service's routes.
+//! `..` appears only in a reading and leads out of the service's routes. If some route of a service has a `rewrite`, the service compares
+//! readings with other paths than those of its routes, so every path with several readings is refused there.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,8 @@ pub(super) struct TargetRoutes {
     routes: Vec<Route>,
     /// Every request of the target is under policies.
     guarded: bool,
+    /// The target gets other paths by some of the routes.
+    pub(super) rewrites: bool,
     merged: Routers,
 }
 
@@ -44,10 +47,17 @@ struct Destination {
     guarded: bool,
 }
 
+impl TargetRoutes {
+    fn new(routes: Vec<Route>, guarded: bool) -> Self {
+        let rewrites = routes.iter().any(|route| route.rewrite.is_some());
+        Self { routes, guarded, rewrites, merged: Routers::default() }
+    }
+}
+
 impl AllRoutes {
     /// Adds a target with these routes.
     pub(super) fn add<'a>(&mut self, routes: impl Iterator<Item = &'a Route>, guarded: bool) -> Arc<TargetRoutes> {
-        let owned = Arc::new(TargetRoutes { routes: routes.cloned().collect(), guarded, merged: Routers::default() });
+        let owned = Arc::new(TargetRoutes::new(routes.cloned().collect(), guarded));
         self.all.push(Arc::clone(&owned));
         owned
     }
@@ -85,7 +95,7 @@ impl AllRoutes {
 /// Returns a router for the routes of these targets, with their paths separated as a reading does.
 fn merged_router<'a>(all: impl Iterator<Item = &'a TargetRoutes>, separators: Separators) -> Router<Destination> {
     let mut router = Router::default();
-    let none = Arc::new(TargetRoutes { routes: Vec::new(), guarded: false, merged: Routers::default() });
+    let none = Arc::new(TargetRoutes::new(Vec::new(), false));
     for (owner, owned) in all.enumerate() {
         for (number, route) in owned.routes.iter().enumerate() {
             let restricted = route.guarded || !route.methods.is_empty();

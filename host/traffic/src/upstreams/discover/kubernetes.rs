@@ -4,7 +4,7 @@
 //! API server is away, what it said last stays in use. What it says is believed at once, also that there is nothing.
 
 mod api_client;
-mod bounded;
+mod event_turn;
 mod events;
 mod failure;
 #[cfg(test)]

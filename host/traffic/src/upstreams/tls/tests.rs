@@ -90,6 +90,9 @@ fn only_whole_files_are_used() {
     write("ca.pem", &ca);
     write("own.crt", &first);
     write("own.key", &first_key);
+    // The certificate of a replica is verified in every handshake.
+    let sessions = format!("{:?}", files.state(&files.read().unwrap()).unwrap().config.resumption);
+    assert!(sessions.contains("NoClientSessionStorage"), "{sessions}");
     // Used when two looks have read the same, and once.
     assert_eq!([look(), look(), look()], [Ok(None), named("a.test"), Ok(None)]);
     // Between the two looks the key follows, as a program writes it.

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::{ErrorKind, SendFailure, chain};
 use super::h2_stats::H2Stats;
 use super::idle_pool::{Http1Conn, HttpVersion};
+use super::interim::{HeadFrames, InterimCount};
 use super::slots::ConnectionSlot;
 use super::target::Target;
 use super::upload::UploadBody;
@@ -49,6 +50,8 @@ const SILENT: Duration = Duration::from_secs(10);
 pub(super) struct Connector {
     target: Target,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// Whether it sends no certificate over TLS.
+    is_anonymous: bool,
     protocol: Protocol,
     /// How long the first of two addresses is tried.
     head_start: Duration,
@@ -69,8 +72,10 @@ impl Connector {
             (Scheme::Https, None) => return Err(format!("{target}: https needs trusted root certificates")),
             (Scheme::Https, Some(config)) => Some(tls(&target, config, settings.protocol)?),
         };
+        let is_anonymous =
+            tls.is_some() && settings.tls.as_ref().is_some_and(|tls| !tls.client_auth_cert_resolver.has_certs());
         let (protocol, head_start) = (settings.protocol, settings.connect / 2);
-        Ok(Self { target, tls, protocol, head_start, turned: AtomicBool::new(false) })
+        Ok(Self { target, tls, is_anonymous, protocol, head_start, turned: AtomicBool::new(false) })
     }
 
     /// Returns the HTTP version if it is known without ALPN.
@@ -91,12 +96,12 @@ impl Connector {
         B::Error: Into<BoxError>,
     {
         let (wire, version) = self.wire().await?;
-        let io = Io { wire, stats: None, slot: Arc::new(slot) };
+        let io = Io { wire, stats: None, interim: Interim::Unknown, slot: Arc::new(slot) };
         match version {
             HttpVersion::Http1 => open_http1(io).await,
             HttpVersion::Http2 => open_http2(io).await,
         }
-        .map_err(|error| (ErrorKind::Connect, self.message(&chain(&error))))
+        .map_err(|error| (ErrorKind::Connect, self.closed(&error)))
     }
 
     async fn wire(&self) -> Result<(Wire, HttpVersion), SendFailure> {
@@ -132,7 +137,22 @@ impl Connector {
     pub(super) fn message(&self, what: &str) -> String {
         format!("{}: {what}", self.target)
     }
+
+    /// Formats the error of a new connection that the replica has closed. With TLS 1.3, one that requires a certificate of its
+    /// client does so after the handshake, and what says why may be lost.
+    pub(super) fn closed(&self, error: &hyper::Error) -> String {
+        let error = chain(error);
+        let what = if self.is_anonymous { format!("{error}; {ANONYMOUS}") } else { error };
+        self.message(&what)
+    }
 }
+
+/// The most names of a certificate in a message, and the most characters of one.
+const NAMES: usize = 5;
+const NAME: usize = 256;
+
+/// What to do if a replica may want to know who connects.
+const ANONYMOUS: &str = "it may require a client certificate: set `upstream.tls.certificate` and `upstream.tls.key`";
 
 /// Returns why a handshake has failed, with what to do where the manifest decides it.
 fn explained(error: &io::Error) -> String {
@@ -141,11 +161,26 @@ fn explained(error: &io::Error) -> String {
         Some(E::General(why)) => why.clone(),
         // The latter if an authority has the name of the one that has signed it, and another key.
         Some(E::InvalidCertificate(C::UnknownIssuer | C::BadSignature)) => {
-            "no trusted authority has signed its certificate; name the file of its authority in `upstream.tls.ca`"
+            "no trusted authority has signed its certificate; name the file of its authority in `upstream.tls.ca` or, \
+             for `cluster.calls` and every upstream without that key, in the variable SSL_CERT_FILE"
                 .into()
+        }
+        Some(E::InvalidCertificate(C::NotValidForNameContext { presented, .. })) => {
+            let names: Vec<_> = presented.iter().take(NAMES).map(|name| plain_name(name)).collect();
+            let names = if names.is_empty() { "no host".to_owned() } else { names.join(", ") };
+            format!(
+                "its certificate is for {names}, and not for the host of its URL; write one of its names there, or set \
+                 `upstream.tls.names`"
+            )
         }
         _ => error.to_string(),
     }
+}
+
+/// Returns a name as certificates have it: rustls shows `DnsName("a.test")`.
+fn plain_name(shown: &str) -> String {
+    let quoted = shown.split_once("(\"").and_then(|(_, name)| name.strip_suffix("\")"));
+    quoted.unwrap_or(shown).chars().filter(char::is_ascii_graphic).take(NAME).collect()
 }
 
 fn tls(
@@ -171,7 +206,7 @@ fn tune(tcp: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENT).with_interval(SILENT).with_retries(2))
 }
 
-async fn open_http1<B>(io: Io) -> hyper::Result<Opened<B>>
+async fn open_http1<B>(mut io: Io) -> hyper::Result<Opened<B>>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -179,11 +214,13 @@ where
 {
     let slot = Arc::clone(&io.slot);
     slot.release_http2_units();
+    let interim = Arc::<InterimCount>::default();
+    io.interim = Interim::Http1(Arc::clone(&interim));
     let (sender, connection) =
         http1::Builder::new().max_header_size(HEAD as usize).max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     // The request in flight receives the connection's error.
     let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
-    Ok(Opened::Http1(Http1Conn::new(sender, task.abort_handle(), slot)))
+    Ok(Opened::Http1(Http1Conn::new(sender, task.abort_handle(), slot, interim)))
 }
 
 async fn open_http2<B>(mut io: Io) -> hyper::Result<Opened<B>>
@@ -194,6 +231,7 @@ where
 {
     let stats = Arc::new(H2Stats::default());
     io.stats = Some(Arc::clone(&stats));
+    io.interim = Interim::Http2(Box::default());
     let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(HEAD)
         .initial_stream_window_size(STREAM)
@@ -224,7 +262,15 @@ where
 struct Io {
     wire: Wire,
     stats: Option<Arc<H2Stats>>,
+    interim: Interim,
     slot: Arc<ConnectionSlot>,
+}
+
+/// How the interim responses on a connection are counted.
+enum Interim {
+    Unknown,
+    Http1(Arc<InterimCount>),
+    Http2(Box<HeadFrames>),
 }
 
 enum Wire {
@@ -238,10 +284,17 @@ impl AsyncRead for Io {
         if let Some(stats) = self.stats.as_ref().filter(|stats| stats.reads() == 1) {
             stats.settled.notify_one();
         }
+        if let Interim::Http1(count) = &self.interim {
+            count.check()?;
+        }
+        let before = buffer.filled().len();
         let read = match &mut self.wire {
             Wire::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Wire::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         };
+        if let Interim::Http2(frames) = &mut self.interim {
+            frames.read(buffer.filled().get(before..).unwrap_or_default())?;
+        }
         if let (Poll::Ready(_), Some(stats)) = (&read, &self.stats) {
             stats.record_read();
         }

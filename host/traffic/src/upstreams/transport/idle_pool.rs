@@ -10,6 +10,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::task::AbortHandle;
 
 use super::h2_stats::H2Stats;
+use super::interim::InterimCount;
 use super::limit::{CloseIdle, ConnectionLimit, HTTP2_UNITS};
 use super::slots::{ConnectionSlot, ConnectionSlots, Full};
 use super::upload::{UploadBody, UploadProgress};
@@ -60,6 +61,7 @@ pub(super) struct Http1Conn<B> {
     pub(super) sender: http1::SendRequest<UploadBody<B>>,
     task: AbortHandle,
     slot: Arc<ConnectionSlot>,
+    interim: Arc<InterimCount>,
     busy: bool,
 }
 
@@ -231,8 +233,18 @@ impl<B> Drop for Opening<B> {
 
 impl<B> Http1Conn<B> {
     /// Creates a connection that is in use by the request it was opened for.
-    pub(super) fn new(sender: http1::SendRequest<UploadBody<B>>, task: AbortHandle, slot: Arc<ConnectionSlot>) -> Self {
-        Self { sender, task, slot, busy: true }
+    pub(super) fn new(
+        sender: http1::SendRequest<UploadBody<B>>,
+        task: AbortHandle,
+        slot: Arc<ConnectionSlot>,
+        interim: Arc<InterimCount>,
+    ) -> Self {
+        Self { sender, task, slot, interim, busy: true }
+    }
+
+    /// Returns the count of interim responses to its request.
+    pub(super) fn interim(&self) -> &Arc<InterimCount> {
+        &self.interim
     }
 
     /// Gives the slot back, since the connection has switched protocols.

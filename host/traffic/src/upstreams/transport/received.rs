@@ -1,15 +1,19 @@
-//! The body of a response, which holds its connection.
+//! A response: whether it can be passed on, and its body, which holds its connection.
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::idle_pool::Connection;
+use super::upload::UploadProgress;
 use crate::proxy::frames::detached;
+use crate::proxy::headers::has_known_coding;
 
 /// The body of a response. Holds its connection, or its stream, until the last byte was read. Dropping it earlier
 /// closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
@@ -63,4 +67,29 @@ impl<B> Body for ReceivedBody<B> {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Returns why a response cannot be passed on, if it cannot.
+pub(super) fn unusable<B>(response: &Response<Incoming>, connection: &Connection<B>) -> Option<String> {
+    if !has_known_coding(response.headers()) {
+        // As in requests: without the header, its body would be taken for a plain one.
+        return Some("its Transfer-Encoding is not `chunked`, exactly once".into());
+    }
+    let Connection::Http1(exchange) = connection else { return None };
+    exchange.conn.interim().check().err().map(|error| error.to_string())
+}
+
+/// Puts the connection into the body of the response.
+pub(super) fn received<B>(
+    response: Response<Incoming>,
+    mut connection: Connection<B>,
+    upload: Option<Arc<UploadProgress>>,
+) -> Response<ReceivedBody<B>> {
+    if let Connection::Http1(exchange) = &mut connection {
+        exchange.upload = upload;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            exchange.conn.release_slot();
+        }
+    }
+    response.map(|body| ReceivedBody::new(body, connection))
 }

@@ -5,7 +5,9 @@ mod bounds;
 mod cost;
 mod exchanges;
 mod failures;
+mod h2_server;
 mod http2;
+mod interim;
 mod limit;
 mod raw;
 

@@ -222,3 +222,14 @@ fn evaluation_ends() {
     });
     assert_eq!(deep.unwrap().join().unwrap(), Ok(()));
 }
+
+/// What is evaluated twice, for its errors, is paid for twice.
+#[test]
+fn errors_cost_steps() {
+    let schema = Schema::read(r#"{"type":"string"}"#).unwrap();
+    for (value, left) in [(Json::Text("a".into()), 98), (Json::Null, 96)] {
+        let mut steps = 100;
+        let result = schema.check_within(&value, &mut steps);
+        assert_eq!((result.is_ok(), steps), (left == 98, left), "{value:?}");
+    }
+}

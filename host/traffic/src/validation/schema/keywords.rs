@@ -3,7 +3,7 @@
 use super::dialect::Dialect;
 use super::node::{Assertion, Branches, Contained, ItemSchemas, NodeId, PropertySchemas, TypeSet};
 use super::pattern::Pattern;
-use super::{MOST_PATTERNS, SchemaCompiler, SchemaMistake, escaped};
+use super::{MOST_PATTERNS, MOST_VALUE_BYTES, SchemaCompiler, SchemaMistake, escaped};
 use crate::validation::json::{Entry, Json};
 use crate::validation::number::JsonNumber;
 
@@ -63,10 +63,11 @@ impl<'d, 't> Keywords<'_, 'd, 't> {
     fn of_values(&mut self, checks: &mut Vec<Assertion>) -> KeywordResult<()> {
         checks.extend(self.types()?.map(Assertion::Type));
         if let Some(value) = self.get("const") {
-            checks.push(Assertion::Enum(vec![value.owned()]));
+            checks.push(Assertion::Enum(vec![self.copied("const", value)?]));
         }
         if let Some(values) = self.list("enum")? {
-            let mut values: Vec<_> = values.iter().map(Json::owned).collect();
+            let mut values =
+                values.iter().map(|value| self.copied("enum", value)).collect::<KeywordResult<Vec<_>>>()?;
             values.sort_unstable();
             values.dedup();
             checks.push(Assertion::Enum(values));
@@ -244,6 +245,17 @@ impl<'d, 't> Keywords<'_, 'd, 't> {
         let wrong = || self.mistake(inside, "write a list of names");
         let Json::Array(items) = value else { return Err(wrong()) };
         items.iter().map(|item| item.text().map(Box::from)).collect::<Option<_>>().ok_or_else(wrong)
+    }
+
+    /// Returns a copy of a value of a keyword.
+    fn copied(&mut self, keyword: &str, value: &Json<'_>) -> KeywordResult<Json<'static>> {
+        let bytes = self.compiler.value_bytes.checked_add(value.bytes());
+        let Some(bytes) = bytes.filter(|bytes| *bytes <= MOST_VALUE_BYTES) else {
+            let most = MOST_VALUE_BYTES >> 20;
+            return Err(self.mistake(keyword, format!("the values of `enum` and `const` take more than {most} MiB")));
+        };
+        self.compiler.value_bytes = bytes;
+        Ok(value.owned())
     }
 
     fn pattern(&mut self, place: &str, text: &str) -> KeywordResult<Pattern> {

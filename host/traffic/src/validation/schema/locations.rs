@@ -5,13 +5,19 @@ use std::rc::Rc;
 
 use super::dialect::Dialect;
 use super::{MOST_SUBSCHEMAS, SchemaMistake};
-use crate::validation::json::Json;
+use crate::validation::json::{Json, shown};
 
 /// The base of references in a document without an identifier. No document can have it.
 const UNNAMED: &str = "file:///schema";
 
+/// The most bytes of all keys that lead to a value, and of an identifier.
+const MOST_KEY_BYTES: usize = 2 << 10;
+
+/// The most bytes of the places of all subschemas. Several tables have each of them.
+const MOST_PLACE_BYTES: usize = 8 << 20;
+
 /// How a keyword has subschemas.
-enum Holds {
+pub(super) enum Holds {
     /// One, or a list of them.
     Schema,
     /// A list.
@@ -21,7 +27,7 @@ enum Holds {
 }
 
 /// The keywords with subschemas.
-const HOLDERS: &[(&str, Holds)] = &[
+pub(super) const HOLDERS: &[(&str, Holds)] = &[
     ("$defs", Holds::Named),
     ("additionalItems", Holds::Schema),
     ("additionalProperties", Holds::Schema),
@@ -51,6 +57,8 @@ pub(super) struct Locations<'d, 't> {
     dialect: Dialect,
     /// The base of references, by the place of each known subschema.
     bases: HashMap<String, Rc<str>>,
+    /// The bytes of these places.
+    place_bytes: usize,
     /// The place of each resource, by its identifier.
     resources: HashMap<Rc<str>, String>,
     /// The place of each anchor, by its resource.
@@ -63,7 +71,8 @@ impl<'d, 't> Locations<'d, 't> {
     /// Returns the locations of a document in which nothing is known to be a schema yet.
     pub(super) fn new(document: &'d Json<'t>, dialect: Dialect) -> Self {
         let (bases, resources) = (HashMap::new(), HashMap::from([(Rc::from(UNNAMED), String::new())]));
-        Self { document, dialect, bases, resources, anchors: HashMap::new(), dynamic: Vec::new() }
+        let (anchors, dynamic) = (HashMap::new(), Vec::new());
+        Self { document, dialect, bases, place_bytes: 0, resources, anchors, dynamic }
     }
 
     /// Adds the schema at this place, and all that it has inside.
@@ -79,8 +88,11 @@ impl<'d, 't> Locations<'d, 't> {
         self.walk(place.to_owned(), schema, base)
     }
 
-    /// Returns what is at a place.
+    /// Returns what is at a place. A value has one place, since `~` is only written as `~0` (RFC 6901, 3).
     pub(super) fn at(&self, place: &str) -> Option<&'d Json<'t>> {
+        if place.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+            return None;
+        }
         place.split('/').skip(1).try_fold(self.document, |value, part| {
             let part = part.replace("~1", "/").replace("~0", "~");
             match value {
@@ -112,6 +124,12 @@ impl<'d, 't> Locations<'d, 't> {
         if self.bases.len() >= MOST_SUBSCHEMAS {
             return Err(SchemaMistake::new(&place, format!("there are more than {MOST_SUBSCHEMAS} subschemas")));
         }
+        let bytes = self.place_bytes.checked_add(place.len()).filter(|bytes| *bytes <= MOST_PLACE_BYTES);
+        let Some(bytes) = bytes else {
+            let why = "there are too many subschemas below long keys; write them below shorter ones, as in `$defs`";
+            return Err(SchemaMistake::new(&place, why));
+        };
+        self.place_bytes = bytes;
         let Json::Object(keywords) = schema else {
             self.bases.insert(place, base);
             return Ok(());
@@ -166,6 +184,10 @@ impl<'d, 't> Locations<'d, 't> {
             }
             if !id.is_empty() {
                 base = resolve(&base, id).into();
+                if base.len() > MOST_KEY_BYTES {
+                    let why = format!("with what it is relative to, it has more than {MOST_KEY_BYTES} bytes");
+                    return Err(SchemaMistake::new(&format!("{place}/$id"), why));
+                }
                 let known = self.resources.insert(Rc::clone(&base), place.to_owned());
                 if known.is_some_and(|known| known != place) {
                     return Err(SchemaMistake::new(&format!("{place}/$id"), "another schema has the same identifier"));
@@ -222,15 +244,32 @@ impl<'d, 't> Locations<'d, 't> {
     }
 }
 
+/// Checks that the places in a document are short: each of its subschemas has one.
+///
+/// # Errors
+/// If one is not.
+pub(in crate::validation) fn check_places(document: &Json<'_>) -> Result<(), SchemaMistake> {
+    let why = || format!("the keys that lead to a value inside of it have more than {MOST_KEY_BYTES} bytes");
+    long_place(document, MOST_KEY_BYTES).map_or(Ok(()), |place| Err(SchemaMistake::new(&place, why())))
+}
+
+/// Returns the place of an object with a value to which longer keys lead than `left` bytes together.
+fn long_place(value: &Json<'_>, left: usize) -> Option<String> {
+    match value {
+        Json::Array(items) => {
+            items.iter().enumerate().find_map(|(at, item)| Some(format!("/{at}{}", long_place(item, left)?)))
+        }
+        Json::Object(entries) => entries.iter().find_map(|(key, inner)| match left.checked_sub(key.len()) {
+            Some(left) => Some(format!("/{}{}", escaped(key), long_place(inner, left)?)),
+            None => Some(String::new()),
+        }),
+        _ => None,
+    }
+}
+
 /// Returns a name as a part of a JSON Pointer.
 pub(in crate::validation) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
-}
-
-/// Returns the start of a text of a schema, for a message.
-fn shown(text: &str) -> String {
-    let end = text.char_indices().nth(200).map_or(text.len(), |(at, _)| at);
-    text.get(..end).unwrap_or_default().escape_debug().to_string()
 }
 
 /// Resolves a reference without a fragment (RFC 3986, 5.2).

@@ -102,7 +102,7 @@ pub(in crate::validation) struct TypeSet(u8);
 
 impl TypeSet {
     /// Adds a type. Returns whether there is one of this name.
-    pub(super) fn add(&mut self, name: &str) -> bool {
+    pub(in crate::validation) fn add(&mut self, name: &str) -> bool {
         let at = TYPES.iter().position(|known| *known == name);
         self.0 |= at.map_or(0, |at| 1 << at);
         at.is_some()
@@ -113,8 +113,18 @@ impl TypeSet {
         self.0 & Self::of(value).0 != 0
     }
 
+    /// Adds the types of another set.
+    pub(in crate::validation) fn extend(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether it has no types.
+    pub(in crate::validation) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// Returns the types of a value.
-    fn of(value: &Json<'_>) -> Self {
+    pub(in crate::validation) fn of(value: &Json<'_>) -> Self {
         Self(match value {
             Json::Null => 1,
             Json::Bool(_) => 1 << 1,

@@ -10,8 +10,8 @@ fn mistake(text: &str) -> String {
 #[test]
 fn mistakes_are_refused_with_their_place() {
     for (text, expected) in [
-        ("{", "line 1, column 1: it is not JSON from here on"),
-        ("{\"type\":\"string\",\"type\":\"number\"}", "has a key twice"),
+        ("{", "line 1: it ends here, before it is complete"),
+        ("{\"type\":\"string\",\"type\":\"number\"}", "the object that ends here has the key `type` twice"),
         ("[]", "the schema: a schema is an object, true or false"),
         (r#"{"properties":{"a":1}}"#, "/properties/a: a schema is an object, true or false"),
         (r#"{"properties":[]}"#, "/properties: write an object"),
@@ -70,6 +70,21 @@ fn schemas_are_bounded() {
     assert!(mistake(&all(MOST_SUBSCHEMAS, "true")).contains("more than 10000 subschemas"));
     assert!(mistake(&all(MOST_PATTERNS + 1, "{\"pattern\":\"a\"}")).contains("more than 200 patterns"));
     assert!(mistake(&format!("{{\"enum\":[{}]}}", vec!["1"; 200_000].join(","))).contains("more than 200000 values"));
+    // Each subschema has a place, with all keys that lead to it.
+    for text in [
+        format!(r#"{{"properties":{{"{}":true}}}}"#, "k".repeat(2_039)),
+        format!(r#"{{"properties":{{"{0}":{{"items":{{"properties":{{"{0}":true}}}}}}}}}}"#, "k".repeat(1_020)),
+    ] {
+        let mistake = mistake(&text);
+        assert!(
+            mistake.contains(": the keys that lead to a value inside of it have more than 2048 bytes"),
+            "{mistake}"
+        );
+        assert!(mistake.len() < 500, "{mistake}");
+    }
+    assert!(Schema::read(&format!(r#"{{"properties":{{"{}":true}}}}"#, "k".repeat(2_038))).is_ok());
+    let base = format!(r#"{{"$id":"https://a.example/{}/x","$defs":{{"a":{{"$id":"b"}}}}}}"#, "k".repeat(2_048));
+    assert!(mistake(&base).contains("/$id: with what it is relative to, it has more than 2048 bytes"));
     assert_eq!(Schema::read(&all(9_000, "true")).unwrap().count(), 9_001);
 }
 
@@ -90,4 +105,29 @@ fn references_lead_inside_of_the_file() {
     ] {
         Schema::read(text).unwrap_or_else(|mistake| panic!("{text}: {mistake}"));
     }
+}
+
+/// Memory is bounded by the bytes of the file: what several schemas have inside is copied for each of them, so that is counted.
+#[test]
+fn copies_are_counted() {
+    let nested = |levels: usize| {
+        let list = vec!["0"; 20_000].join(",");
+        let value = (0..levels).fold(format!("[{list}]"), |value, _| format!(r#"{{"const":{value}}}"#));
+        let references: Vec<_> =
+            (0..levels).map(|at| format!(r##"{{"$ref":"#/$defs/a{}"}}"##, "/const".repeat(at))).collect();
+        Schema::read(&format!(r#"{{"$defs":{{"a":{value}}},"allOf":[{}]}}"#, references.join(",")))
+    };
+    assert!(nested(5).is_ok());
+    assert!(nested(90).unwrap_err().contains("the values of `enum` and `const` take more than 32 MiB"));
+    // One value has one place.
+    let place = |place: &str| Schema::read(&format!(r##"{{"$defs":{{"a~":true}},"$ref":"#/$defs/{place}"}}"##));
+    assert!(place("a~0").is_ok());
+    assert!(place("a~").unwrap_err().contains("leads to nothing in this file"));
+    let below = |key: usize| {
+        let names: Vec<_> = (0..9_000).map(|at| format!(r#""a{at}":true"#)).collect();
+        let properties = format!(r#"{{"properties":{{{}}}}}"#, names.join(","));
+        Schema::read(&format!(r##"{{"$defs":{{"{}":{properties}}}}}"##, "k".repeat(key)))
+    };
+    assert!(below(500).is_ok());
+    assert!(below(1_000).unwrap_err().contains("there are too many subschemas below long keys"));
 }

@@ -23,8 +23,11 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::event_turn::EventTurn;
 use super::events::message;
 use super::failure::WatchFailure;
+use super::slices::BYTES_OF_ALL;
+use lodge_base::budget::Budget;
 use lodge_base::ids::hash_of;
 use lodge_base::tls::{self, pem};
 use lodge_base::{config, files};
@@ -43,8 +46,9 @@ const CERTIFICATES: u64 = 1 << 20;
 const STATUS: usize = 64 << 10;
 /// The most bytes of the name of a machine.
 const HOST_NAME: u64 = 4 << 10;
-/// The most lists that are read at once, of all Services.
+/// The most lists that are read at once, of all Services, and the most large events that arrive at once.
 const LISTS: usize = 4;
+const LARGE_EVENTS: usize = 4;
 
 /// A client of the API server.
 pub(super) struct ApiClient {
@@ -52,6 +56,12 @@ pub(super) struct ApiClient {
     account: PathBuf,
     /// A permit for each list that is read.
     pub(super) lists: Semaphore,
+    /// A permit for each large event that arrives.
+    pub(super) large_events: Arc<Semaphore>,
+    /// Where events are parsed.
+    pub(super) turn: EventTurn,
+    /// The room for the slices of all Services.
+    pub(super) kept: Arc<Budget>,
     /// The zone of this host.
     pub(super) zone: Option<String>,
     /// A number that other hosts do not have.
@@ -82,6 +92,9 @@ impl ApiClient {
             server: server(settings.url.as_ref(), &variable),
             account: settings.account.clone(),
             lists: Semaphore::new(LISTS),
+            large_events: Arc::new(Semaphore::new(LARGE_EVENTS)),
+            turn: EventTurn::default(),
+            kept: Budget::new(BYTES_OF_ALL),
             zone: settings.zone.clone(),
             seed: hash_of(host_name(&variable).trim().as_bytes()),
         }

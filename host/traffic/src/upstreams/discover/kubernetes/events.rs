@@ -1,13 +1,15 @@
 //! What the API server sends: the versions of the API, pages of a list, and the events of a watch. Pure.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::bounded::Bounded;
 use super::failure::{WatchFailure, legible};
 use super::slices::{SliceMap, WrittenMetadata, WrittenSlice};
+use lodge_base::bounded::Bounded;
+use lodge_base::budget::Budget;
 
 /// The versions of `discovery.k8s.io` that are read, best first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
@@ -48,25 +50,18 @@ struct WrittenPage {
     metadata: WrittenMetadata,
 }
 
-/// An event without its object.
+/// An event. Its object is a slice or a Status, which have no fields in common but their kind: so it is parsed once, whatever it is.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WrittenEvent {
     #[serde(rename = "type")]
     kind: String,
-}
-
-/// The object of an event.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct WithObject<T> {
-    object: T,
+    object: WrittenSlice,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WrittenStatus {
-    code: u16,
     message: String,
 }
 
@@ -84,9 +79,9 @@ pub(super) fn message(body: &[u8]) -> String {
 }
 
 impl KnownSlices {
-    /// Creates the slices of a Service in this version of the API, before the first page.
-    pub(super) fn new(version: &'static str) -> Self {
-        Self { version, slices: SliceMap::default(), revision: String::new() }
+    /// Creates the slices of a Service in this version of the API, before the first page, within this room for those of all.
+    pub(super) fn new(version: &'static str, room: &Arc<Budget>) -> Self {
+        Self { version, slices: SliceMap::new(Arc::clone(room)), revision: String::new() }
     }
 
     /// Adds a page of a list. Returns where the next one begins, and `None` after the last. After an error, the slices are of no use.
@@ -101,15 +96,13 @@ impl KnownSlices {
 
     /// Applies an event. Returns whether slices have changed.
     pub(super) fn apply(&mut self, line: &[u8], zone: Option<&str>) -> Result<bool, WatchFailure> {
-        let event: WrittenEvent = parse(line, "an event")?;
-        match event.kind.as_str() {
+        let WrittenEvent { kind, object } = parse(line, "an event")?;
+        match kind.as_str() {
             "ERROR" => {
-                let WithObject { object: WrittenStatus { code, message } } = parse(line, "an error")?;
-                let why = format!("the API server ended the watch: {}", legible(&message));
-                Err(if code == 410 { WatchFailure::gone(why) } else { WatchFailure::new(why) })
+                let why = format!("the API server ended the watch: {}", legible(&object.message));
+                Err(if object.code == 410 { WatchFailure::gone(why) } else { WatchFailure::new(why) })
             }
             kind @ ("ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK") => {
-                let WithObject { object }: WithObject<WrittenSlice> = parse(line, "an event")?;
                 self.is_of("an event", (&object.kind, &object.api_version), "EndpointSlice")?;
                 let revision = revision(object.metadata.resource_version.clone())?;
                 let changed = match kind {
@@ -238,6 +231,10 @@ mod tests {
 
     use super::*;
 
+    fn known() -> KnownSlices {
+        KnownSlices::new("v1", &Budget::new(1 << 20))
+    }
+
     fn list(more: &Value) -> Value {
         let mut list = json!({
             "kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": { "resourceVersion": "5" },
@@ -248,12 +245,12 @@ mod tests {
     }
 
     fn refused(text: &str) -> String {
-        KnownSlices::new("v1").add_page(text.as_bytes(), None).unwrap_err().why
+        known().add_page(text.as_bytes(), None).unwrap_err().why
     }
 
     #[test]
     fn only_lists_of_slices_are_lists() {
-        let mut known = KnownSlices::new("v1");
+        let mut known = known();
         assert!(known.add_page(list(&json!({})).to_string().as_bytes(), None).unwrap().is_none());
         assert_eq!((known.slices.endpoints(), known.revision.as_str()), (1, "5"));
         for more in [
@@ -291,7 +288,7 @@ mod tests {
 
     #[test]
     fn only_slices_are_events() {
-        let mut known = KnownSlices::new("v1");
+        let mut known = known();
         let event = |kind: &str, of: &str, name: &str| {
             let metadata = json!({ "name": name, "resourceVersion": "7" });
             let endpoints = json!([{ "addresses": ["10.0.0.1"] }]);

@@ -10,13 +10,15 @@ pub(super) struct EventLines {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LongLine;
 
-/// The memory that is kept between lines, in bytes.
-const KEPT: usize = 64 << 10;
-
 impl EventLines {
     /// For lines of at most `most` bytes, without their end.
     pub(super) fn new(most: usize) -> Self {
         Self { held: Vec::new(), most }
+    }
+
+    /// The bytes of the line that has not ended.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Passes each line that these bytes complete to `take`, without its end. Empty lines are left out.
@@ -26,7 +28,7 @@ impl EventLines {
     pub(super) fn feed<E: From<LongLine>>(
         &mut self,
         bytes: &[u8],
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+        mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut parts = bytes.split(|byte| *byte == b'\n');
         // After the last end of a line.
@@ -35,13 +37,11 @@ impl EventLines {
             if self.held.is_empty() {
                 self.fits(part)?;
                 if !part.is_empty() {
-                    take(part)?;
+                    take(part.to_vec())?;
                 }
             } else {
                 self.hold(part)?;
-                take(&self.held)?;
-                self.held.clear();
-                self.held.shrink_to(KEPT);
+                take(std::mem::take(&mut self.held))?;
             }
         }
         Ok(self.hold(rest)?)
@@ -80,7 +80,7 @@ mod tests {
         let (mut lines, mut found) = (EventLines::new(most), Vec::new());
         for part in parts {
             lines.feed(part, |line| {
-                found.push(line.to_vec());
+                found.push(line);
                 Ok::<_, String>(())
             })?;
         }

@@ -28,6 +28,9 @@ const GROUP: usize = 64 << 10;
 /// The most bytes of an event. An object has at most 1.5 MiB in the store, where it is shorter than as JSON.
 const EVENT: usize = 4 << 20;
 
+/// An event with more bytes has a permit while it arrives.
+const LARGE: usize = 64 << 10;
+
 /// How long the requests to the API server take.
 #[derive(Clone, Debug)]
 pub struct WatchPace {
@@ -179,7 +182,7 @@ impl ServiceFollower {
     }
 
     async fn pages(&self, what: &str) -> Result<KnownSlices, WatchFailure> {
-        let mut followed = KnownSlices::new(self.version().await?);
+        let mut followed = KnownSlices::new(self.version().await?, &self.client.kept);
         let (mut left, mut next) = (LIST, None);
         for _ in 0..PAGES {
             let more = next.map_or_else(String::new, |next: String| {
@@ -242,6 +245,38 @@ impl ServiceFollower {
         }
     }
 
+    /// Applies events in turn with those of other watches. Returns whether at least one was good, and why one was not.
+    async fn apply(
+        &self,
+        followed: &mut KnownSlices,
+        events: Vec<Vec<u8>>,
+        changes: &mut Publications,
+    ) -> (bool, Result<(), WatchFailure>) {
+        let mut known = std::mem::replace(followed, KnownSlices::new(followed.version, &self.client.kept));
+        let zone = self.client.zone.clone();
+        let applied = self.client.turn.take(move || {
+            let (mut good, mut changed) = (false, false);
+            let ended = events.iter().try_for_each(|event| {
+                changed |= known.apply(event, zone.as_deref())?;
+                good = true;
+                Ok(())
+            });
+            (known, good, changed, ended)
+        });
+        match applied.await {
+            Ok((known, good, changed, ended)) => {
+                *followed = known;
+                changes.is_due |= changed;
+                (good, ended)
+            }
+            Err(panicked) => {
+                // What was known is gone; a list follows, and what is in use stays so until then.
+                changes.is_due = false;
+                (false, Err(panicked))
+            }
+        }
+    }
+
     /// Applies the events of a watch until that ends, at `ends` at the latest.
     async fn events(
         &self,
@@ -250,8 +285,8 @@ impl ServiceFollower {
         what: &str,
         (followed, failures, changes): (&mut KnownSlices, &mut Failures, &mut Publications),
     ) -> Result<(), WatchFailure> {
-        let (zone, silence) = (self.client.zone.as_deref(), self.pace.silence);
-        let (mut lines, mut heard) = (EventLines::new(EVENT), Instant::now());
+        let silence = self.pace.silence;
+        let (mut lines, mut heard, mut large) = (EventLines::new(EVENT), Instant::now(), None);
         loop {
             let (now, quiet) = (Instant::now(), heard + silence);
             let due = changes.due(now, self.pace.publish);
@@ -276,12 +311,26 @@ impl ServiceFollower {
                 Ok(Some(Ok(frame))) => frame,
             };
             let Some(bytes) = frame.data_ref() else { continue };
-            lines.feed(bytes, |line| {
-                changes.is_due |= followed.apply(line, zone)?;
-                heard = Instant::now();
-                failures.clear();
+            if large.is_none() && lines.held() + bytes.len() > LARGE {
+                let permit = timeout_at(ends.min(quiet), Arc::clone(&self.client.large_events).acquire_owned()).await;
+                let late = || WatchFailure::new(format!("{what}: large events of other Services arrive")).and_resume();
+                large = Some(permit.ok().and_then(Result::ok).ok_or_else(late)?);
+            }
+            let mut complete = Vec::new();
+            let fed = lines.feed(bytes, |line| {
+                complete.push(line);
                 Ok::<_, WatchFailure>(())
-            })?;
+            });
+            if !complete.is_empty() {
+                let (good, applied) = self.apply(followed, complete, changes).await;
+                if good {
+                    heard = Instant::now();
+                    failures.clear();
+                }
+                applied?;
+            }
+            fed?;
+            large = large.filter(|_| lines.held() > LARGE);
             // A bookmark is enough.
             self.view.send_if_modified(|view| failures.silence().is_none() && view.error.take().is_some());
         }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::bounded::Bounded;
 use crate::upstreams::discover::Endpoint;
 use crate::upstreams::transport::Target;
+use lodge_base::bounded::Bounded;
+use lodge_base::budget::{Budget, Reservation};
 use lodge_base::ids::{hash_of, mix};
 use lodge_manifest::upstream::MOST_REPLICAS;
 use lodge_manifest::upstream::kubernetes::EndpointPort;
@@ -20,6 +21,12 @@ use lodge_manifest::upstream::protocol::Scheme;
 /// The most slices and the most endpoints of one Service.
 const SLICES: usize = 2_000;
 const ENDPOINTS: usize = 20_000;
+/// The most bytes that are kept of the slices of one Service, and of those of all Services.
+const BYTES: usize = 4 << 20;
+pub(super) const BYTES_OF_ALL: usize = 32 << 20;
+/// What a slice takes at most without its names, ports and endpoints, and what a port takes, with their places in lists and maps.
+const SLICE_BYTES: usize = 512;
+const PORT_BYTES: usize = 128;
 /// The longest name of a port.
 const NAME: usize = 63;
 /// The longest name of an object.
@@ -37,6 +44,9 @@ pub(super) struct WrittenSlice {
     pub(super) kind: String,
     pub(super) api_version: String,
     pub(super) metadata: WrittenMetadata,
+    /// What a Status has, which is in the place of a slice where a watch ends.
+    pub(super) code: u16,
+    pub(super) message: String,
     address_type: String,
     endpoints: Bounded<WrittenEndpoint, SLICE_ENDPOINTS>,
     ports: Bounded<WrittenPort, PORTS>,
@@ -94,9 +104,16 @@ struct WrittenPort {
 pub(super) struct EndpointSlice {
     /// Whether it has names instead of addresses.
     is_named: bool,
-    endpoints: Vec<SliceEndpoint>,
+    endpoints: Box<[SliceEndpoint]>,
     /// The TCP ports, with their names in the Service.
-    ports: Vec<(Arc<str>, u16)>,
+    ports: Box<[(Arc<str>, u16)]>,
+}
+
+/// A slice within the bytes that are kept of all.
+#[derive(Debug)]
+struct KeptSlice {
+    slice: EndpointSlice,
+    room: Reservation,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -124,11 +141,15 @@ enum Hint {
 }
 
 /// The slices of one Service, by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct SliceMap {
-    slices: BTreeMap<String, Arc<EndpointSlice>>,
+    slices: BTreeMap<String, Arc<KeptSlice>>,
     /// The endpoints of all of them.
     endpoints: usize,
+    /// The bytes of all of them.
+    bytes: usize,
+    /// What is left for the slices of all Services.
+    room: Arc<Budget>,
 }
 
 /// The replicas that slices name.
@@ -212,26 +233,55 @@ fn is_allowed(address: IpAddr) -> bool {
     !local && !address.is_unspecified() && !address.is_multicast()
 }
 
+impl EndpointSlice {
+    /// Returns the bytes that a slice of this name takes at most. The name is there twice: where it is followed, and in what is in use.
+    fn bytes(&self, name: &str) -> usize {
+        SLICE_BYTES + 2 * name.len() + self.ports.len() * PORT_BYTES + std::mem::size_of_val(&*self.endpoints)
+    }
+}
+
 impl SliceMap {
+    /// Creates the slices of a Service within this room for all.
+    pub(super) fn new(room: Arc<Budget>) -> Self {
+        Self { slices: BTreeMap::new(), endpoints: 0, bytes: 0, room }
+    }
+
     /// Adds a slice, or replaces it.
     ///
     /// # Errors
-    /// One line, if the Service has too many slices or endpoints.
+    /// One line, if the Service, or all together, have too many slices, ports or endpoints.
     pub(super) fn insert(&mut self, name: String, slice: EndpointSlice) -> Result<(), String> {
+        let bytes = slice.bytes(&name);
+        let Some(room) = self.room.reserve(bytes) else {
+            let most = BYTES_OF_ALL >> 20;
+            return Err(format!("the EndpointSlices of all Services that this host follows take more than {most} MiB"));
+        };
         self.endpoints += slice.endpoints.len();
-        if let Some(before) = self.slices.insert(name, Arc::new(slice)) {
-            self.endpoints -= before.endpoints.len();
+        self.bytes += bytes;
+        if let Some(before) = self.slices.insert(name, Arc::new(KeptSlice { slice, room })) {
+            self.forget(&before);
         }
         if self.slices.len() > SLICES || self.endpoints > ENDPOINTS {
             return Err(format!("the Service has more than {SLICES} EndpointSlices or {ENDPOINTS} endpoints"));
         }
+        if self.bytes > BYTES {
+            return Err(format!(
+                "the EndpointSlices of the Service, with their ports, take more than {} MiB",
+                BYTES >> 20
+            ));
+        }
         Ok(())
+    }
+
+    fn forget(&mut self, before: &KeptSlice) {
+        self.endpoints -= before.slice.endpoints.len();
+        self.bytes -= before.room.bytes();
     }
 
     /// Removes a slice. Returns whether there was one of this name.
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        let Some(slice) = self.slices.remove(name) else { return false };
-        self.endpoints -= slice.endpoints.len();
+        let Some(before) = self.slices.remove(name) else { return false };
+        self.forget(&before);
         true
     }
 
@@ -253,10 +303,10 @@ pub(super) fn merge(
 ) -> Merged {
     let slices = &slices.slices;
     let mut known = BTreeMap::<SocketAddr, (Readiness, Hint)>::new();
-    for slice in slices.values() {
+    for KeptSlice { slice, .. } in slices.values().map(|kept| &**kept) {
         // The API server accepts each name once: of a slice with more, endpoints are not multiplied by ports.
         if let Some((_, number)) = slice.ports.iter().find(|(name, number)| port.is(name, *number)) {
-            for endpoint in &slice.endpoints {
+            for endpoint in &*slice.endpoints {
                 let address = SocketAddr::new(endpoint.address, *number);
                 // An endpoint is in two slices while it moves from one to the other.
                 let found = (endpoint.condition, endpoint.hint);
@@ -291,13 +341,13 @@ pub(super) fn merge(
 }
 
 /// The note about slices that have names instead of addresses, if there are any.
-fn named(slices: &BTreeMap<String, Arc<EndpointSlice>>, service: &str) -> Option<String> {
-    let skipped = slices.values().any(|slice| slice.is_named);
+fn named(slices: &BTreeMap<String, Arc<KeptSlice>>, service: &str) -> Option<String> {
+    let skipped = slices.values().any(|kept| kept.slice.is_named);
     skipped.then(|| format!("EndpointSlices of {service} with names instead of addresses (FQDN) are left out"))
 }
 
 /// Says why a Service has no replicas. `total` endpoints with the port are not ready.
-fn why_none(slices: &BTreeMap<String, Arc<EndpointSlice>>, service: &str, port: &EndpointPort, total: usize) -> String {
+fn why_none(slices: &BTreeMap<String, Arc<KeptSlice>>, service: &str, port: &EndpointPort, total: usize) -> String {
     if slices.is_empty() {
         return format!("there is no EndpointSlice of {service}: is there a Service of this name, with a selector?");
     }
@@ -307,7 +357,7 @@ fn why_none(slices: &BTreeMap<String, Arc<EndpointSlice>>, service: &str, port: 
     let shown = |(name, number): &(Arc<str>, u16)| {
         if name.is_empty() { number.to_string() } else { format!("{name} ({number})") }
     };
-    let with_endpoints = slices.values().filter(|slice| !slice.endpoints.is_empty());
+    let with_endpoints = slices.values().map(|kept| &kept.slice).filter(|slice| !slice.endpoints.is_empty());
     let ports: BTreeSet<_> = with_endpoints.flat_map(|slice| slice.ports.iter().map(shown)).collect();
     if !ports.is_empty() {
         let ports: Vec<_> = ports.into_iter().take(8).collect();

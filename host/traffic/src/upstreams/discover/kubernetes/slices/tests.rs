@@ -8,7 +8,7 @@ fn read(slice: Value, zone: Option<&str>) -> EndpointSlice {
 }
 
 fn merged(slices: Vec<Value>, port: &str) -> (Vec<String>, String) {
-    let mut map = SliceMap::default();
+    let mut map = SliceMap::new(Budget::new(BYTES_OF_ALL));
     for (n, slice) in slices.into_iter().enumerate() {
         map.insert(n.to_string(), read(slice, None)).unwrap();
     }
@@ -70,7 +70,7 @@ fn what_is_left_out() {
 
 #[test]
 fn a_service_is_bounded() {
-    let (mut map, empty) = (SliceMap::default(), || read(json!({}), None));
+    let (mut map, empty) = (SliceMap::new(Budget::new(BYTES_OF_ALL)), || read(json!({}), None));
     for n in 0..SLICES {
         map.insert(n.to_string(), empty()).unwrap();
     }
@@ -78,7 +78,7 @@ fn a_service_is_bounded() {
     assert!(map.insert("x".into(), empty()).is_err_and(|why| why.contains("2000 EndpointSlices")));
     let endpoints = |many: usize| -> Vec<_> { (0..many).map(|_| json!({ "addresses": ["10.0.0.1"] })).collect() };
     let full = || read(json!({ "endpoints": endpoints(SLICE_ENDPOINTS) }), None);
-    let mut map = SliceMap::default();
+    let mut map = SliceMap::new(Budget::new(BYTES_OF_ALL));
     for n in 0..ENDPOINTS / SLICE_ENDPOINTS {
         map.insert(n.to_string(), full()).unwrap();
     }
@@ -92,10 +92,42 @@ fn a_service_is_bounded() {
     assert!(serde_json::from_value::<WrittenSlice>(large).is_err());
 }
 
+/// What is kept has a bound in bytes as well, of a Service and of all: ports and long names count.
+#[test]
+fn what_is_kept_is_bounded() {
+    let ports: Vec<_> = (1..=PORTS).map(|port| json!({ "name": "x".repeat(NAME), "port": port })).collect();
+    let large = || read(json!({ "ports": ports }), None);
+    let name = |service: usize, slice: usize| format!("{service}-{slice}-{}", "x".repeat(200));
+    let room = Budget::new(BYTES_OF_ALL);
+    let filled = |service: usize| {
+        let mut map = SliceMap::new(Arc::clone(&room));
+        let ends = (0..SLICES).find_map(|slice| map.insert(name(service, slice), large()).err());
+        (map, ends.unwrap())
+    };
+    let (one, why) = filled(0);
+    assert!(why.contains("of the Service, with their ports, take more than 4 MiB"), "{why}");
+    assert!(one.bytes > BYTES && one.slices.len() < SLICES / 4 && room.used() == one.bytes, "{}", one.slices.len());
+    // Each of the others is within its own bound.
+    let others: Vec<_> = (1..BYTES_OF_ALL / BYTES).map(filled).collect();
+    assert!(others.last().unwrap().1.contains("of all Services that this host follows take more than 32 MiB"));
+    // What is in use counts until it is not, and the same slices in two places count once.
+    let (published, before) = (one.clone(), room.used());
+    drop(one);
+    assert_eq!(room.used(), before);
+    drop((published, others));
+    assert_eq!(room.used(), 0);
+    let mut map = SliceMap::new(Arc::clone(&room));
+    for _ in 0..10 {
+        map.insert("a".into(), large()).unwrap();
+        assert!(map.bytes == room.used() && map.bytes > PORTS * NAME);
+    }
+    assert!(map.remove("a") && map.bytes == 0 && room.used() == 0);
+}
+
 /// Of more endpoints than are used, those for this zone are, and of these every host uses others.
 #[test]
 fn too_many_endpoints() {
-    let mut map = SliceMap::default();
+    let mut map = SliceMap::new(Budget::new(BYTES_OF_ALL));
     for n in 0..20 {
         let endpoint = |m: usize| {
             // The nearest have the highest addresses.
@@ -124,7 +156,7 @@ fn too_many_endpoints() {
 #[test]
 fn of_ports_with_one_name_one_is_used() {
     let ports: Vec<_> = (1..=100).map(|port| json!({ "name": "http", "port": port })).collect();
-    let mut map = SliceMap::default();
+    let mut map = SliceMap::new(Budget::new(BYTES_OF_ALL));
     let slice = json!({ "endpoints": [{ "addresses": ["10.0.0.1"] }, { "addresses": ["10.0.0.2"] }], "ports": ports });
     map.insert("a".into(), read(slice, None)).unwrap();
     let port = EndpointPort::Name("http".into());
@@ -153,7 +185,7 @@ proptest! {
     /// are far if all have hints and one is for this zone. In whatever slices they are.
     #[test]
     fn slices_are_merged(endpoints in prop::collection::vec(endpoint(), 0..12), split in prop::collection::vec(0usize..3, 12)) {
-        let mut map = SliceMap::default();
+        let mut map = SliceMap::new(Budget::new(BYTES_OF_ALL));
         for (n, (address, condition, zone, port)) in endpoints.iter().enumerate() {
             let conditions = match condition {
                 0 => json!({ "ready": false }),

@@ -1,7 +1,7 @@
-//! Texts in the hands of browsers that only hosts with the same keys can read, make or change.
+//! Texts in the hands of others, such as browsers and servers of state, that only hosts with the same keys can read, make or change.
 //!
 //! Each text has a key of its own, derived (HKDF-SHA-256) from one of the keys in the file, 128 random bits, the purpose and the
-//! login that the text is for. So a text for another purpose, service or client of a provider does not open, and no number of
+//! context of the text, such as the login that it is for. So a text for another purpose or context does not open, and no number of
 //! texts wears a key out.
 
 use std::fmt;
@@ -12,11 +12,11 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use lodge_base::ids::hash_of;
-use lodge_base::key_changes::KeyMarks;
+use crate::ids::hash_of;
+use crate::key_changes::KeyMarks;
 
 /// The most bytes of a file of keys.
-pub(in crate::auth) const MOST_BYTES: u64 = 4 << 10;
+pub const MOST_BYTES: u64 = 4 << 10;
 
 /// The most keys of a file: each is tried on a text that none of them has made.
 const MOST_KEYS: usize = 8;
@@ -25,15 +25,17 @@ const MOST_KEYS: usize = 8;
 const KEY: usize = 32;
 
 /// The random bytes of a text.
-pub(super) const SALT: usize = 16;
+pub const SALT: usize = 16;
 
 /// What a text is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SealPurpose {
+pub enum SealPurpose {
     /// A session.
     Session,
     /// A login in progress.
     State,
+    /// A file of certificates that hosts share.
+    Certificates,
 }
 
 impl SealPurpose {
@@ -41,19 +43,20 @@ impl SealPurpose {
         match self {
             Self::Session => b"lodge session 1\0",
             Self::State => b"lodge login state 1\0",
+            Self::Certificates => b"lodge certificates 1\0",
         }
     }
 }
 
 /// The keys of a file. The first one encrypts.
-pub(in crate::auth) struct SealingKeys(Vec<[u8; KEY]>);
+pub struct SealingKeys(Vec<[u8; KEY]>);
 
 impl SealingKeys {
     /// Reads a file: a key a line.
     ///
     /// # Errors
     /// One line, without what the file contains.
-    pub(in crate::auth) fn read(text: &str) -> Result<Self, String> {
+    pub fn read(text: &str) -> Result<Self, String> {
         const REMEDY: &str = "make a key with `head -c 32 /dev/urandom | base64`";
         let mut keys = Vec::new();
         for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -74,19 +77,19 @@ impl SealingKeys {
         }
     }
 
-    /// Returns the number of keys.
-    pub(in crate::auth) fn count(&self) -> usize {
+    /// Returns the number of keys, at least one.
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 
     /// Returns names of the keys that do not reveal them.
-    pub(in crate::auth) fn marks(&self) -> KeyMarks {
+    pub fn marks(&self) -> KeyMarks {
         let mark = |key: &[u8; KEY]| (format!("{:08x}", hash_of(key) >> 32), 0);
         self.0.iter().map(mark).collect()
     }
 
     /// Encrypts bytes. Returns `None` if the system has no random numbers.
-    pub(super) fn seal(&self, purpose: SealPurpose, context: &[u8], plain: &[u8]) -> Option<String> {
+    pub fn seal(&self, purpose: SealPurpose, context: &[u8], plain: &[u8]) -> Option<String> {
         let mut text = vec![0; SALT];
         SystemRandom::new().fill(&mut text).ok()?;
         let key = derived(self.0.first()?, &text, purpose, context)?;
@@ -97,7 +100,7 @@ impl SealingKeys {
     }
 
     /// Decrypts a text, and returns its random bytes as well. `None` if no host with one of these keys has made it for this.
-    pub(super) fn open(&self, purpose: SealPurpose, context: &[u8], text: &[u8]) -> Option<([u8; SALT], Vec<u8>)> {
+    pub fn open(&self, purpose: SealPurpose, context: &[u8], text: &[u8]) -> Option<([u8; SALT], Vec<u8>)> {
         let text = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (salt, sealed) = text.split_first_chunk::<SALT>()?;
         self.0.iter().find_map(|key| {
