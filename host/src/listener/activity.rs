@@ -25,8 +25,9 @@ use lodge_base::config;
 use lodge_base::lock::lock;
 use lodge_base::telemetry::metrics::Metrics;
 
-/// How long an idle HTTP/1 connection stays open after the host begins to stop, for a request that the client has already
-/// sent. Closing at once would lose that request; the response to it has `connection: close`.
+/// How long a connection stays open after the host begins to stop, or after it was opened if that is later, for requests that the
+/// client is about to send: one of HTTP/1 that is idle, and one of HTTP/2 that had no request before. Closing at once would lose
+/// these requests, and a client that opens another connection would lose them there again.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// The longest interval between two checks of the responses that a client has not read completely.
@@ -74,8 +75,10 @@ struct State {
     cut: bool,
     /// The connection is closed for another one.
     ended: bool,
-    /// When the host began to stop.
+    /// When the host began to stop, or when the connection was opened if that was later.
     stopping: Option<Instant>,
+    /// Whether a request began before that.
+    used_before: bool,
     /// When hyper's graceful shutdown began.
     finishing: Option<Instant>,
 }
@@ -129,9 +132,22 @@ impl Activity {
         let phase = Phase::Silent(Instant::now());
         let (h2, upload, switched, cut, ended) = (false, false, false, false, false);
         let (begun, transfers, wasted) = (None, Transfers::default(), None);
-        let (stalled, stopping, finishing) = (None, None, None);
-        let state =
-            State { phase, h2, upload, switched, begun, transfers, wasted, stalled, cut, ended, stopping, finishing };
+        let (stalled, stopping, used_before, finishing) = (None, None, false, None);
+        let state = State {
+            phase,
+            h2,
+            upload,
+            switched,
+            begun,
+            transfers,
+            wasted,
+            stalled,
+            cut,
+            ended,
+            stopping,
+            used_before,
+            finishing,
+        };
         let (first_byte, header_read, idle) = (bounds.first_byte, bounds.header_read, bounds.idle);
         let (unsent, metrics) = (Arc::clone(unsent), Arc::clone(metrics));
         Self { state: Mutex::new(state), first_byte, header_read, idle, expires: None, unsent, metrics }
@@ -147,6 +163,7 @@ impl Activity {
     pub fn begin(self: &Arc<Self>, upload: bool) -> ActiveRequest {
         let mut state = lock(&self.state);
         state.upload = upload;
+        state.used_before |= state.stopping.is_none();
         let running = if let Phase::Busy(running) = state.phase { running } else { 0 };
         state.phase = Phase::Busy(running + 1);
         state.wasted = None;
@@ -264,8 +281,8 @@ impl State {
             return phase;
         }
         let stopping = self.stopping.and_then(|since| match self.phase {
-            Phase::Busy(_) => finish(since),
-            _ if self.h2 => finish(since),
+            _ if self.h2 && self.used_before => finish(since),
+            Phase::Busy(_) if !self.h2 => finish(since),
             _ => finish(since + LINGER),
         });
         let stalled = self.stalled.map(|(since, _)| (since + self.stall_timeout(bounds), Verdict::Cut(STALLED)));

@@ -144,6 +144,9 @@ pub async fn serve(
     let http = http(bounds, Spawner(Arc::clone(&activity)));
     let mut served = pin!(http.serve_connection_with_upgrades(io, service));
     let mut watch = activity.watch();
+    if stop_signal.is_some_and(StopSignal::is_stopping) {
+        activity.stop();
+    }
     let mut stops = pin!(async {
         match stop_signal {
             Some(stop_signal) => stop_signal.clone().stopping().await,
