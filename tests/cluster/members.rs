@@ -120,8 +120,11 @@ mod with_redis {
         text
     }
 
-    fn count(host: &Process, line: &str) -> usize {
-        host.log().matches(line).count()
+    /// Waits until the log has a line, which is so many times there.
+    async fn logged(host: &Process, line: &str, times: usize) {
+        let count = || host.log().matches(line).count();
+        crate::harness::until(line, || count() >= times).await;
+        assert_eq!(count(), times, "{line}\n{}", host.log());
     }
 
     /// Hosts that are killed or suspended are gone when their records expire, one that stops is gone at once, and one host leads.
@@ -162,7 +165,7 @@ mod with_redis {
         let taken = |status: &Value| status["problem"].as_str().is_some_and(|why| why.contains("give one of the two"));
         let status = until(&second, "the name is taken", taken).await;
         assert_eq!((&status["state"], names(&status)), (&"name-taken".into(), vec!["a", "b", "c"]));
-        assert!(count(&second, "another host at https://b.example:8443/ is b in the cluster shop") >= 1);
+        logged(&second, "another host at https://b.example:8443/ is b in the cluster shop", 1).await;
         drop(second);
 
         // Suspended, it does not renew its record. When it goes on, it is back.
@@ -176,13 +179,13 @@ mod with_redis {
         // One that stops leaves before its record expires, and no other one has to find out.
         c.signal(Signal::TERM);
         assert!(c.ended().await.success());
-        assert_eq!(count(&c, "left the cluster shop, of which this host was c"), 1, "{}", c.log());
+        logged(&c, "left the cluster shop, of which this host was c", 1).await;
         until_known(&a, &["a", "b"]).await;
 
         // The leader is killed.
         drop(a);
         until(&b, "b leads", |status| status["leader"] == "b" && names(status) == ["b"]).await;
-        assert_eq!(count(&b, "this host leads the cluster shop"), 1, "{}", b.log());
+        logged(&b, "this host leads the cluster shop", 1).await;
     }
 
     /// Sends requests to these hosts in turn until nobody admits any, and returns how many each has admitted.
@@ -251,17 +254,16 @@ mod with_redis {
             assert_eq!(until_known(host, &["a", "b"]).await["leader"], "b");
         }
         until_divided(&cut_off, 0).await;
-        until(&cut_off, "nothing fails", |_| count(&cut_off, "can be used again after") > 0).await;
-        for (line, times) in
-            [("cluster shop: this host cannot", 1), ("the server of `state.url` can be used again after", 1)]
-        {
-            assert_eq!(count(&cut_off, line), times, "{line}\n{}", cut_off.log());
-        }
-        assert_eq!(count(&cut_off, "the other hosts were not seen for too long"), 1);
         let share = "rates of all hosts together are divided now: while the server of `state.url` cannot be used, this host takes its \
                      share, 1 of 2";
-        for line in [share, "rates of all hosts together are shared again by"] {
-            assert_eq!(count(&cut_off, line), 1, "{line}\n{}", cut_off.log());
+        for line in [
+            "the server of `state.url` can be used again after",
+            "cluster shop: this host cannot",
+            "the other hosts were not seen for too long",
+            share,
+            "rates of all hosts together are shared again by",
+        ] {
+            logged(&cut_off, line, 1).await;
         }
     }
 }

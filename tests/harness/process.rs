@@ -1,10 +1,11 @@
 //! The real binary, for promises about a process.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
@@ -37,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end.
+    reader: JoinHandle<()>,
 }
 
 /// A child that never outlives its test, since it would hold the pipes of the test runner.
@@ -118,16 +121,18 @@ impl Process {
         }
         let (address, admin) = (addresses[0], addresses[1]);
         let log = Arc::new(Mutex::new(begin));
-        std::thread::spawn({
+        let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || {
-                let mut bytes = [0; 4096];
-                while let Ok(read @ 1..) = stderr.read(&mut bytes) {
-                    log.lock().expect("the log").push_str(&String::from_utf8_lossy(&bytes[..read]));
+                let mut line = Vec::new();
+                // Whole lines, so that what a test finds of a line is not half of it.
+                while let Ok(1..) = stderr.read_until(b'\n', &mut line) {
+                    log.lock().expect("the log").push_str(&String::from_utf8_lossy(&line));
+                    line.clear();
                 }
             }
         });
-        let process = Self { child, address, admin, log };
+        let process = Self { child, address, admin, log, reader };
         let start = Instant::now();
         while super::get(process.admin, "/readyz").await.status != 200 {
             assert!(start.elapsed() < PATIENCE, "not ready: {}", process.log());
@@ -141,7 +146,8 @@ impl Process {
         self.child.0.id()
     }
 
-    /// The log so far.
+    /// The log so far. What a host says of a change may come after the change is seen elsewhere, so tests wait for it; the log of a
+    /// process that has [`ended`](Self::ended) is complete.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
@@ -152,11 +158,13 @@ impl Process {
         rustix::process::kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends, and its log with it.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.0.try_wait().expect("a child") {
+            if let Some(status) = self.child.0.try_wait().expect("a child")
+                && self.reader.is_finished()
+            {
                 return status;
             }
             assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.log());
