@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Deref;
 
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -35,6 +36,20 @@ const MOST_SHOWN: usize = 200;
 
 /// A key of an object and its value.
 pub type Entry<'a> = (Cow<'a, str>, Json<'a>);
+
+/// Up to so many keys, to compare one after the other with the key that is looked for takes less time than a binary search.
+const FEW: usize = 8;
+
+/// Returns what belongs to a key, of entries whose keys are in order.
+pub(super) fn find<'e, K: Deref<Target = str>, V>(entries: &'e [(K, V)], key: &str) -> Option<&'e V> {
+    let found = if entries.len() <= FEW {
+        entries.iter().find(|(known, _)| **known == *key)
+    } else {
+        let at = entries.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        entries.get(at)
+    };
+    found.map(|(_, value)| value)
+}
 
 /// The bounds of a text.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +123,10 @@ impl<'a> Json<'a> {
     /// # Errors
     /// A key that is there twice.
     pub(super) fn object(mut entries: Vec<Entry<'a>>) -> Result<Self, Cow<'a, str>> {
+        // As programs write many of them.
+        if entries.is_sorted_by(|(one, _), (other, _)| one < other) {
+            return Ok(Self::Object(entries));
+        }
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut pairs = entries.iter().zip(entries.iter().skip(1));
         let twice = pairs.find(|((one, _), (other, _))| one == other).map(|((key, _), _)| key.clone());
@@ -117,8 +136,7 @@ impl<'a> Json<'a> {
     /// Returns the value of a key, if it is an object that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
         let Self::Object(entries) = self else { return None };
-        let at = entries.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-        entries.get(at).map(|(_, value)| value)
+        find(entries, key)
     }
 
     /// Returns the text, if it is one.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::SchemaEvaluation;
 use super::evaluated::EvaluatedParts;
 use super::place::ValuePlace;
-use crate::validation::json::{Entry, Json};
+use crate::validation::json::{Entry, Json, find};
 use crate::validation::schema::node::{Contained, ItemSchemas, NodeId, PropertySchemas};
 
 impl SchemaEvaluation<'_> {
@@ -93,8 +93,7 @@ impl SchemaEvaluation<'_> {
         let mut valid = true;
         for (number, (key, value)) in entries.iter().enumerate() {
             let (place, mut known) = (ValuePlace::Key(at, key), false);
-            let named = schemas.named.binary_search_by(|(name, _)| (**name).cmp(key)).ok();
-            if let Some((_, node)) = named.and_then(|at| schemas.named.get(at)) {
+            if let Some(node) = find(&schemas.named, key) {
                 known = true;
                 valid &= self.part(*node, (number, value), &place, evaluated.as_deref_mut());
             }

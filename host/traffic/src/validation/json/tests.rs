@@ -96,3 +96,28 @@ fn equal_values_are_equal() {
         assert_ne!(read(one), read(other));
     }
 }
+
+/// In objects of any size and order, each key is found and no other, and a key that is there twice is noticed.
+#[test]
+fn keys_are_found() {
+    let bounds = JsonBounds { depth: 2, values: 100 };
+    for size in 0..3 * FEW {
+        for order in [|at: usize, _: usize| at, |at, size| size - 1 - at, |at, size| at * 7 % size] {
+            let keys: Vec<_> = (0..size).map(|at| order(at, size)).collect();
+            let text = |keys: &[usize]| {
+                let entries: Vec<_> = keys.iter().map(|key| format!("\"k{key}\":{key}")).collect();
+                format!("{{{}}}", entries.join(","))
+            };
+            let is_once = keys.iter().collect::<std::collections::HashSet<_>>().len() == size;
+            let read = Json::read(text(&keys).as_bytes(), bounds).is_ok();
+            assert_eq!(read, is_once, "{keys:?}");
+            let all: Vec<_> = (0..size).collect();
+            let text = text(&all);
+            let object = Json::read(text.as_bytes(), bounds).unwrap();
+            for key in 0..size {
+                assert_eq!(object.get(&format!("k{key}")), Some(&Json::Number((key as u64).into())), "{size}");
+                assert_eq!(object.get(&format!("k{key}x")), None, "{size}");
+            }
+        }
+    }
+}
