@@ -131,11 +131,15 @@ shared! {
     a_subscription_outlives_an_edit
 }
 
+/// The time of an operation of the server. One that takes longer may have been done, so a message that is published again then is
+/// there twice: only the test of an outage has a short time.
+const USUAL: &str = "30s";
+
 /// A host with a publisher, and `worker` as the service `worker`.
-async fn serve(server: &Server, worker: &Worker, consume: &str) -> (Process, tempfile::TempDir) {
+async fn serve(server: &Server, worker: &Worker, consume: &str, timeout: &str) -> (Process, tempfile::TempDir) {
     let manifest = format!("[consume]\nsubject = 'work.>'\n{consume}\n{}", worker.upstream());
     let setup = host(&["publisher"]).manifest("publisher", "publish = '>'").manifest("worker", &manifest);
-    let args = ["--state-url", &server.url, "--state-timeout", "500ms"];
+    let args = ["--state-url", &server.url, "--state-timeout", timeout];
     (Process::serve(setup.directory.path(), &args).await, setup.directory)
 }
 
@@ -164,7 +168,7 @@ async fn hosts_share_the_messages_of_a_service(server: Server) {
     let [one, two] = workers.map(|()| Worker::start(|_| (200, Duration::from_millis(30))));
     let workers = [one.await, two.await];
     let consume = "concurrency = 2";
-    let hosts = [serve(&server, &workers[0], consume).await, serve(&server, &workers[1], consume).await];
+    let hosts = [serve(&server, &workers[0], consume, USUAL).await, serve(&server, &workers[1], consume, USUAL).await];
     let numbers: Vec<_> = (100..160).map(|number| number.to_string()).collect();
     for (index, number) in numbers.iter().enumerate() {
         publish_at_last(hosts[index % 2].0.address, number).await;
@@ -194,14 +198,14 @@ async fn a_killed_host_leaves_its_messages_to_others(server: Server) {
     let stuck = Worker::start(|_| (200, Duration::from_secs(300))).await;
     let worker = Worker::with(200).await;
     let limits = "concurrency = 3\n[limits]\nwall = '2s'\nqueue_wait = '100ms'";
-    let (mut first, _first) = serve(&server, &stuck, limits).await;
+    let (mut first, _first) = serve(&server, &stuck, limits, USUAL).await;
     for body in ["a", "b", "c"] {
         publish_at_last(first.address, body).await;
     }
     until("they are processed", || stuck.delivered().len() == 3).await;
     first.signal(Signal::KILL);
     first.ended().await;
-    let (second, _second) = serve(&server, &worker, limits).await;
+    let (second, _second) = serve(&server, &worker, limits, USUAL).await;
     until("another host has them", || worker.delivered().len() >= 3).await;
     assert_eq!(sorted(worker.bodies()), ["a", "b", "c"], "{}", second.log());
     assert!(worker.delivered().iter().all(|one| one.attempt() == 2), "the killed host's delivery counts");
@@ -209,18 +213,23 @@ async fn a_killed_host_leaves_its_messages_to_others(server: Server) {
 
 async fn hosts_recover_from_an_outage_of_the_server(mut server: Server) {
     let worker = Worker::with(200).await;
-    let (process, _directory) = serve(&server, &worker, "").await;
+    let (process, _directory) = serve(&server, &worker, "", "500ms").await;
     publish_at_last(process.address, "before").await;
     until("it is delivered", || !worker.bodies().is_empty()).await;
     server.kill();
     let start = Instant::now();
-    let refused = publish(process.address, "refused").await.unwrap_err();
+    // What a killed server has begun may go on for a moment.
+    let refused = loop {
+        match publish(process.address, "refused").await {
+            Err(why) => break why,
+            Ok(()) => assert!(start.elapsed() < PATIENCE, "{}", process.log()),
+        }
+    };
     assert!(refused.contains("unavailable") || refused.contains("not stored in time"), "{refused}");
     assert!(!refused.contains("127.0.0.1"), "{refused}");
     // Other requests are handled meanwhile.
     assert_eq!(get(process.address, "/worker/x").await.status, 200);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(start.elapsed() < PATIENCE);
     let lines = process.log().matches("worker receives no messages").count();
     assert!(lines <= 2, "an outage is a line in the log, not one for each attempt: {}", process.log());
     server.restart();
@@ -233,7 +242,7 @@ async fn hosts_recover_from_an_outage_of_the_server(mut server: Server) {
 /// any more, and are delivered when the section is back.
 async fn a_subscription_outlives_an_edit(server: Server) {
     let worker = Worker::start(|_| (500, Duration::ZERO)).await;
-    let (first, first_directory) = serve(&server, &worker, "pause = '300ms'\nmax_deliver = 1000").await;
+    let (first, first_directory) = serve(&server, &worker, "pause = '300ms'\nmax_deliver = 1000", USUAL).await;
     publish_at_last(first.address, "kept").await;
     let setup = host(&["publisher"]).manifest("publisher", "publish = '>'").manifest("worker", &worker.upstream());
     let second = Process::serve(setup.directory.path(), &["--state-url", &server.url]).await;
