@@ -209,11 +209,14 @@ impl Shared {
         };
         let settlement = delivery::settlement(&handled, (delivery.attempt, delivery.age), &self.consume);
         if delivery::is_of_the_host(handled.status, handled.reached) && self.may_warn() {
-            let (name, subject, status) = (&*self.service.name, &delivery.message.subject, handled.status.as_u16());
+            let (name, subject) = (&*self.service.name, &delivery.message.subject);
+            let (status, reason) = (handled.status.as_u16(), handled.reason.unwrap_or_default());
             tracing::warn!(
                 service = name,
-                "messages to {subject} wait: this host refuses them before they reach {name}, with status {status}; see its rules, \
-                 policies and routes; said once a minute"
+                status,
+                reason,
+                "messages to {subject} wait: this host refuses them before they reach {name}; see its [[rules]], and the error {reason} in \
+                 the docs; said once a minute"
             );
         }
         self.failures.send_modify(|failures| match settlement {
