@@ -120,11 +120,11 @@ mod with_redis {
         text
     }
 
-    /// Waits until the log has a line, which is so many times there.
-    async fn logged(host: &Process, line: &str, times: usize) {
-        let count = || host.log().matches(line).count();
-        crate::harness::until(line, || count() >= times).await;
-        assert_eq!(count(), times, "{line}\n{}", host.log());
+    /// Waits until the log has a line after its first `before` bytes, where it is once.
+    async fn logged(host: &Process, before: usize, line: &str) {
+        let count = || host.log()[before..].matches(line).count();
+        crate::harness::until(line, || count() > 0).await;
+        assert_eq!(count(), 1, "{line}\n{}", host.log());
     }
 
     /// Hosts that are killed or suspended are gone when their records expire, one that stops is gone at once, and one host leads.
@@ -165,7 +165,7 @@ mod with_redis {
         let taken = |status: &Value| status["problem"].as_str().is_some_and(|why| why.contains("give one of the two"));
         let status = until(&second, "the name is taken", taken).await;
         assert_eq!((&status["state"], names(&status)), (&"name-taken".into(), vec!["a", "b", "c"]));
-        logged(&second, "another host at https://b.example:8443/ is b in the cluster shop", 1).await;
+        logged(&second, 0, "another host at https://b.example:8443/ is b in the cluster shop").await;
         drop(second);
 
         // Suspended, it does not renew its record. When it goes on, it is back.
@@ -179,13 +179,13 @@ mod with_redis {
         // One that stops leaves before its record expires, and no other one has to find out.
         c.signal(Signal::TERM);
         assert!(c.ended().await.success());
-        logged(&c, "left the cluster shop, of which this host was c", 1).await;
+        logged(&c, 0, "left the cluster shop, of which this host was c").await;
         until_known(&a, &["a", "b"]).await;
 
         // The leader is killed.
         drop(a);
         until(&b, "b leads", |status| status["leader"] == "b" && names(status) == ["b"]).await;
-        logged(&b, "this host leads the cluster shop", 1).await;
+        logged(&b, 0, "this host leads the cluster shop").await;
     }
 
     /// Sends requests to these hosts in turn until nobody admits any, and returns how many each has admitted.
@@ -235,6 +235,8 @@ mod with_redis {
         let admitted = use_up(&[&cut_off, &other]).await;
         let sum = admitted.iter().sum::<usize>();
         assert!((40..=60).contains(&sum) && admitted.iter().all(|own| *own > 10), "{admitted:?}");
+        // On a loaded machine it may have been away at the start, too.
+        let before = cut_off.log().len();
         way.cut().await;
         until(&cut_off, "it is away", |status| status["state"] == "away").await;
         until(&cut_off, "it forgets the other", |status| names(status) == ["a"]).await;
@@ -263,7 +265,7 @@ mod with_redis {
             share,
             "rates of all hosts together are shared again by",
         ] {
-            logged(&cut_off, line, 1).await;
+            logged(&cut_off, before, line).await;
         }
     }
 }
