@@ -104,10 +104,9 @@ async fn statements_end_at_the_deadline() {
         ("cpu", "the CPU time of the request"),
     ] {
         let (status, text) = run(&host, &format!("{service}/v3/default"), ENDLESS).await;
-        assert!(
-            status == 500 && text.contains(words) || service == "cpu" && status == 504,
-            "{service}: {status} {text}"
-        );
+        // Where the limit is one of the request, the guest may have nothing left of it to say so.
+        let of_request = service != "short" && status == 504;
+        assert!(status == 500 && text.contains(words) || of_request, "{service}: {status} {text}");
         // What it ran on is free again.
         ok(&host, &format!("{service}/v3/default"), "SELECT 1").await;
     }
